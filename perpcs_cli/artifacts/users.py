@@ -1,0 +1,75 @@
+"""`users.jsonl`: one user a line, with history in time order and queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.errors import DataError, UsageError
+
+Item = dict[str, str | list[str]]
+"""A history item: the task's fields by name."""
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One question to answer for a user. `input` is LaMP's own prompt; `output` is the reference, if known."""
+
+    id: str
+    input: str
+    output: str | None = None
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A user: history items from old to new, queries, and a textual profile if there is one."""
+
+    user_id: str
+    history: list[Item] = []
+    queries: list[Query] = []
+    profile: str | None = None
+
+
+def read_users(path: Path) -> dict[str, User]:
+    """Users by id, in file order. Raises DataError for broken lines, unsafe ids and ids that occur twice."""
+    users: dict[str, User] = {}
+    for user in store.read_jsonl(path, User):
+        store.check_id(user.user_id, "user id", where=path)
+        if user.user_id in users:
+            raise DataError(f"user {user.user_id!r} occurs twice", where=path)
+        users[user.user_id] = user
+    if not users:
+        raise DataError("holds no users", where=path)
+    return users
+
+
+def write_users(path: Path, users: list[User]) -> None:
+    """Write users, one a line, atomically."""
+    store.write_jsonl(path, users)
+
+
+def read_ids(path: Path) -> list[str]:
+    """A list of user ids, one a line. Raises DataError where the file is missing or empty."""
+    ids = [line.strip() for line in store.read_bytes(path).decode().splitlines() if line.strip()]
+    if not ids:
+        raise DataError("holds no user ids", where=path)
+    return ids
+
+
+def choose_users(users: dict[str, User], wanted: list[str], *, where: object) -> list[User]:
+    """The users named by `wanted`: ids, or `@FILE` for a list of ids. In the given order, without repeats.
+
+    Raises UsageError for an id that is not among `users`.
+    """
+    ids: list[str] = []
+    for name in wanted:
+        ids += read_ids(Path(name[1:])) if name.startswith("@") else [name]
+    missing = [i for i in ids if i not in users]
+    if missing:
+        shown = ", ".join(repr(i) for i in missing[:3])
+        raise UsageError(
+            f"no such user: {shown}" + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            where=where,
+            hint=f"It holds {len(users)} users, {next(iter(users))!r} for example.",
+        )
+    return [users[i] for i in dict.fromkeys(ids)]

@@ -1,0 +1,1 @@
+"""What the papers say: small functions over arrays, each naming its equation."""
