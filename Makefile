@@ -1,0 +1,40 @@
+# make test: everything that CI checks. The environment is made on first use, in $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: venv test lint format demo completions clean
+
+venv: $(READY)
+
+# torch goes first and alone: it is by far the largest, and a failed download is then not mistaken for a conflict.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,fetch]'
+	touch $@
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh
+
+completions: $(READY)
+	$(BIN)/perpcs completion bash > completions/perpcs.bash
+	$(BIN)/perpcs completion zsh > completions/_perpcs
+	$(BIN)/perpcs completion fish > completions/perpcs.fish
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run
+	find perpcs_cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

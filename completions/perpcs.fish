@@ -1,0 +1,1 @@
+complete --command perpcs --no-files --arguments "(env _PERPCS_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) perpcs)" --condition "env _PERPCS_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) perpcs"

@@ -1,0 +1,166 @@
+"""A LoRA in PEFT's own layout: `adapter_model.safetensors` and `adapter_config.json`; pieces are read one by one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from perpcs_cli.artifacts import store, tensors
+from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+CARD = "sharer.json"
+PREFIX = "base_model.model."
+
+
+class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of PEFT's `adapter_config.json` that decide what a LoRA computes; others are ignored."""
+
+    r: int
+    lora_alpha: float
+    target_modules: list[str] | str
+    base_model_name_or_path: str | None = None
+    peft_type: str = "LORA"
+    task_type: str | None = "CAUSAL_LM"
+    bias: str = "none"
+    lora_dropout: float = 0.0
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False
+    inference_mode: bool = True
+    modules_to_save: list[str] | None = None
+    layers_to_transform: list[int] | int | None = None
+    rank_pattern: dict[str, Any] = {}
+    alpha_pattern: dict[str, Any] = {}
+    init_lora_weights: Any = True
+
+
+class Card(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.sharer/1"
+):
+    """`sharer.json`: how an adapter was trained. It is the last file written: where it is, training has ended."""
+
+    user_id: str
+    examples: int
+    steps: int
+    tokens: int
+    """Answer tokens in the training examples, which is what the loss is computed on."""
+    first_loss: float
+    last_loss: float
+    """Mean loss per answer token over the first and the last tenth of the steps."""
+    digest: str
+    """SHA-256 of the weights."""
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An opened adapter. `piece` reads one linear layer's factors; nothing else is loaded."""
+
+    path: Path
+    config: AdapterConfig
+    card: Card | None
+    file: tensors.TensorFile
+
+    @property
+    def base(self) -> str:
+        """Fingerprint of the base that it was trained on; empty where it does not say."""
+        return self.card.provenance.base if self.card else ""
+
+    @cached_property
+    def modules(self) -> list[str]:
+        """The names of the linear layers it changes."""
+        names = {key.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for key in self.file.keys}
+        return sorted(names, key=tensors.natural)
+
+    @property
+    def scale(self) -> float:
+        """alpha / r, or alpha / √r with rank-stabilized LoRA."""
+        return self.config.lora_alpha / (math.sqrt(self.config.r) if self.config.use_rslora else self.config.r)
+
+    def piece(self, module: str) -> tuple[Tensor, Tensor]:
+        """(A [r, n], B [d, r]) of one linear layer, as stored, without the scale."""
+        a, b = (self.file.read(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != self.config.r or b.shape[1] != self.config.r:
+            raise DataError(
+                f"the piece of {module!r} has shapes {list(a.shape)} and {list(b.shape)}, not rank {self.config.r}",
+                where=self.file.path,
+            )
+        return a, b
+
+    def digest(self) -> str:
+        """SHA-256 of the weights and of what the configuration makes of them."""
+        return store.digest_value([store.digest_file(self.file.path), self.scale])
+
+
+def open_adapter(path: Path) -> Adapter:
+    """Open a PEFT LoRA directory.
+
+    Raises DataError where it is missing, pickled, broken, not a plain LoRA, or has tensors beyond A and B.
+    """
+    weights = path / WEIGHTS
+    if not weights.exists():
+        pickled = [p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+        if pickled:
+            raise DataError(
+                f"{pickled[0]} is a pickle, which can run code when it is loaded; it was not opened",
+                where=path,
+                hint=f"Convert the adapter to {WEIGHTS} with PEFT, on a machine where you trust the file.",
+            )
+        raise DataError(f"holds no {WEIGHTS}", where=path, hint="Train it with `perpcs train-sharer`.")
+    config = store.read_json(path / CONFIG, AdapterConfig)
+    refused = {
+        "peft_type": config.peft_type != "LORA",
+        "use_dora": config.use_dora,
+        "bias": config.bias != "none",
+        "fan_in_fan_out": config.fan_in_fan_out,
+        "modules_to_save": bool(config.modules_to_save),
+        "rank_pattern": bool(config.rank_pattern),
+        "alpha_pattern": bool(config.alpha_pattern),
+    }
+    if any(refused.values()) or config.r < 1:
+        names = ", ".join(name for name, bad in refused.items() if bad) or "r"
+        raise DataError(f"not a plain LoRA of one rank: {names}", where=path / CONFIG)
+    file = tensors.open_tensors(weights)
+    pairs: dict[str, set[str]] = {}
+    for key in file.keys:
+        module, _, rest = key.removeprefix(PREFIX).rpartition(".lora_")
+        if not key.startswith(PREFIX) or rest not in ("A.weight", "B.weight"):
+            raise DataError(f"unexpected tensor {key!r}: a LoRA has nothing but lora_A and lora_B", where=weights)
+        pairs.setdefault(module, set()).add(rest)
+    single = [module for module, sides in pairs.items() if len(sides) != 2]
+    if single or not pairs:
+        raise DataError(f"missing tensors: A or B of {single[0]!r}" if single else "holds no tensors", where=weights)
+    card = store.read_json(path / CARD, Card) if (path / CARD).exists() else None
+    return Adapter(path, config, card, file)
+
+
+def write_adapter(
+    path: Path, pieces: dict[str, tuple[Tensor, Tensor]], config: AdapterConfig, peft_version: str
+) -> str:
+    """Write an adapter into an existing directory and return the SHA-256 of its weights.
+
+    `pieces`: linear layer → (A [r, n], B [d, r]). The files hold nothing of the training text.
+    """
+    named = {}
+    for module, (a, b) in pieces.items():
+        named[f"{PREFIX}{module}.lora_A.weight"] = a
+        named[f"{PREFIX}{module}.lora_B.weight"] = b
+    tensors.write_tensors(path / WEIGHTS, named, {"format": "pt"})
+    targets = config.target_modules
+    ordered = targets if isinstance(targets, str) else sorted(targets)
+    plain = msgspec.to_builtins(msgspec.structs.replace(config, target_modules=ordered))
+    alpha = config.lora_alpha
+    plain["lora_alpha"] = int(alpha) if float(alpha).is_integer() else alpha
+    store.write_json(path / CONFIG, {**plain, "peft_version": peft_version})
+    return store.digest_file(path / WEIGHTS)

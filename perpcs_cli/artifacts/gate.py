@@ -1,0 +1,53 @@
+"""`gate.safetensors`: one vector [n] per piece of a sharer, keyed by the linear layer's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from perpcs_cli.artifacts import tensors
+from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE = "gate.safetensors"
+META = "perpcs"
+
+
+class GateCard(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.gate/1"
+):
+    """The metadata of a gate file: whose gates they are, for which adapter, and how they were trained."""
+
+    user_id: str
+    adapter: str
+    """SHA-256 of the adapter's weights."""
+    steps: int
+    first_loss: float
+    last_loss: float
+    provenance: Provenance
+
+
+def write_gates(path: Path, gates: dict[str, Tensor], card: GateCard) -> None:
+    """Write one vector [n] per linear layer, float32."""
+    tensors.write_tensors(path, gates, {META: msgspec.json.encode(card).decode()})
+
+
+def read_gates(path: Path) -> tuple[tensors.TensorFile, GateCard]:
+    """The opened gates and their card. Raises DataError where the file is missing, broken or another kind."""
+    if not path.exists():
+        raise DataError("the sharer has no gates", where=path, hint="Train them with `perpcs gate`.")
+    file = tensors.open_tensors(path)
+    return file, read_metadata(file, GateCard)
+
+
+def read_metadata(file: tensors.TensorFile, kind: type[GateCard]) -> GateCard:
+    """The card in a tensor file's metadata."""
+    try:
+        return msgspec.json.decode(file.metadata.get(META, ""), type=kind)
+    except msgspec.DecodeError as error:
+        raise DataError(f"its metadata is not that of a gate file: {error}", where=file.path) from None

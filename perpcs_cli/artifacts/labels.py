@@ -1,0 +1,51 @@
+"""LaMP's own format, of labels and of predictions: `{"task": …, "golds": [{"id": …, "output": …}]}`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.errors import DataError
+
+
+class Gold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A query's label or predicted answer. LaMP's ids are unique over all users; no user is named."""
+
+    id: str
+    output: str
+
+
+class Labels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The labels of one task, by LaMP's name for it."""
+
+    task: str
+    golds: list[Gold]
+
+
+def is_labels(path: Path) -> bool:
+    """Whether `path` is in LaMP's format rather than JSONL. Raises DataError where it cannot be read."""
+    try:
+        content = msgspec.json.decode(store.read_bytes(path))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(content, dict) and "golds" in content
+
+
+def read_labels(path: Path) -> Labels:
+    """Read LaMP's format. Raises DataError for wrong fields, no entries, and ids that occur twice."""
+    labels = store.read_json(path, Labels)
+    if not labels.golds:
+        raise DataError("holds no labels", where=path)
+    seen: set[str] = set()
+    for gold in labels.golds:
+        if gold.id in seen:
+            raise DataError(f"the id {gold.id!r} occurs twice", where=path)
+        seen.add(gold.id)
+    return labels
+
+
+def write_labels(path: Path, labels: Labels) -> None:
+    """Write LaMP's format, atomically."""
+    store.write_json(path, labels)

@@ -1,0 +1,87 @@
+"""`predictions/NAME.jsonl`: one answer a line, with `NAME.meta.json` beside it for where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.errors import DataError
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model's answer to a user's query."""
+
+    user_id: str
+    id: str
+    """The query's id; unique for a user, not across users."""
+    output: str
+
+
+class PredictionsInfo(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="format",
+    tag="perpcs.predictions/1",
+):
+    """What the lines of a predictions file are."""
+
+    task: str
+    model_label: str
+    """The model in a few words, for tables: `base`, `per-pcs top-3`."""
+    count: int
+    """Lines in the file."""
+    provenance: Provenance
+
+
+def info_path(path: Path) -> Path:
+    """Where the sidecar of `NAME.jsonl` lies: `NAME.meta.json`."""
+    return path.with_suffix(".meta.json")
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Predictions in file order.
+
+    Raises DataError for broken lines, an empty file and a query that was answered twice.
+    """
+    rows = store.read_jsonl(path, Prediction)
+    if not rows:
+        raise DataError("holds no predictions", where=path)
+    seen: set[tuple[str, str]] = set()
+    for row in rows:
+        if (row.user_id, row.id) in seen:
+            raise DataError(f"query {row.id!r} of user {row.user_id!r} is answered twice", where=path)
+        seen.add((row.user_id, row.id))
+    return rows
+
+
+def write_predictions(path: Path, rows: list[Prediction]) -> None:
+    """Write predictions, one a line, atomically."""
+    store.write_jsonl(path, rows)
+
+
+def read_info(path: Path, rows: list[Prediction]) -> PredictionsInfo | None:
+    """The sidecar of the predictions `rows` read from `path`, or None where there is none.
+
+    Raises DataError for a broken sidecar, and where it counts other rows than there are.
+    """
+    beside = info_path(path)
+    if not beside.exists():
+        return None
+    info = store.read_json(beside, PredictionsInfo)
+    if info.count != len(rows):
+        raise DataError(
+            f"holds {len(rows)} predictions and {beside.name} counts {info.count}",
+            where=path,
+            hint="The file was cut or changed; predict again.",
+        )
+    return info
+
+
+def write_info(path: Path, info: PredictionsInfo) -> None:
+    """Write the sidecar of the predictions at `path`, atomically."""
+    store.write_json(info_path(path), info)

@@ -1,0 +1,95 @@
+"""`splits/`: who adapts the base (base), who is personalized (target), and who may share (candidate).
+
+`split.json` says all of it; `base.txt`, `target.txt` and `candidate.txt` hold the same ids, one a line.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.users import User
+from perpcs_cli.errors import DataError, UsageError
+
+FILE = "split.json"
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """User ids by part, each part sorted; `left_out` have too short a history for their part."""
+
+    base: list[str]
+    target: list[str]
+    candidate: list[str]
+    left_out: list[str] = []
+
+
+class Split(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="format",
+    tag="perpcs.split/1",
+):
+    """A split and how it was drawn."""
+
+    parts: Parts
+    provenance: Provenance
+
+
+def draw_parts(
+    users: Iterable[User], *, base: float = 0.25, targets: int = 100, min_history: int = 1, seed: int = 0
+) -> Parts:
+    """Draw a share `base` of the users as base users, then `targets` targets; the rest are candidates.
+
+    Targets have queries, and are at most half of the users that are left, so that candidates remain. Targets
+    and candidates have at least `min_history` items. The same users and seed always give the same parts.
+    Both papers take 25 % base users and 100 targets. Raises UsageError where `base` is no share, and
+    DataError where no target or no candidate is left.
+    """
+    if not 0 <= base <= 1:
+        raise UsageError(f"the share of base users is between 0 and 1, not {base}")
+    by_id = {user.user_id: user for user in users}
+    ids = sorted(by_id)
+    random.Random(seed).shuffle(ids)
+    count = round(base * len(ids))
+    rest = [name for name in ids[count:] if len(by_id[name].history) >= min_history]
+    able = [name for name in rest if by_id[name].queries]
+    chosen = set(able[: min(targets, len(rest) // 2)])
+    candidates = [name for name in rest if name not in chosen]
+    if not chosen or not candidates:
+        raise DataError(
+            f"{len(ids)} users are too few to split: {count} base users leave {len(rest)} with at least "
+            f"{min_history} history items, {len(able)} of them with queries",
+            hint="There must be a target, who has queries, and a candidate. Lower the share of base users or "
+            "the fewest history items, or import more users.",
+        )
+    return Parts(
+        base=sorted(ids[:count]),
+        target=sorted(chosen),
+        candidate=sorted(candidates),
+        left_out=sorted(set(ids[count:]) - set(rest)),
+    )
+
+
+def read_split(path: Path) -> Split:
+    """Read `split.json`. Raises DataError where it is broken or a user stands in two parts."""
+    split = store.read_json(path, Split)
+    parts = split.parts
+    ids = [*parts.base, *parts.target, *parts.candidate, *parts.left_out]
+    if len(ids) != len(set(ids)):
+        raise DataError("a user is in more than one part", where=path)
+    return split
+
+
+def write_split(directory: Path, split: Split) -> None:
+    """Write the lists of ids and, last, `split.json`; each file atomically."""
+    for name in ("base", "target", "candidate"):
+        ids: list[str] = getattr(split.parts, name)
+        store.write_text(directory / f"{name}.txt", "".join(f"{one}\n" for one in ids))
+    store.write_json(directory / FILE, split)

@@ -1,0 +1,181 @@
+"""`perpcs.toml`: the settings of a workspace, and the default names of the files in it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.errors import DataError, UsageError
+
+FILE = "perpcs.toml"
+
+Preset = Literal["per-pcs", "prime"]
+Schedule = Literal["linear", "cosine", "constant"]
+Merge = Literal["product", "factor"]
+Scoring = Literal["published", "paper"]
+Aggregate = Literal["attention", "uniform"]
+DeviceName = str
+"""`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The shape of every adapter. Published: rank 8, alpha 8, dropout 0.05 on q, k, v and o."""
+
+    rank: int = 8
+    alpha: float = 8.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """AdamW on the answers. `batch_size` rows a step; the loss is the mean over a batch's answer tokens."""
+
+    batch_size: int
+    lr: float
+    epochs: int = 1
+    steps: int | None = None
+    """Optimizer steps; overrides `epochs`."""
+    schedule: Schedule = "linear"
+    warmup: float = 0.0
+    """Share of the steps in which the rate rises linearly from 0."""
+    weight_decay: float = 0.01
+    clip: float = 0.3
+    """Largest norm of the gradient; 0 for no clipping."""
+    accumulate: int = 1
+    """Batches per optimizer step."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How gate scores become weights (Per-PCs, section 3.3)."""
+
+    top_k: int
+    batch_size: int
+    """History examples that share one decision; the weights of all batches are averaged."""
+    recent: int = 50
+    """Only the newest items of the history are read."""
+    top_p: float | None = None
+    sample: bool = False
+    sample_from: int = 10
+    aggregate: Aggregate = "attention"
+    scoring: Scoring = "published"
+    merge: Merge = "product"
+    temperature: float = 1.0
+
+
+class PredictSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Greedy decoding in batches of at most `batch_tokens` tokens, padding and new tokens included."""
+
+    batch_tokens: int = 8192
+    batch_rows: int = 64
+    max_new_tokens: int
+
+
+class Settings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.workspace/1"
+):
+    """Everything that `perpcs.toml` can say."""
+
+    task: str
+    model: str
+    preset: Preset = "per-pcs"
+    task_adapter: str = ""
+    """Directory of the task adapter that is merged into the base; empty for none."""
+    device: DeviceName = "auto"
+    dtype: DtypeName = "auto"
+    seed: int = 0
+    max_length: int = 2048
+    """Longest sequence in tokens, prompt and answer; the model's own limit holds too."""
+    lora: LoraSettings
+    adapt: TrainSettings
+    train: TrainSettings
+    gate: TrainSettings
+    assemble: AssembleSettings
+    predict: PredictSettings
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The plain content of a `perpcs.toml`. Raises DataError where it is missing, broken or of another version."""
+    try:
+        content = tomllib.loads(store.read_bytes(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"not valid TOML: {error}", where=path) from None
+    expected = Settings.__struct_config__.tag
+    if content.get("format") != expected:
+        raise DataError(f"expected format = {expected!r} and found {content.get('format')!r}", where=path)
+    return content
+
+
+def make_settings(*layers: dict[str, Any], where: object = None) -> Settings:
+    """Later layers win over earlier ones, key by key. Raises UsageError for unknown keys and wrong types."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, dict) and isinstance(merged.get(key), dict):
+                merged[key] = {**merged[key], **value}
+            else:
+                merged[key] = value
+    try:
+        return check_settings(msgspec.convert({"format": Settings.__struct_config__.tag, **merged}, Settings), where)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"settings: {error}", where=where) from None
+
+
+def check_settings(settings: Settings, where: object = None) -> Settings:
+    """Return the settings, or raise one UsageError that names every value out of range."""
+    wrong = []
+    lora, predict, assemble = settings.lora, settings.predict, settings.assemble
+    if lora.rank < 1:
+        wrong.append("lora.rank is at least 1")
+    if not lora.targets:
+        wrong.append("lora.targets names at least one linear layer")
+    if not 0 <= lora.dropout < 1:
+        wrong.append("lora.dropout is at least 0 and below 1")
+    for name in ("adapt", "train", "gate"):
+        section: TrainSettings = getattr(settings, name)
+        if min(section.batch_size, section.accumulate, section.epochs) < 1 or (section.steps or 1) < 1:
+            wrong.append(f"{name}.batch_size, epochs, steps and accumulate are at least 1")
+        if not section.lr > 0 or section.weight_decay < 0 or section.clip < 0 or not 0 <= section.warmup <= 1:
+            wrong.append(f"{name}.lr is above 0, weight_decay and clip at least 0, warmup between 0 and 1")
+    if assemble.top_k < 1 or assemble.batch_size < 1 or assemble.recent < 1 or assemble.sample_from < 1:
+        wrong.append("assemble.top_k, batch_size, recent and sample_from are at least 1")
+    if assemble.top_p is not None and not 0 < assemble.top_p <= 1:
+        wrong.append("assemble.top_p is above 0 and at most 1")
+    if not assemble.temperature > 0:
+        wrong.append("assemble.temperature is above 0")
+    if min(predict.batch_tokens, predict.batch_rows, predict.max_new_tokens) < 1 or settings.max_length < 8:
+        wrong.append("predict.batch_tokens, batch_rows and max_new_tokens are at least 1, max_length at least 8")
+    if wrong:
+        raise UsageError("settings: " + "; ".join(wrong), where=where)
+    return settings
+
+
+def to_toml(settings: Settings) -> str:
+    """The text of a `perpcs.toml`: top-level keys first, then one table a section."""
+    content = msgspec.to_builtins(settings)
+    lines = [f"{key} = {_toml(value)}" for key, value in content.items() if not isinstance(value, dict)]
+    for key, section in content.items():
+        if isinstance(section, dict):
+            lines += ["", f"[{key}]"]
+            lines += [f"{name} = {_toml(value)}" for name, value in section.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def set_task_adapter(path: Path, place: str) -> None:
+    """Name the task adapter in a `perpcs.toml`, which otherwise stays as a person wrote it."""
+    text = store.read_bytes(path).decode()
+    line = f"task_adapter = {_toml(place)}"
+    changed, count = re.subn(r"(?m)^task_adapter\s*=.*$", lambda _: line, text, count=1)
+    store.write_text(path, changed if count else f"{line}\n{text}")
+
+
+def _toml(value: object) -> str:
+    # JSON's strings, numbers, booleans and arrays are TOML's, but for non-ASCII escapes, which are the same too.
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,112 @@
+"""`perpcs gate`: post-hoc gate vectors for sharers' pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.gate import FILE, GateCard, read_gates, write_gates
+from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, OutOption, TrainingFlags, UserFlags, takes
+from perpcs_cli.cli.train_sharer import PlainOption, RecentOption, TogetherOption, differences, newest
+from perpcs_cli.errors import DataError
+
+
+@takes(BaseFlags, UserFlags, TrainingFlags)
+def gate(
+    base: BaseFlags,
+    who: UserFlags,
+    training: TrainingFlags,
+    recent: RecentOption = None,
+    plain: PlainOption = False,
+    together: TogetherOption = 1,
+    out: OutOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train one gate vector per piece of each sharer (default: everyone below sharers/), with the LoRA frozen.
+
+    Sharers whose gates are finished are skipped. `--out` is the directory of the sharers.
+    """
+    console = Console(json=json, quiet=base.quiet)
+    context = base.open(gate=training.given())
+    settings = context.settings
+    directory = out or context.sharers
+    if not (who.user or who.users):
+        names = sorted(path.parent.name for path in directory.glob("*/adapter_model.safetensors"))
+        if not names:
+            raise DataError("holds no sharers", where=directory, hint="Train them with `perpcs train-sharer`.")
+        who = UserFlags(user=names, users_file=who.users_file)
+    users = who.select(context)
+
+    from perpcs_cli.artifacts.adapter import open_adapter
+    from perpcs_cli.cli.running import encode_all, first_and_last, open_base
+    from perpcs_cli.model.train import new_gates, total_steps, train
+    from perpcs_cli.tasks.examples import training_prompts
+
+    adapters = {user.user_id: open_adapter(directory / user.user_id) for user in users}
+    model = open_base(context, console)
+    shared: dict[str, Any] = {"gate": settings.gate, "recent": recent, "plain": plain, "together": together}
+    shared |= {"max_length": settings.max_length, **model.describe()}
+    cards: dict[str, GateCard] = {}
+    provenances: dict[str, Provenance] = {}
+    for user in users:
+        adapter = adapters[user.user_id]
+        if adapter.base != model.fingerprint:
+            raise DataError(
+                "the sharer was trained on another base model or task adapter",
+                where=adapter.path,
+                hint="Check --model and --task-adapter.",
+            )
+        inputs = {"user": store.digest_value(user), "adapter": store.digest_file(adapter.file.path)}
+        provenances[user.user_id] = context.provenance("gate", shared, inputs, model.fingerprint)
+        done = _finished(adapter.path / FILE, provenances[user.user_id], force)
+        if done:
+            cards[user.user_id] = done
+    todo = [user for user in users if user.user_id not in cards]
+    if len(todo) < len(users):
+        console.note(f"{len(users) - len(todo)} of {len(users)} sharers have their gates already")
+    for at in range(0, len(todo), together):
+        jobs = []
+        for user in todo[at : at + together]:
+            prompts = training_prompts(context.task, newest(user, recent), plain=plain)
+            rows = encode_all(model, prompts, context, console, who=f"user {user.user_id}")
+            adapter = adapters[user.user_id]
+            pieces = {module: adapter.piece(module) for module in model.targets}
+            jobs.append(new_gates(model, user.user_id, rows, pieces, adapter.scale))
+        steps = sum(total_steps(settings.gate, len(job.examples)) for job in jobs)
+        with console.progress(jobs[0].name if len(jobs) == 1 else f"{len(jobs)} sharers", steps) as bar:
+            train(model, jobs, settings.gate, seed=settings.seed, report=bar.loss)
+        for job in jobs:
+            first, last = first_and_last([step.loss for step in job.log])
+            provenance = provenances[job.name]
+            card = GateCard(
+                user_id=job.name,
+                adapter=provenance.inputs["adapter"],
+                steps=len(job.log),
+                first_loss=first,
+                last_loss=last,
+                provenance=provenance,
+            )
+            write_gates(directory / job.name / FILE, job.gates, card)
+            cards[job.name] = card
+            console.note(f"{job.name}: loss {first:.3f} -> {last:.3f}, {len(job.log)} steps")
+    ordered = [cards[user.user_id] for user in users]
+    console.result(
+        ordered,
+        "\n".join(
+            f"{c.user_id}\t{directory / c.user_id / FILE}\t{c.first_loss:.4f}\t{c.last_loss:.4f}" for c in ordered
+        ),
+    )
+
+
+def _finished(path: Path, provenance: Provenance, force: bool) -> GateCard | None:
+    if force or not path.exists():
+        return None
+    card = read_gates(path)[1]
+    changed = differences(card.provenance, provenance)
+    if changed:
+        raise DataError(f"was trained with other settings: {changed}", where=path, hint="Use --force to train again.")
+    return card

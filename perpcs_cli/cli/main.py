@@ -1,0 +1,118 @@
+"""The table of commands, loaded when they are called, and the one error boundary."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from perpcs_cli import __version__
+from perpcs_cli.cli import completion
+from perpcs_cli.errors import PerpcsError
+
+COMMANDS = {
+    "init": ("init:init", "Make a workspace."),
+    "import": ("import_:import_", "Read users from LaMP's and other layouts."),
+    "split": ("split:split", "Divide users into base users, targets and candidates."),
+    "adapt": ("adapt:adapt", "Adapt the base model to the task."),
+    "train-sharer": ("train_sharer:train_sharer", "Train a LoRA for each user."),
+    "gate": ("gate:gate", "Train gates for sharers' pieces."),
+    "pool": ("pool:app", "Build, list and verify what sharers give."),
+    "assemble": ("assemble:assemble", "Assemble target users' recipes from the pool."),
+    "predict": ("predict:predict", "Answer the users' queries."),
+    "eval": ("eval_:eval_", "Evaluate predictions with LaMP's metrics."),
+    "bench": ("bench:app", "Measure the engine on this machine."),
+    "model": ("model_:app", "Fetch and list small models to work with."),
+    "synth": ("synth:synth", "Make a small synthetic data set."),
+    "completion": ("completion:completion", "Print the completion script of a shell."),
+}
+"""Command → (where it lives in this package, its help in one line)."""
+
+
+class Commands(TyperGroup):
+    """Loads a command when it is called, and prints what a user caused as one clean message."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All commands, in the order of a workflow."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        place, line = COMMANDS[cmd_name]
+        module, _, name = place.partition(":")
+        target = getattr(import_module(f"perpcs_cli.cli.{module}"), name)
+        if not isinstance(target, typer.Typer):
+            single = typer.Typer(add_completion=False, rich_markup_mode=None)
+            single.command(cmd_name, short_help=line)(target)
+            target = single
+        command = typer.main.get_command(target)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list in `perpcs --help`, without loading any command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. `PERPCS_DEBUG=1` lets the traceback through."""
+        try:
+            return super().invoke(ctx)
+        except PerpcsError as error:
+            _stop(error)
+        except BrokenPipeError:
+            # The reader of our stdout has gone, as with `| head`.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except OSError as error:
+            _stop(PerpcsError(error.strerror or str(error), where=error.filename))
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":
+                raise
+            hint = "Use a smaller batch size or --max-length, --checkpointing when training, or another --dtype."
+            _stop(PerpcsError("the device has too little memory", hint=hint))
+
+
+def _stop(error: PerpcsError) -> None:
+    if os.environ.get("PERPCS_DEBUG"):
+        raise error
+    sys.stderr.write(f"error: {error}\n")
+    raise typer.Exit(error.exit_code) from None
+
+
+app = typer.Typer(
+    name="perpcs",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"perpcs {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Personalize language models by sharing and recombining LoRA pieces."""
+
+
+def run() -> None:
+    """The entry point of the `perpcs` command."""
+    completion.enable()
+    app()

@@ -1,0 +1,161 @@
+"""The option types that several commands share, declared once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, get_type_hints
+
+import typer
+
+from perpcs_cli.artifacts.users import User
+from perpcs_cli.cli.context import Context, open_context, selected
+
+WorkspaceOption = Annotated[
+    Path,
+    typer.Option("--workspace", "-w", envvar="PERPCS_WORKSPACE", help="Directory with perpcs.toml and the artifacts."),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option("--task", envvar="PERPCS_TASK", help="LaMP task, as movie_tagging or LaMP_2M. [default: perpcs.toml]"),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        envvar="PERPCS_MODEL",
+        help="Base model: a name from `perpcs model list`, a local directory or a hub id. [default: perpcs.toml]",
+    ),
+]
+TaskAdapterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task-adapter",
+        envvar="PERPCS_TASK_ADAPTER",
+        help="Task adapter from `perpcs adapt`, merged into the base; 'none' for none. [default: perpcs.toml]",
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", envvar="PERPCS_DEVICE", help="auto, cpu, cuda, cuda:N or mps. [default: auto]"),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", envvar="PERPCS_DTYPE", help="auto, float32, bfloat16 or float16. [default: auto, by the device]"
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", envvar="PERPCS_SEED", min=0, help="Seed of everything random. [default: 0]")
+]
+UsersFileOption = Annotated[
+    Path | None, typer.Option("--users-file", help="The users. [default: users.jsonl of the workspace]")
+]
+UserOption = Annotated[list[str] | None, typer.Option("--user", help="A user id; may be repeated.")]
+UsersOption = Annotated[
+    str | None, typer.Option("--users", help="User ids, separated by commas, or @FILE with one id a line.")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No talk and no progress on stderr.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write. [default: in the workspace]")]
+
+
+@dataclass(frozen=True)
+class BaseFlags:
+    """The flags of every command that runs the base model."""
+
+    workspace: WorkspaceOption = Path()
+    task: TaskOption = None
+    model: ModelOption = None
+    task_adapter: TaskAdapterOption = None
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+    seed: SeedOption = None
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", min=8, help="Longest sequence in tokens. [default: 2048]")
+    ] = None
+    quiet: QuietOption = False
+
+    def open(self, **sections: Mapping[str, object]) -> Context:
+        """Open the workspace; `sections` are given flags for a section of perpcs.toml."""
+        names = ("task", "model", "task_adapter", "device", "dtype", "seed", "max_length")
+        return open_context(self.workspace, **{name: getattr(self, name) for name in names}, **sections)
+
+
+@dataclass(frozen=True)
+class UserFlags:
+    """Which users a command works on."""
+
+    user: UserOption = None
+    users: UsersOption = None
+    users_file: UsersFileOption = None
+
+    def select(self, context: Context, default: str | None = None) -> list[User]:
+        """The users asked for, else those of the split `default`, else all."""
+        return selected(context, self.users_file, self.user, self.users, default)[1]
+
+
+@dataclass(frozen=True)
+class TrainingFlags:
+    """The flags of every command that trains; each overrides a key of the command's section in perpcs.toml."""
+
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Examples per batch.")] = None
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the examples.")] = None
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps; overrides epochs.")] = None
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of AdamW.")] = None
+    schedule: Annotated[str | None, typer.Option("--schedule", help="linear, cosine or constant.")] = None
+    warmup: Annotated[float | None, typer.Option("--warmup", help="Share of the steps to warm up in.")] = None
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay", help="AdamW's weight decay.")] = None
+    clip: Annotated[float | None, typer.Option("--clip", help="Largest gradient norm; 0 for no clipping.")] = None
+    accumulate: Annotated[int | None, typer.Option("--accumulate", min=1, help="Batches per step.")] = None
+    checkpointing: Annotated[
+        bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Less memory, more time.")
+    ] = None
+
+    def given(self) -> dict[str, object]:
+        """The flags as a layer over the settings' section; `--epochs` also overrides stored steps."""
+        layer = {key: value for key, value in vars(self).items() if value is not None}
+        return {"steps": None, **layer} if self.epochs and not self.steps else layer
+
+
+@dataclass(frozen=True)
+class LoraFlags:
+    """The shape of a new adapter."""
+
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Rank of the LoRA. [default: 8]")] = None
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Its scale is alpha / rank. [default: 8]")] = None
+    dropout: Annotated[float | None, typer.Option("--dropout", help="Dropout of its input. [default: 0.05]")] = None
+
+
+def takes(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command declare a group of flags as one parameter: `def gate(base: BaseFlags, …)`."""
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        packed = {name: p.annotation for name, p in signature.parameters.items() if p.annotation in groups}
+        parameters = [p for name, p in signature.parameters.items() if name not in packed]
+        for group in packed.values():
+            hints = get_type_hints(group, include_extras=True)
+            parameters += [
+                inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+                for f in fields(group)
+            ]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+
+        def run(**given: object) -> None:
+            bundles = {
+                name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in packed.items()
+            }
+            command(**given, **bundles)
+
+        run.__doc__ = command.__doc__
+        run.__name__ = command.__name__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return wrap

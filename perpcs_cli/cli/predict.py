@@ -1,0 +1,222 @@
+"""`perpcs predict`: answer the users' queries with the base, recipes, a sharer or any PEFT adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.adapter import Adapter, open_adapter
+from perpcs_cli.artifacts.pool import OpenPool, check_base, open_pool
+from perpcs_cli.artifacts.predictions import Prediction, PredictionsInfo, info_path, read_predictions, write_info
+from perpcs_cli.artifacts.recipe import read_recipe, unpack
+from perpcs_cli.artifacts.users import User
+from perpcs_cli.artifacts.workspace import Merge
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, OutOption, UserFlags, takes
+from perpcs_cli.cli.pool import PoolOption
+from perpcs_cli.cli.train_sharer import differences
+from perpcs_cli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from perpcs_cli.model.base import Base
+    from perpcs_cli.model.batching import Encoded
+
+
+@takes(BaseFlags, UserFlags)
+def predict(
+    base: BaseFlags,
+    who: UserFlags,
+    plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False,
+    recipes: Annotated[
+        Path | None,
+        typer.Option("--recipes", help="Each user's recipe from this directory, or one recipe file for all."),
+    ] = None,
+    sharer: Annotated[str | None, typer.Option("--sharer", help="One sharer of sharers/, for all users.")] = None,
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="One PEFT LoRA directory, for all users.")] = None,
+    own: Annotated[
+        Path | None, typer.Option("--own", help="Each user's own adapter from this directory (OPPU): DIR/USER.")
+    ] = None,
+    pool: PoolOption = None,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", min=1, help="Tokens per batch.")] = None,
+    batch_rows: Annotated[int | None, typer.Option("--batch-rows", min=1, help="Queries per batch.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the model in tables. [default: the file's]")
+    ] = None,
+    out: OutOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Answer the queries of the users (default: splits/target.txt), greedily, into predictions/NAME.jsonl.
+
+    Choose one model: --base, --recipes (default: recipes/), --sharer, --adapter or --own. Queries of many users and
+    recipes share batches. A run that was stopped goes on where it was.
+    """
+    console = Console(json=json, quiet=base.quiet)
+    sizes = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens, "batch_rows": batch_rows}
+    context = base.open(predict=sizes)
+    settings = context.settings
+    given = {"--base": plain_base, "--recipes": recipes, "--sharer": sharer, "--adapter": adapter, "--own": own}
+    chosen = [flag for flag, value in given.items() if value]
+    if len(chosen) > 1:
+        raise UsageError(f"choose one model: {' or '.join(chosen)}")
+    users = [user for user in who.select(context, "target") if user.queries]
+    if not users:
+        raise DataError("the users have no queries to answer", where=who.users_file or context.users)
+    if plain_base:
+        kind, plan = "base", Plan([], [{}], {user.user_id: 0 for user in users}, "product", {})
+    elif sharer or adapter or own:
+        kind = sharer or (adapter or own or Path()).name
+        plan = _adapters(context.sharers / sharer if sharer else adapter, own, users)
+    else:
+        kind = "per-pcs"
+        plan = _recipes(recipes or context.recipes, open_pool(pool or context.pool), users)
+    path = out or context.predictions / f"{name or kind}.jsonl"
+
+    from perpcs_cli.cli.running import encode_all, open_base
+    from perpcs_cli.model.decode import generate
+    from perpcs_cli.model.pieces import Bank, Recipes
+    from perpcs_cli.tasks.examples import query_prompts
+
+    model = open_base(context, console)
+    plan.check(model, settings.model)
+    info = PredictionsInfo(
+        task=context.task.name,
+        model_label=name or path.stem,
+        count=sum(len(user.queries) for user in users),
+        provenance=context.provenance(
+            "predict",
+            {"predict": settings.predict, "max_length": settings.max_length, "merge": plan.merge, **model.describe()},
+            {"users": store.digest_value([user.queries for user in users]), **plan.digests},
+            model.fingerprint,
+        ),
+    )
+    done = _resume(path, info, force=force)
+    rows: list[tuple[Encoded, int]] = []
+    owners: list[str] = []
+    for user in users:
+        wanted = [p for p in query_prompts(context.task, user) if (user.user_id, p.key) not in done]
+        reserve = settings.predict.max_new_tokens
+        encoded = encode_all(model, wanted, context, console, who=f"user {user.user_id}", reserve=reserve)
+        rows += [(row, plan.users[user.user_id]) for row in encoded]
+        owners += [user.user_id] * len(encoded)
+    if done:
+        console.note(f"{len(done)} of {info.count} queries are answered already")
+    journal = store.Journal(_partial(path))
+    with console.progress("predicting", len(rows)) as bar:
+
+        def write(indices: list[int], tokens: list[list[int]]) -> None:
+            texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            journal.append(
+                Prediction(user_id=owners[i], id=rows[i][0].key, output=text.strip())
+                for i, text in zip(indices, texts, strict=True)
+            )
+            bar.advance(len(indices))
+
+        generate(
+            model,
+            Recipes(Bank(model, lambda index: plan.adapters[index]), plan.recipes),
+            rows,
+            max_new_tokens=settings.predict.max_new_tokens,
+            batch_tokens=settings.predict.batch_tokens,
+            batch_rows=settings.predict.batch_rows,
+            merge=plan.merge,
+            done=write,
+        )
+    order = {(user.user_id, query.id): n for n, (user, query) in enumerate((u, q) for u in users for q in u.queries)}
+    answers = sorted(read_predictions(_partial(path)), key=lambda row: order[row.user_id, row.id])
+    store.write_jsonl(path, answers)
+    write_info(path, info)
+    _partial(path).unlink()
+    info_path(_partial(path)).unlink()
+    console.result({"path": str(path), "count": info.count}, f"{path}\t{info.count} predictions")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The models to run: adapters, recipes over them, each user's recipe, and the digests of what they came from."""
+
+    adapters: list[Adapter]
+    recipes: list[dict[str, list[tuple[int, float]]]]
+    users: dict[str, int]
+    merge: Merge
+    digests: dict[str, str]
+    pool: OpenPool | None = None
+
+    def check(self, base: Base, name: str) -> None:
+        """Raise DataError where a pool or adapter belongs to another base, or does not fit."""
+        if self.pool:
+            check_base(self.pool, base.fingerprint, name)
+        for adapter in self.adapters:
+            if adapter.base and adapter.base != base.fingerprint:
+                raise DataError(
+                    "the adapter was trained on another base model or task adapter",
+                    where=adapter.path,
+                    hint="Check --model and --task-adapter.",
+                )
+            if odd := sorted(set(adapter.modules) - set(base.targets)):
+                raise DataError(
+                    f"the adapter changes {odd[0]!r}, which is not among lora.targets",
+                    where=adapter.path,
+                    hint="Set lora.targets in perpcs.toml to the adapter's target modules.",
+                )
+
+
+def _adapters(shared: Path | None, own: Path | None, users: list[User]) -> Plan:
+    """One-hot recipes: one adapter for all users, or each user's own."""
+    if shared:
+        adapters, places = [open_adapter(shared)], {user.user_id: 0 for user in users}
+    else:
+        adapters = [open_adapter((own or Path()) / user.user_id) for user in users]
+        places = {user.user_id: index for index, user in enumerate(users)}
+    recipes = [{m: [(index, 1.0)] for m in adapter.modules} for index, adapter in enumerate(adapters)]
+    digests = {f"adapter {adapter.path.name}": adapter.digest() for adapter in adapters}
+    return Plan(adapters, recipes, places, "product", digests)
+
+
+def _recipes(path: Path, pool: OpenPool, users: list[User]) -> Plan:
+    """The users' recipes over the adapters that they use."""
+    if not path.exists():
+        raise DataError("there are no recipes", where=path, hint="Make them with `perpcs assemble`, or use --base.")
+    files = [path if path.is_file() else path / f"{user.user_id}.json" for user in users]
+    loaded = [read_recipe(file, pool=pool.digest) for file in files]
+    merges = {recipe.merge for recipe in loaded}
+    if len(merges) > 1:
+        raise DataError("the recipes differ in their merge, product and factor", where=path, hint="Predict them apart.")
+    named = [unpack(recipe, pool.modules, where=file) for recipe, file in zip(loaded, files, strict=True)]
+    used = sorted({sharer for weights in named for mix in weights.values() for sharer, _ in mix})
+    if unknown := [sharer for sharer in used if sharer not in pool.ids]:
+        raise DataError(f"the recipe uses {unknown[0]!r}, who is not in the pool", where=path)
+    index = {sharer: i for i, sharer in enumerate(used)}
+    recipes = [{m: [(index[s], w) for s, w in mix] for m, mix in weights.items()} for weights in named]
+    digests = {"pool": pool.digest, "recipes": store.digest_value(loaded)}
+    places = {user.user_id: i for i, user in enumerate(users)}
+    return Plan([pool.adapter(pool.ids.index(s)) for s in used], recipes, places, merges.pop(), digests, pool)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.partial.jsonl")
+
+
+def _resume(path: Path, info: PredictionsInfo, *, force: bool) -> set[tuple[str, str]]:
+    """The (user, query) pairs that a stopped run has answered. Raises where there is output of other settings."""
+    partial = _partial(path)
+    store.refuse_existing(path, force=force)
+    if force:
+        partial.unlink(missing_ok=True)
+    if partial.exists() and info_path(partial).exists():
+        before = store.read_json(info_path(partial), PredictionsInfo)
+        changed = differences(before.provenance, info.provenance)
+        if changed:
+            raise DataError(
+                f"an unfinished run has other settings: {changed}", where=partial, hint="Use --force to begin again."
+            )
+        store.Journal(partial)
+        rows = read_predictions(partial) if partial.stat().st_size else []
+        return {(row.user_id, row.id) for row in rows}
+    write_info(partial, info)
+    return set()

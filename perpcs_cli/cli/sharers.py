@@ -1,0 +1,71 @@
+"""What `adapt` and `train-sharer` share: training LoRAs and writing each as an adapter directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.adapter import CARD, AdapterConfig, Card, write_adapter
+from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.workspace import LoraSettings, TrainSettings
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.running import first_and_last
+
+if TYPE_CHECKING:
+    from perpcs_cli.model.base import Base
+    from perpcs_cli.model.batching import Encoded
+    from perpcs_cli.model.train import Job
+
+LOG = "train.jsonl"
+
+
+def train_loras(
+    base: Base,
+    work: Sequence[tuple[str, Path, Sequence[Encoded], Provenance]],
+    lora: LoraSettings,
+    settings: TrainSettings,
+    console: Console,
+    *,
+    seed: int,
+) -> list[Card]:
+    """Train one LoRA for each (name, directory, examples, provenance), all in shared batches, and write them."""
+    from perpcs_cli.model.train import new_lora, total_steps, train
+
+    jobs = [new_lora(base, name, examples, lora, seed) for name, _, examples, _ in work]
+    steps = sum(total_steps(settings, len(job.examples)) for job in jobs)
+    label = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} users"
+    with console.progress(label, steps) as bar:
+        train(base, jobs, settings, seed=seed, dropout=lora.dropout, report=bar.loss)
+    return [
+        _write(job, directory, base, lora, provenance)
+        for job, (_, directory, _, provenance) in zip(jobs, work, strict=True)
+    ]
+
+
+def _write(job: Job, directory: Path, base: Base, lora: LoraSettings, provenance: Provenance) -> Card:
+    first, last = first_and_last([step.loss for step in job.log])
+    config = AdapterConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        base_model_name_or_path=base.name,
+    )
+    with store.replacing_directory(directory) as temporary:
+        digest = write_adapter(temporary, job.pieces, config, version("peft"))
+        store.write_jsonl(temporary / LOG, job.log)
+        card = Card(
+            user_id=job.name,
+            examples=len(job.examples),
+            steps=len(job.log),
+            tokens=sum(len(row.answer) for row in job.examples),
+            first_loss=first,
+            last_loss=last,
+            digest=digest,
+            provenance=provenance,
+        )
+        store.write_json(temporary / CARD, card)
+    return card

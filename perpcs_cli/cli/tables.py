@@ -1,0 +1,233 @@
+"""Tables for every command: one value, shown on a terminal, as Markdown, as LaTeX or as CSV.
+
+In a column that says what is better, the best value of a section is bold and the second best underlined,
+unless all are shown alike. CSV has neither marks nor rounding, and an interval's ends in columns of their
+own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+TableFormat = Literal["table", "markdown", "latex", "csv"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with an interval around it."""
+
+    value: float
+    low: float
+    high: float
+
+
+Cell = str | int | float | Estimate | None
+Row = Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column holds: its title, its name in CSV (default: the title), what is better, how to round."""
+
+    title: str
+    key: str = ""
+    better: Literal["higher", "lower"] | None = None
+    digits: int = 3
+    signed: bool = False
+    """Show a plus sign, as for a difference."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, and rows in sections that are marked each by itself. A cell that is None is empty."""
+
+    columns: Sequence[Column]
+    sections: Sequence[Sequence[Row]]
+    caption: str = ""
+
+
+def render(table: Table, form: TableFormat, *, terminal: bool | None = None) -> str:
+    """The table as text, ending in a newline.
+
+    terminal: whether "table" uses bold and underline and keeps to the window's width; else it is plain and as
+    wide as it needs. None looks at stdout and NO_COLOR.
+    """
+    if form == "table":
+        on_terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        return _terminal(table, on_terminal if terminal is None else terminal)
+    return {"markdown": _markdown, "latex": _latex, "csv": _csv}[form](table)
+
+
+def _text(column: Column, cell: Cell) -> str:
+    if isinstance(cell, Estimate):
+        low, high = (_text(column, end) for end in (cell.low, cell.high))
+        return f"{_text(column, cell.value)} [{low}, {high}]"
+    if isinstance(cell, float):
+        # Adding 0 after rounding turns -0.0 into 0.0.
+        return f"{round(cell, column.digits) + 0.0:{'+' if column.signed else ''}.{column.digits}f}"
+    return "" if cell is None else re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", str(cell))
+
+
+def _title(column: Column, up: str, down: str) -> str:
+    return column.title + {"higher": f" {up}", "lower": f" {down}", None: ""}[column.better]
+
+
+def _marks(table: Table, section: Sequence[Row]) -> dict[tuple[int, int], int]:
+    """(row, column) → 1 for the best value of the section, 2 for the second best."""
+    marks = {}
+    for place, column in enumerate(table.columns):
+        if column.better is None:
+            continue
+        shown: dict[int, float] = {}
+        for number, row in enumerate(section):
+            cell = row[place]
+            value = cell.value if isinstance(cell, Estimate) else cell
+            if isinstance(value, int | float):
+                shown[number] = round(value, column.digits)
+        ranked = sorted(set(shown.values()), reverse=column.better == "higher")
+        for number, value in shown.items():
+            if len(ranked) > 1 and value in ranked[:2]:
+                marks[number, place] = 1 + ranked.index(value)
+    return marks
+
+
+def _numeric(table: Table) -> list[bool]:
+    rows = [row for section in table.sections for row in section]
+    return [all(not isinstance(row[place], str) for row in rows) for place in range(len(table.columns))]
+
+
+def _marked_rows(
+    table: Table, escape: Callable[[str], str], number: Callable[[str], str], marks: Sequence[str]
+) -> list[list[list[str]]]:
+    """Cells as text, by section and row, words escaped; `marks` wrap the best and the second best at `@`."""
+    sections = []
+    for section in table.sections:
+        marked = _marks(table, section)
+        lines = []
+        for line, row in enumerate(section):
+            texts = []
+            for place, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
+                text = (escape if isinstance(cell, str) else number)(_text(column, cell))
+                mark = marked.get((line, place))
+                texts.append(marks[mark - 1].replace("@", text) if mark else text)
+            lines.append(texts)
+        sections.append(lines)
+    return sections
+
+
+def _terminal(table: Table, on_terminal: bool) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column, numeric in zip(table.columns, _numeric(table), strict=True):
+        grid.add_column(Text(_title(column, "↑", "↓")), justify="right" if numeric else "left")
+    for section in table.sections:
+        marks = _marks(table, section)
+        for number, row in enumerate(section):
+            cells = []
+            for place, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
+                style = ("", "bold", "underline")[marks.get((number, place), 0)]
+                cells.append(Text(_text(column, cell), style=style))
+            grid.add_row(*cells)
+        grid.add_section()
+    file = io.StringIO()
+    width = None if on_terminal else 100_000
+    console = Console(
+        file=file, force_terminal=on_terminal, color_system="standard" if on_terminal else None, width=width
+    )
+    console.print(grid)
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    return "\n".join([*([table.caption] if table.caption else []), *lines]) + "\n"
+
+
+def _markdown(table: Table) -> str:
+    def escape(text: str) -> str:
+        return re.sub(r"[\\|*`<\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda found: "\\" + found[0], text)
+
+    lines = [f"{escape(table.caption)}\n"] if table.caption else []
+    lines.append(_pipes([escape(_title(column, "↑", "↓")) for column in table.columns]))
+    lines.append(_pipes(["---:" if numeric else "---" for numeric in _numeric(table)]))
+    for section in _marked_rows(table, escape, str, ("**@**", "<u>@</u>")):
+        lines += [_pipes(row) for row in section]
+    return "\n".join(lines) + "\n"
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+_LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    # At the start of a line, the row before it would take these for its own arguments.
+    "[": "{[}",
+    "*": "{*}",
+    "Δ": r"$\Delta$",
+    "α": r"$\alpha$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+}
+
+
+def _latex(table: Table) -> str:
+    def escape(text: str) -> str:
+        return "".join(_LATEX.get(character, character) for character in text)
+
+    def number(text: str) -> str:
+        # A minus, not a hyphen.
+        return re.sub(r"[-+](?=\d)", r"$\g<0>$", text)
+
+    lines = [
+        "\\begin{tabular}{" + "".join("r" if numeric else "l" for numeric in _numeric(table)) + "}",
+        "\\toprule",
+    ]
+    lines.append(" & ".join(escape(_title(column, "↑", "↓")) for column in table.columns) + r" \\")
+    for section in _marked_rows(table, escape, number, (r"\textbf{@}", r"\underline{@}")):
+        lines.append("\\midrule")
+        lines += [" & ".join(row) + r" \\" for row in section]
+    lines += ["\\bottomrule", "\\end{tabular}"]
+    if table.caption:
+        lines = [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{escape(table.caption)}}}",
+            *lines,
+            "\\end{table}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _csv(table: Table) -> str:
+    rows = [row for section in table.sections for row in section]
+    wide = [any(isinstance(row[place], Estimate) for row in rows) for place in range(len(table.columns))]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    header: list[str] = []
+    for column, expand in zip(table.columns, wide, strict=True):
+        key = column.key or column.title
+        header += [key, f"{key}_low", f"{key}_high"] if expand else [key]
+    writer.writerow(header)
+    for row in rows:
+        values: list[Cell] = []
+        for cell, expand in zip(row, wide, strict=True):
+            whole = (cell.value, cell.low, cell.high) if isinstance(cell, Estimate) else (cell, None, None)
+            values += whole if expand else whole[:1]
+        writer.writerow(values)
+    return file.getvalue()

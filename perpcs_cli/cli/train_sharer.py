@@ -1,0 +1,155 @@
+"""`perpcs train-sharer`: one LoRA per user, on the user's own history. On a target user it is the OPPU baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.adapter import CARD, Card
+from perpcs_cli.artifacts.users import User
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.options import (
+    BaseFlags,
+    DryRunOption,
+    ForceOption,
+    JsonOption,
+    LoraFlags,
+    OutOption,
+    TrainingFlags,
+    UserFlags,
+    takes,
+)
+from perpcs_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from perpcs_cli.artifacts.provenance import Provenance
+
+RecentOption = Annotated[
+    int | None, typer.Option("--recent", min=1, help="Only the newest items of each history. [default: all]")
+]
+PlainOption = Annotated[
+    bool, typer.Option("--plain", help="Only plain prompts, without the examples with retrieved item and profile.")
+]
+TogetherOption = Annotated[
+    int, typer.Option("--together", min=1, help="Train so many users in the same batches: faster on a GPU.")
+]
+
+
+@takes(BaseFlags, UserFlags, TrainingFlags, LoraFlags)
+def train_sharer(
+    base: BaseFlags,
+    who: UserFlags,
+    training: TrainingFlags,
+    lora: LoraFlags,
+    recent: RecentOption = None,
+    plain: PlainOption = False,
+    together: TogetherOption = 1,
+    out: OutOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train a LoRA for each user (default: splits/candidate.txt), in PEFT's layout, below sharers/.
+
+    Users who are finished are skipped, so a run that was stopped goes on where it was. Trained on target users
+    (--users @splits/target.txt --out oppu), it is the OPPU baseline.
+    """
+    console = Console(json=json, quiet=base.quiet)
+    context = base.open(train=training.given(), lora=vars(lora))
+    settings = context.settings
+    users = who.select(context, "candidate")
+    directory = out or context.sharers
+
+    from perpcs_cli.tasks.examples import training_prompts
+
+    prompts = {user.user_id: training_prompts(context.task, newest(user, recent), plain=plain) for user in users}
+    if dry_run:
+        for user in users:
+            console.data(f"{user.user_id}\t{len(prompts[user.user_id])} examples\t{directory / user.user_id}")
+        return
+
+    from perpcs_cli.cli.running import encode_all, open_base
+    from perpcs_cli.cli.sharers import train_loras
+
+    model = open_base(context, console)
+    shared: dict[str, Any] = {
+        "train": settings.train,
+        "lora": settings.lora,
+        "recent": recent,
+        "plain": plain,
+        "together": together,
+    }
+    shared |= {"max_length": settings.max_length, **model.describe()}
+
+    def provenance(user: User) -> Provenance:
+        return context.provenance("train-sharer", shared, {"user": store.digest_value(user)}, model.fingerprint)
+
+    cards = {user.user_id: finished(directory / user.user_id, provenance(user), force) for user in users}
+    todo = [user for user in users if cards[user.user_id] is None]
+    if len(todo) < len(users):
+        console.note(f"{len(users) - len(todo)} of {len(users)} users are finished already")
+    for at in range(0, len(todo), together):
+        group = todo[at : at + together]
+        work = [
+            (
+                user.user_id,
+                directory / user.user_id,
+                encode_all(model, prompts[user.user_id], context, console, who=f"user {user.user_id}"),
+                provenance(user),
+            )
+            for user in group
+        ]
+        for card in train_loras(model, work, settings.lora, settings.train, console, seed=settings.seed):
+            cards[card.user_id] = card
+            console.note(f"{card.user_id}: loss {card.first_loss:.3f} -> {card.last_loss:.3f}, {card.steps} steps")
+    done = [card for card in cards.values() if card]
+    console.result(
+        done,
+        "\n".join(
+            f"{c.user_id}\t{directory / c.user_id}\t{c.first_loss:.4f}\t{c.last_loss:.4f}\t{c.steps}" for c in done
+        ),
+    )
+
+
+def newest(user: User, count: int | None) -> User:
+    """The user with only the newest `count` items of the history."""
+    import msgspec
+
+    return msgspec.structs.replace(user, history=user.history[-count:]) if count else user
+
+
+def finished(directory: Path, provenance: Provenance, force: bool) -> Card | None:
+    """The card of a sharer that was trained to its end with these settings, or None where there is none.
+
+    Raises DataError where it was trained with others.
+    """
+    path = directory / CARD
+    if force or not path.exists():
+        return None
+    card = store.read_json(path, Card)
+    changed = differences(card.provenance, provenance)
+    if changed:
+        raise DataError(
+            f"was trained with other settings: {changed}",
+            where=directory,
+            hint="Use --force to train it again, or --out for another directory.",
+        )
+    return card
+
+
+def differences(before: Provenance, now: Provenance) -> str:
+    """What differs between two provenances, in words; empty if nothing that changes results does."""
+
+    def flat(value: Any, name: str = "") -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {name: value}
+        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}.{key}".strip(".")).items()}
+
+    old = flat({**before.settings, "seed": before.seed, "inputs": before.inputs, "base": before.base})
+    new = flat({**now.settings, "seed": now.seed, "inputs": now.inputs, "base": now.base})
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    short = {key: (str(old.get(key))[:20], str(new.get(key))[:20]) for key in keys}
+    return ", ".join(f"{key} {was} -> {becomes}" for key, (was, becomes) in short.items())

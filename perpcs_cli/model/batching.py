@@ -1,0 +1,125 @@
+"""From prompts to batches of token ids: truncation that never touches the answer, left padding, token budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from perpcs_cli.errors import DataError
+from perpcs_cli.model.base import Base
+from perpcs_cli.tasks.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a prompt, and of its answer closed by end of sequence (empty where there is no answer)."""
+
+    key: str
+    prompt: list[int]
+    answer: list[int]
+    cut: int = 0
+    """Tokens that were cut from the left of the prompt's article."""
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded rows: `ids`, `mask` and `positions` are [rows, tokens]; `answers` are the answers' lengths."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    answers: list[int]
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Arguments of the model's forward. A mask without padding is left out: attention is faster without."""
+        masks = {} if bool(self.mask.all()) else {"attention_mask": self.mask}
+        return {"input_ids": self.ids, "position_ids": self.positions, **masks}
+
+    def targets(self) -> Tensor:
+        """[rows, longest answer]: the answers' tokens, left-padded with -100."""
+        width = max(self.answers)
+        targets = self.ids[:, -width:].clone()
+        lengths = torch.tensor(self.answers, device=targets.device)
+        targets[torch.arange(width, device=targets.device)[None, :] < (width - lengths)[:, None]] = -100
+        return targets
+
+
+def tokenize(base: Base, prompt: Prompt) -> Encoded:
+    """All tokens of a prompt and its answer, of any length.
+
+    Prompt and answer are tokenized together; the answer begins where the tokens differ from the prompt's alone.
+    """
+    ids = _ids(base, prompt.text)
+    if prompt.answer is None:
+        return Encoded(prompt.key, ids, [])
+    both = _ids(base, prompt.text + prompt.answer)
+    shared = next((i for i, (x, y) in enumerate(zip(ids, both, strict=False)) if x != y), min(len(ids), len(both)))
+    return Encoded(prompt.key, both[:shared], [*both[shared:], base.stop[0]])
+
+
+def encode(base: Base, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Encoded:
+    """Tokenize a prompt and its answer into at most `max_length` tokens, `reserve` of them kept free.
+
+    What is too long is cut from the left of the article, then from the left of the context; never the instruction
+    or the answer. Raises DataError where even that does not fit.
+    """
+    limit = min(max_length, base.context) - reserve
+    whole = short = tokenize(base, prompt)
+    for part in ("article", "context"):
+        if len(short) <= limit:
+            break
+        whole_part: str = getattr(prompt, part)
+        spans = base.tokenizer(whole_part, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+        drop = 0
+        while len(short) > limit and drop < len(spans):
+            # Tokens at the seam can merge otherwise than before, so one cut may not be enough.
+            drop += len(short) - limit
+            rest = whole_part[spans[drop][0] :] if drop < len(spans) else ""
+            prompt = replace(prompt, **{part: rest})
+            short = tokenize(base, prompt)
+    if len(short) > limit:
+        raise DataError(
+            f"{prompt.key!r} needs {len(short)} tokens without its article, and only {limit} fit",
+            hint="Give a larger --max-length, if the model has the room.",
+        )
+    return replace(short, cut=len(whole) - len(short))
+
+
+def _ids(base: Base, text: str) -> list[int]:
+    ids: list[int] = base.tokenizer(text)["input_ids"]
+    return ids[:-1] if ids and ids[-1] in base.stop else ids
+
+
+def make_batch(base: Base, rows: Sequence[Encoded]) -> Batch:
+    """Left-pad prompt and answer of some rows, so that all answers end at the last position."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), base.pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, width - len(row) :] = torch.tensor(row.prompt + row.answer)
+        mask[index, width - len(row) :] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    place = base.device
+    return Batch(ids.to(place), mask.to(place), positions.to(place), [len(row.answer) for row in rows])
+
+
+def by_budget(lengths: Sequence[int], tokens: int, rows: int) -> Iterator[list[int]]:
+    """Indices of rows in batches of similar length: at most `rows` rows and `tokens` tokens, padding included.
+
+    A row longer than `tokens` gets a batch of its own. The longest come first, so that memory runs out early or never.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        # The first row of a batch is its longest.
+        if batch and (len(batch) == rows or lengths[batch[0]] * (len(batch) + 1) > tokens):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

@@ -1,0 +1,152 @@
+"""The pieces layer: the only place where LoRA arithmetic happens.
+
+Every model that perpcs runs is the base plus a recipe, a weight for each (linear layer, sharer). Rows of one batch
+may carry different recipes. The layer hangs on the linear layers as forward hooks, so that the transformers model
+itself is never changed, and is taken off in every case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perpcs_cli.artifacts.adapter import Adapter
+from perpcs_cli.artifacts.workspace import Merge
+from perpcs_cli.model.base import Base
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What one linear layer adds in one batch: U sharers' factors, side by side, and each row's weights.
+
+    `a`: [U·r, n]; `b`: [d, U·r], with the scale alpha / r folded in; `weights`: [rows, U];
+    `gates`: [U, n], only while gates are trained.
+    """
+
+    a: Tensor
+    b: Tensor
+    weights: Tensor
+    gates: Tensor | None = None
+
+
+class Router(Protocol):
+    """Decides what a linear layer adds, from the activations that reach it."""
+
+    def __call__(self, module: str, x: Tensor) -> Pieces | None:
+        """`x`: [rows, tokens, n], the layer's input. None adds nothing."""
+
+
+def update(x: Tensor, pieces: Pieces, merge: Merge) -> Tensor:
+    """The pieces' contribution to a linear layer's output, [rows, tokens, d], for input `x` [rows, tokens, n].
+
+    product: (rep(W) ⊙ (x Aᵀ)) Bᵀ, which is ΔW = Σ w B A, the papers' formula.
+    factor: h = Σ_s W_s (x A_sᵀ); Σ_s W_s (h B_sᵀ), which is ΔW = (Σ w B)(Σ w A), the published code's.
+    With gates: W_s is multiplied by σ(g_sᵀ x) for each token (Per-PCs, equation 3).
+    """
+    a, b = pieces.a.to(x.dtype), pieces.b.to(x.dtype)
+    sharers = pieces.weights.shape[1]
+    weights = pieces.weights.to(x.dtype)[:, None, :]
+    if pieces.gates is not None:
+        weights = weights * torch.sigmoid(F.linear(x, pieces.gates.to(x.dtype)))
+    hidden = F.linear(x, a).unflatten(-1, (sharers, -1)) * weights[..., None]
+    if merge == "factor":
+        hidden = hidden.sum(-2, keepdim=True) * weights[..., None]
+    return F.linear(hidden.flatten(-2), b)
+
+
+@contextmanager
+def attached(base: Base, router: Router, *, merge: Merge = "product", dropout: float = 0.0) -> Iterator[None]:
+    """Run the base with pieces while the block lasts. `dropout` drops the pieces' input, as LoRA training does."""
+
+    def hook(module: str) -> Any:
+        def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x = inputs[0]
+            pieces = router(module, x)
+            if pieces is None:
+                return output
+            if dropout:
+                x = F.dropout(x, dropout)
+            return output + update(x, pieces, merge)
+
+        return add
+
+    handles = []
+    try:
+        for name, layer in base.targets.items():
+            handles.append(layer.register_forward_hook(hook(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Bank:
+    """The pieces of some adapters, read from disk when first used and then kept on the device."""
+
+    def __init__(self, base: Base, adapter: Callable[[int], Adapter]) -> None:
+        self.device = base.device
+        self.dtype = base.dtype
+        self.adapter = adapter
+        self._pieces: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+
+    def stack(self, module: str, sharers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(a [U·r, n], b [d, U·r]) of the named sharers' pieces, the scale folded into b."""
+        pieces = [self._piece(module, sharer) for sharer in sharers]
+        if len(pieces) == 1:
+            return pieces[0]
+        return torch.cat([a for a, _ in pieces]), torch.cat([b for _, b in pieces], dim=1)
+
+    def _piece(self, module: str, sharer: int) -> tuple[Tensor, Tensor]:
+        key = (module, sharer)
+        if key not in self._pieces:
+            adapter = self.adapter(sharer)
+            a, b = adapter.piece(module)
+            scaled = b.float() * adapter.scale
+            self._pieces[key] = (a.to(self.device, self.dtype), scaled.to(self.device, self.dtype))
+        return self._pieces[key]
+
+
+Weights = dict[str, list[tuple[int, float]]]
+"""A recipe ready to run: linear layer → [(index of an adapter in the bank, weight)]. A missing layer adds nothing."""
+
+
+class Recipes:
+    """A router for rows with fixed recipes: row i of a batch runs `recipes[rows[i]]`."""
+
+    def __init__(self, bank: Bank, recipes: Sequence[Weights]) -> None:
+        self.bank = bank
+        self.recipes = recipes
+        self._rows: list[int] = []
+        self._plan: dict[str, Pieces | None] = {}
+
+    def use(self, rows: Sequence[int]) -> None:
+        """Say which recipe each row of the next passes runs."""
+        if list(rows) != self._rows:
+            self._rows = list(rows)
+            self._plan = {}
+
+    def __call__(self, module: str, x: Tensor) -> Pieces | None:
+        """The pieces of the recipes in this batch, and each row's weights over them."""
+        if module not in self._plan:
+            self._plan[module] = self._pieces(module)
+        return self._plan[module]
+
+    def _pieces(self, module: str) -> Pieces | None:
+        mixes = {recipe: self.recipes[recipe].get(module, []) for recipe in set(self._rows)}
+        used = sorted({sharer for mix in mixes.values() for sharer, weight in mix if weight})
+        if not used:
+            return None
+        column = {sharer: index for index, sharer in enumerate(used)}
+        weights = torch.zeros(len(self._rows), len(used))
+        for row, recipe in enumerate(self._rows):
+            for sharer, weight in mixes[recipe]:
+                if weight:
+                    weights[row, column[sharer]] += weight
+        a, b = self.bank.stack(module, used)
+        return Pieces(a, b, weights.to(self.bank.device))
