@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: venv test lint format demo completions clean
+.PHONY: venv test lint format demo completions docs clean
 
 venv: $(READY)
 
@@ -34,6 +34,9 @@ completions: $(READY)
 	$(BIN)/perpcs completion bash > completions/perpcs.bash
 	$(BIN)/perpcs completion zsh > completions/_perpcs
 	$(BIN)/perpcs completion fish > completions/perpcs.fish
+
+docs: $(READY)
+	$(BIN)/python -m perpcs_cli.cli.reference > docs/commands.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,16 +92,58 @@ class Adapter:
     def piece(self, module: str) -> tuple[Tensor, Tensor]:
         """(A [r, n], B [d, r]) of one linear layer, as stored, without the scale."""
         a, b = (self.file.read(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != self.config.r or b.shape[1] != self.config.r:
-            raise DataError(
-                f"the piece of {module!r} has shapes {list(a.shape)} and {list(b.shape)}, not rank {self.config.r}",
-                where=self.file.path,
-            )
+        self.shape(module)
         return a, b
+
+    def shape(self, module: str) -> tuple[int, int]:
+        """(d, n) of one linear layer, from the file's header. Raises DataError where A and B are no pair."""
+        a, b = (self.file.shape(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")
+        if len(a) != 2 or len(b) != 2 or a[0] != self.config.r or b[1] != self.config.r:
+            raise DataError(
+                f"the piece of {module!r} has shapes {a} and {b}, not rank {self.config.r}", where=self.file.path
+            )
+        return b[0], a[1]
+
+    def digest_weights(self) -> str:
+        """SHA-256 of the weights. Raises DataError where they are not the ones that training wrote."""
+        digest = store.digest_file(self.file.path)
+        if self.card and digest != self.card.digest:
+            raise DataError(
+                "the weights have changed since they were trained",
+                where=self.file.path,
+                hint="Train again with --force.",
+            )
+        return digest
 
     def digest(self) -> str:
         """SHA-256 of the weights and of what the configuration makes of them."""
-        return store.digest_value([store.digest_file(self.file.path), self.scale])
+        return store.digest_value([self.digest_weights(), self.scale])
+
+    def check_fits(self, base: str, layers: Mapping[str, tuple[int, int]]) -> None:
+        """Raise DataError where it was trained on another base, or changes other linear layers than `layers`.
+
+        `base` is the fingerprint of the base that runs, `layers` its target layers with their (d, n).
+        """
+        if self.base and self.base != base:
+            raise DataError(
+                "the adapter was trained on another base model or task adapter",
+                where=self.path,
+                hint="Check --model and --task-adapter.",
+            )
+        for module in self.modules:
+            if module not in layers:
+                raise DataError(
+                    f"the adapter changes {module!r}, which is not among the model's target layers",
+                    where=self.path,
+                    hint="Check --model, and set lora.targets in perpcs.toml to the adapter's target modules.",
+                )
+            if self.shape(module) != layers[module]:
+                (d, n), (rows, columns) = self.shape(module), layers[module]
+                raise DataError(
+                    f"the piece of {module!r} is for a {d} × {n} layer, and the model's is {rows} × {columns}",
+                    where=self.path,
+                    hint="Check --model.",
+                )
 
 
 def open_adapter(path: Path) -> Adapter:
@@ -117,7 +160,7 @@ def open_adapter(path: Path) -> Adapter:
                 where=path,
                 hint=f"Convert the adapter to {WEIGHTS} with PEFT, on a machine where you trust the file.",
             )
-        raise DataError(f"holds no {WEIGHTS}", where=path, hint="Train it with `perpcs train-sharer`.")
+        raise DataError(f"holds no {WEIGHTS}", where=path, hint="`perpcs train-sharer` and `perpcs adapt` write it.")
     config = store.read_json(path / CONFIG, AdapterConfig)
     refused = {
         "peft_type": config.peft_type != "LORA",

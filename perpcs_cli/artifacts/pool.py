@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,9 +15,6 @@ from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import read_gates
 from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 class Sharer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -121,14 +117,24 @@ def open_pool(path: Path) -> OpenPool:
     return OpenPool(path, manifest, store.digest_file(path))
 
 
-def check_base(pool: OpenPool, fingerprint: str, model: str) -> None:
-    """Raise DataError where the pool was built on another base model or task adapter."""
+def check_base(pool: OpenPool, fingerprint: str, model: str, layers: Mapping[str, tuple[int, int]]) -> None:
+    """Raise DataError where the pool was built on another base model or task adapter, or for other target layers.
+
+    `layers`: the target layers of the model that runs, with their (d, n).
+    """
     if pool.manifest.base != fingerprint:
         raise DataError(
             "the pool was built on another base model or task adapter",
             where=pool.path,
             hint=f"Its model is {pool.manifest.model!r}, fingerprint {pool.manifest.base[:12]}…; "
             f"this is {model!r}, {fingerprint[:12]}…. Check --model and --task-adapter.",
+        )
+    known = pool.manifest.modules
+    if odd := sorted((m for m in {**layers, **known} if layers.get(m) != known.get(m)), key=tensors.natural):
+        raise DataError(
+            f"the pool's pieces and the model's target layers differ, in {odd[0]!r}",
+            where=pool.path,
+            hint="Set lora.targets in perpcs.toml to the target modules that the sharers were trained with.",
         )
 
 
@@ -152,10 +158,12 @@ def build_pool(
 
     entries: list[Sharer] = []
     stacks: dict[str, list[torch.Tensor]] = {module: [] for module in order}
-    shapes = {m: (first.file.shape(_key(m, "B"))[0], first.file.shape(_key(m, "A"))[1]) for m in order}
+    shapes = {module: first.shape(module) for module in order}
     for adapter in adapters:
         _check_alike(adapter, first, shapes)
         name = adapter.card.user_id if adapter.card else adapter.path.name
+        if twice := [entry.path for entry in entries if entry.user_id == name]:
+            raise DataError(f"is the same sharer as {twice[0]}: {name!r}", where=adapter.path, hint="Remove one.")
         digest = _check_finite(adapter)
         gate = ""
         if need_gates:
@@ -166,6 +174,8 @@ def build_pool(
                     where=gates.path,
                     hint="Train them again with `perpcs gate --force`.",
                 )
+            if extra := sorted(set(gates.keys) - set(order), key=tensors.natural):
+                raise DataError(f"unexpected tensor {extra[0]!r}", where=gates.path)
             for module in order:
                 vector = gates.read(module)
                 if tuple(vector.shape) != (shapes[module][1],):
@@ -225,6 +235,8 @@ def verify_pool(pool: OpenPool) -> list[str]:
             adapter = pool.adapter(index)
             first = first or adapter
             _check_alike(adapter, first, pool.manifest.modules)
+            if adapter.base != pool.manifest.base:
+                problems.append(f"{adapter.path}: trained on another base model than the manifest says")
             _check_finite(adapter)
             if sharer.gate and store.digest_file(adapter.path / GATE_FILE) != sharer.gate:
                 problems.append(f"{adapter.path / GATE_FILE}: has changed since the pool was built")
@@ -241,10 +253,6 @@ def verify_pool(pool: OpenPool) -> list[str]:
     return problems
 
 
-def _key(module: str, side: str) -> str:
-    return f"base_model.model.{module}.lora_{side}.weight"
-
-
 def _check_alike(adapter: Adapter, first: Adapter, shapes: dict[str, tuple[int, int]]) -> None:
     where = adapter.path
     if adapter.card is None:
@@ -259,7 +267,7 @@ def _check_alike(adapter: Adapter, first: Adapter, shapes: dict[str, tuple[int, 
         odd = sorted(missing or extra, key=tensors.natural)[0]
         raise DataError(f"{'has no' if missing else 'has an unexpected'} piece for {odd!r}", where=where)
     for module, (outputs, inputs) in shapes.items():
-        if adapter.file.shape(_key(module, "A"))[1] != inputs or adapter.file.shape(_key(module, "B"))[0] != outputs:
+        if adapter.shape(module) != (outputs, inputs):
             raise DataError(f"the piece of {module!r} is not for a {outputs} × {inputs} layer", where=where)
 
 
@@ -267,4 +275,4 @@ def _check_finite(adapter: Adapter) -> str:
     """Read every piece once; the digest of the weights."""
     for module in adapter.modules:
         adapter.piece(module)
-    return store.digest_file(adapter.path / WEIGHTS)
+    return adapter.digest_weights()

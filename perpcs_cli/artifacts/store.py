@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.errors import DataError, PerpcsError, UsageError
 
 T = TypeVar("T")
 
@@ -25,20 +25,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the block raises or the process dies, whatever stood at `path` is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes files private; an artifact has the mode that any new file would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-        _sync_directory(path.parent)
+        with _writing(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            # mkstemp makes files private; an artifact has the mode that any new file would have.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+            _sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,16 +48,18 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
     """The same for a directory of files: it appears at `path` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent))
-    temporary.chmod(0o755)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent))
+        temporary.chmod(0o755)
     old = temporary.with_suffix(".old")
     try:
-        yield temporary
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        _sync_directory(path.parent)
+        with _writing(path):
+            yield temporary
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            _sync_directory(path.parent)
     except BaseException:
         if old.exists() and not path.exists():
             old.rename(path)
@@ -63,6 +67,27 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusals into errors that name the file that was to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise PerpcsError(
+            f"cannot be written: {error.strerror or error}",
+            where=path,
+            hint="Check the directory's permissions and the free space, or choose another place with --out.",
+        ) from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise PerpcsError where `path` could not be written: before the work, not after it."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
 
 
 def _sync_directory(path: Path) -> None:
@@ -126,6 +151,14 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"cannot be read: {error.strerror}", where=path) from None
 
 
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 file. Raises DataError where it is missing, cannot be read or is not UTF-8."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: {error.reason} at byte {error.start}", where=path) from None
+
+
 def read_jsonl(path: Path, kind: type[T]) -> list[T]:
     """Read one struct a line. Blank lines are allowed. Raises DataError with the line number."""
     decoder = msgspec.json.Decoder(kind)
@@ -135,8 +168,11 @@ def read_jsonl(path: Path, kind: type[T]) -> list[T]:
             continue
         try:
             rows.append(decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DataError(str(error), where=f"{path}, line {number}") from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"not UTF-8: {error.reason}", where=f"{path}, line {number}") from None
+        except msgspec.DecodeError as error:
+            hint = f"Each line is one {kind.__name__} as a JSON object."
+            raise DataError(str(error), where=f"{path}, line {number}", hint=hint) from None
     return rows
 
 
@@ -155,18 +191,19 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        if path.exists():
-            whole = path.read_bytes()
-            end = whole.rfind(b"\n") + 1
-            if end < len(whole):
-                os.truncate(path, end)
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                whole = path.read_bytes()
+                end = whole.rfind(b"\n") + 1
+                if end < len(whole):
+                    os.truncate(path, end)
 
     def append(self, rows: Iterable[object]) -> None:
         """Append rows and flush them to the disk."""
         lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
-        with self.path.open("ab") as file:
+        with _writing(self.path), self.path.open("ab") as file:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())

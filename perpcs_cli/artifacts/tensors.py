@@ -33,7 +33,9 @@ class TensorFile:
         return tensor
 
     def shape(self, key: str) -> list[int]:
-        """The shape of one tensor, without reading it."""
+        """The shape of one tensor, without reading it. Raises DataError where it is missing."""
+        if key not in self.keys:
+            raise DataError(f"missing tensor {key!r}", where=self.path)
         return list(self.handle.get_slice(key).get_shape())
 
 

@@ -31,12 +31,17 @@ class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def read_users(path: Path) -> dict[str, User]:
-    """Users by id, in file order. Raises DataError for broken lines, unsafe ids and ids that occur twice."""
+    """Users by id, in file order. Raises DataError for broken lines, unsafe ids and ids that occur twice,
+    of users and of a user's queries."""
     users: dict[str, User] = {}
     for user in store.read_jsonl(path, User):
         store.check_id(user.user_id, "user id", where=path)
         if user.user_id in users:
             raise DataError(f"user {user.user_id!r} occurs twice", where=path)
+        asked = [query.id for query in user.queries]
+        if len(set(asked)) < len(asked):
+            twice = max(asked, key=asked.count)
+            raise DataError(f"user {user.user_id!r} has two queries with the id {twice!r}", where=path)
         users[user.user_id] = user
     if not users:
         raise DataError("holds no users", where=path)
@@ -50,7 +55,7 @@ def write_users(path: Path, users: list[User]) -> None:
 
 def read_ids(path: Path) -> list[str]:
     """A list of user ids, one a line. Raises DataError where the file is missing or empty."""
-    ids = [line.strip() for line in store.read_bytes(path).decode().splitlines() if line.strip()]
+    ids = [line.strip() for line in store.read_text(path).splitlines() if line.strip()]
     if not ids:
         raise DataError("holds no user ids", where=path)
     return ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -104,8 +105,8 @@ class Settings(
 def read_settings(path: Path) -> dict[str, Any]:
     """The plain content of a `perpcs.toml`. Raises DataError where it is missing, broken or of another version."""
     try:
-        content = tomllib.loads(store.read_bytes(path).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(store.read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise DataError(f"not valid TOML: {error}", where=path) from None
     expected = Settings.__struct_config__.tag
     if content.get("format") != expected:
@@ -130,28 +131,34 @@ def make_settings(*layers: dict[str, Any], where: object = None) -> Settings:
 
 def check_settings(settings: Settings, where: object = None) -> Settings:
     """Return the settings, or raise one UsageError that names every value out of range."""
-    wrong = []
     lora, predict, assemble = settings.lora, settings.predict, settings.assemble
-    if lora.rank < 1:
-        wrong.append("lora.rank is at least 1")
-    if not lora.targets:
-        wrong.append("lora.targets names at least one linear layer")
-    if not 0 <= lora.dropout < 1:
-        wrong.append("lora.dropout is at least 0 and below 1")
+    rules: list[tuple[str, float, bool, str]] = [
+        ("max_length", settings.max_length, settings.max_length >= 8, "at least 8"),
+        ("lora.rank", lora.rank, lora.rank >= 1, "at least 1"),
+        ("lora.alpha", lora.alpha, 0 < lora.alpha < math.inf, "above 0"),
+        ("lora.dropout", lora.dropout, 0 <= lora.dropout < 1, "at least 0 and below 1"),
+        ("lora.targets", len(lora.targets), bool(lora.targets), "at least one linear layer"),
+    ]
     for name in ("adapt", "train", "gate"):
         section: TrainSettings = getattr(settings, name)
-        if min(section.batch_size, section.accumulate, section.epochs) < 1 or (section.steps or 1) < 1:
-            wrong.append(f"{name}.batch_size, epochs, steps and accumulate are at least 1")
-        if not section.lr > 0 or section.weight_decay < 0 or section.clip < 0 or not 0 <= section.warmup <= 1:
-            wrong.append(f"{name}.lr is above 0, weight_decay and clip at least 0, warmup between 0 and 1")
-    if assemble.top_k < 1 or assemble.batch_size < 1 or assemble.recent < 1 or assemble.sample_from < 1:
-        wrong.append("assemble.top_k, batch_size, recent and sample_from are at least 1")
-    if assemble.top_p is not None and not 0 < assemble.top_p <= 1:
-        wrong.append("assemble.top_p is above 0 and at most 1")
-    if not assemble.temperature > 0:
-        wrong.append("assemble.temperature is above 0")
-    if min(predict.batch_tokens, predict.batch_rows, predict.max_new_tokens) < 1 or settings.max_length < 8:
-        wrong.append("predict.batch_tokens, batch_rows and max_new_tokens are at least 1, max_length at least 8")
+        counts = {"batch_size": section.batch_size, "epochs": section.epochs, "accumulate": section.accumulate}
+        if section.steps is not None:
+            counts["steps"] = section.steps
+        rules += [(f"{name}.{key}", count, count >= 1, "at least 1") for key, count in counts.items()]
+        rules += [
+            (f"{name}.lr", section.lr, 0 < section.lr < math.inf, "above 0"),
+            (f"{name}.warmup", section.warmup, 0 <= section.warmup <= 1, "between 0 and 1"),
+            (f"{name}.weight_decay", section.weight_decay, section.weight_decay >= 0, "at least 0"),
+            (f"{name}.clip", section.clip, section.clip >= 0, "at least 0"),
+        ]
+    for key in ("top_k", "batch_size", "recent", "sample_from"):
+        rules.append((f"assemble.{key}", getattr(assemble, key), getattr(assemble, key) >= 1, "at least 1"))
+    if assemble.top_p is not None:
+        rules.append(("assemble.top_p", assemble.top_p, 0 < assemble.top_p <= 1, "above 0 and at most 1"))
+    rules.append(("assemble.temperature", assemble.temperature, assemble.temperature > 0, "above 0"))
+    for key in ("batch_tokens", "batch_rows", "max_new_tokens"):
+        rules.append((f"predict.{key}", getattr(predict, key), getattr(predict, key) >= 1, "at least 1"))
+    wrong = [f"{key} must be {rule}, and is {value}" for key, value, fine, rule in rules if not fine]
     if wrong:
         raise UsageError("settings: " + "; ".join(wrong), where=where)
     return settings
@@ -170,7 +177,7 @@ def to_toml(settings: Settings) -> str:
 
 def set_task_adapter(path: Path, place: str) -> None:
     """Name the task adapter in a `perpcs.toml`, which otherwise stays as a person wrote it."""
-    text = store.read_bytes(path).decode()
+    text = store.read_text(path)
     line = f"task_adapter = {_toml(place)}"
     changed, count = re.subn(r"(?m)^task_adapter\s*=.*$", lambda _: line, text, count=1)
     store.write_text(path, changed if count else f"{line}\n{text}")

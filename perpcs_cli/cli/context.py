@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,18 +84,16 @@ class Context:
 
 
 def open_context(workspace: Path, **flags: Any) -> Context:
-    """Open `workspace` with the given flags; a flag that is None was not given, a dict overrides a section.
+    """Open `workspace` with the given flags; a flag that is None was not given, a dict overrides keys of a section.
 
     Raises UsageError where no task or model is known, or a value is out of range.
     """
-    given: dict[str, Any] = {}
-    for key, value in flags.items():
-        if isinstance(value, Mapping):
-            given[key] = {name: inner for name, inner in value.items() if inner is not None}
-        elif value is not None:
-            given[key] = value
+    given = {key: value for key, value in flags.items() if value is not None}
     path = workspace / FILE
     stored = read_settings(path) if path.exists() else {}
+    for key in ("task", "model", "task_adapter"):
+        if not isinstance(stored.get(key, ""), str):
+            raise UsageError(f"settings: {key} must be text, and is {stored[key]!r}", where=path)
     if given.get("task_adapter") == "none":
         given["task_adapter"] = ""
     elif stored.get("task_adapter") and "task_adapter" not in given:
@@ -111,8 +110,36 @@ def open_context(workspace: Path, **flags: Any) -> Context:
     if "task" in given and "task" in stored and get_task(stored["task"]).name != task:
         # Another task than the workspace's: its published settings, not the stored ones.
         stored = {key: value for key, value in stored.items() if not isinstance(value, dict)}
-    settings = make_settings(published, stored, {**given, "task": task}, where=path if stored else None)
+    make_settings(published, {"model": ""}, stored, where=path)
+    try:
+        settings = make_settings(published, stored, {**given, "task": task})
+    except UsageError as error:
+        # The file is in order, so a flag or its variable in the environment is not.
+        raise UsageError(error.what, where=", ".join(_flags(given, error.what)), hint=error.hint) from None
     return Context(workspace, settings)
+
+
+def _flags(given: Mapping[str, Any], message: str) -> list[str]:
+    """The given flags that a message about settings names."""
+    sections = [value if isinstance(value, Mapping) else {key: value} for key, value in given.items()]
+    names = [name for section in sections for name in section if re.search(rf"\b{name}\b", message)]
+    return ["--" + name.replace("_", "-") for name in names]
+
+
+def stored_seed(workspace: Path, seed: int | None) -> int:
+    """The seed by precedence, for commands that need neither task nor model: flag or environment, perpcs.toml, 0."""
+    if seed is None and (workspace / FILE).exists():
+        return open_context(workspace).settings.seed
+    return seed or 0
+
+
+def named_users(user: list[str] | None, users: str | None) -> list[str]:
+    """What --user and --users name together. Raises UsageError where --users was given and names nobody."""
+    listed = [users] if users and users.startswith("@") else (users or "").split(",")
+    names = [name.strip() for name in listed if name.strip()]
+    if users is not None and not names:
+        raise UsageError("names no user", where="--users", hint="Give ids separated by commas, or @FILE.")
+    return [*(user or []), *names]
 
 
 def selected(
@@ -124,9 +151,7 @@ def selected(
     """
     path = users_file or context.users
     everyone = read_users(path)
-    wanted = list(user or [])
-    if users is not None:
-        wanted += [users] if users.startswith("@") else [name.strip() for name in users.split(",") if name.strip()]
+    wanted = named_users(user, users)
     if not wanted and default:
         wanted = context.split(default) or []
     return everyone, choose_users(everyone, wanted, where=path) if wanted else list(everyone.values())

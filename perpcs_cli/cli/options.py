@@ -118,7 +118,7 @@ class TrainingFlags:
 
     def given(self) -> dict[str, object]:
         """The flags as a layer over the settings' section; `--epochs` also overrides stored steps."""
-        layer = {key: value for key, value in vars(self).items() if value is not None}
+        layer = given(vars(self))
         return {"steps": None, **layer} if self.epochs and not self.steps else layer
 
 
@@ -128,7 +128,18 @@ class LoraFlags:
 
     rank: Annotated[int | None, typer.Option("--rank", min=1, help="Rank of the LoRA. [default: 8]")] = None
     alpha: Annotated[float | None, typer.Option("--alpha", help="Its scale is alpha / rank. [default: 8]")] = None
-    dropout: Annotated[float | None, typer.Option("--dropout", help="Dropout of its input. [default: 0.05]")] = None
+    dropout: Annotated[float | None, typer.Option("--dropout", help="Dropout of its input. [default: perpcs.toml]")] = (
+        None
+    )
+
+    def given(self) -> dict[str, object]:
+        """The flags as a layer over the settings' section."""
+        return given(vars(self))
+
+
+def given(flags: Mapping[str, object]) -> dict[str, object]:
+    """The flags that were given, as a layer over settings."""
+    return {key: value for key, value in flags.items() if value is not None}
 
 
 def takes(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

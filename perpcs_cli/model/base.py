@@ -14,6 +14,7 @@ from torch import nn
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import Adapter, open_adapter
+from perpcs_cli.artifacts.tensors import open_tensors
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
 from perpcs_cli.model.zoo import resolve_model
 
@@ -43,6 +44,11 @@ class Base:
         pad = self.tokenizer.pad_token_id
         return int(pad) if pad is not None else self.stop[0]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(d, n) of each target layer, its outputs and inputs."""
+        return {name: (linear.out_features, linear.in_features) for name, linear in self.targets.items()}
+
     def describe(self) -> dict[str, str]:
         """What changes results, for an artifact's provenance."""
         return {"model": self.name, "dtype": str(self.dtype).removeprefix("torch."), "device": self.device.type}
@@ -67,6 +73,12 @@ def load_base(
     fingerprint = fingerprint_model(directory)
     model, tokenizer = _load(directory, kind)
     model.requires_grad_(False).eval().to(place)
+    if broken := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
+        raise DataError(
+            f"the model's weight {broken!r} holds NaN or infinity",
+            where=directory,
+            hint="Fetch the model again; if it is whole, its values may be too large for this --dtype.",
+        )
     found = find_targets(model, targets)
     if task_adapter:
         adapter = open_adapter(Path(task_adapter))
@@ -210,7 +222,7 @@ def fingerprint_model(directory: Path) -> str:
     Samples are 256 bytes at the start, the middle and the end of each tensor: any training changes them, and a
     model of many gigabytes is told apart in well under a second. Sharding does not matter.
     """
-    config = json.loads(store.read_bytes(directory / "config.json"))
+    config = store.read_json(directory / "config.json", dict[str, Any])
     parts: dict[str, object] = {"config": {k: v for k, v in config.items() if k not in VOLATILE}}
     for name in ("tokenizer.json", "tokenizer.model"):
         if (directory / name).exists():
@@ -227,12 +239,10 @@ def fingerprint_model(directory: Path) -> str:
 
 
 def _samples(path: Path) -> Iterator[tuple[str, str]]:
+    open_tensors(path)  # Refuses what is no safetensors file or is cut off, so that the header can be trusted.
     with path.open("rb") as file:
-        try:
-            (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(size))
-        except (struct.error, ValueError, MemoryError):
-            raise DataError("not a safetensors file, or truncated", where=path) from None
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
         read: Callable[[int, int], bytes] = lambda at, count: (file.seek(8 + size + at), file.read(count))[1]  # noqa: E731
         for name, entry in header.items():
             if name == "__metadata__":
@@ -240,6 +250,4 @@ def _samples(path: Path) -> Iterator[tuple[str, str]]:
             start, end = entry["data_offsets"]
             count = min(256, end - start)
             blocks = [read(at, count) for at in (start, (start + end - count) // 2, end - count)]
-            if any(len(block) < count for block in blocks):
-                raise DataError(f"truncated: the tensor {name!r} is cut off", where=path)
             yield name, store.digest_bytes(json.dumps([entry["dtype"], entry["shape"]]).encode() + b"".join(blocks))

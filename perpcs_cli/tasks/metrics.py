@@ -18,9 +18,9 @@ Predictions and references are stripped of surrounding space. Where this differs
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,6 @@ from perpcs_cli.tasks.spec import ACCURACY, ERROR, Task
 
 Floats = NDArray[np.float64]
 
-_TOKEN = re.compile("[a-z0-9]+")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -136,33 +135,15 @@ def _number(text: str) -> float | None:
     return value if abs(value) <= _LARGEST else None
 
 
+@cache
+def _rouge() -> Any:
+    # Imported on first use: it takes seconds.
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
+
+
 def _rouge_row(prediction: str, reference: str) -> Sequence[float]:
-    """(1, ROUGE-1 F, ROUGE-L F) as Google's rouge-score gives them without stemming (Lin, 2004).
-
-    Written out here because that package takes seconds to import and its longest common subsequence is slow.
-    """
-    guess, truth = _TOKEN.findall(prediction.lower()), _TOKEN.findall(reference.lower())
-    if not guess or not truth:
-        return (1.0, 0.0, 0.0)
-    overlap = (Counter(guess) & Counter(truth)).total()
-    return (
-        1.0,
-        *(_f_measure(n / len(guess), n / len(truth)) for n in (overlap, _common_subsequence(guess, truth))),
-    )
-
-
-def _f_measure(precision: float, recall: float) -> float:
-    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
-
-
-def _common_subsequence(a: list[str], b: list[str]) -> int:
-    """Length of the longest common subsequence, one integer operation per token of `b` (Hyyrö, 2004)."""
-    places: dict[str, int] = {}
-    for position, token in enumerate(a):
-        places[token] = places.get(token, 0) | 1 << position
-    everywhere = (1 << len(a)) - 1
-    unmatched = everywhere
-    for token in b:
-        matches = unmatched & places.get(token, 0)
-        unmatched = ((unmatched + matches) | (unmatched - matches)) & everywhere
-    return len(a) - unmatched.bit_count()
+    """(1, ROUGE-1 F, ROUGE-L F) without stemming (Lin, 2004)."""
+    scores = _rouge().score(reference, prediction)
+    return (1.0, scores["rouge1"].fmeasure, scores["rougeL"].fmeasure)
