@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+
 from perpcs_cli.cli.main import COMMANDS, app
 from perpcs_cli.cli.reference import reference
 

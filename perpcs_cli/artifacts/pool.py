@@ -89,7 +89,13 @@ class OpenPool:
             raise DataError("the pool was built without gates", where=self.path, hint="Train them with `perpcs gate`.")
         if not path.exists() or store.digest_file(path) != self.manifest.gates:
             raise DataError("the pool's gates are missing or have changed", where=path, hint="Build the pool again.")
-        return tensors.open_tensors(path)
+        file = tensors.open_tensors(path)
+        for module, (_, inputs) in self.manifest.modules.items():
+            # Gates are found by position: a list of sharers of another length would give them to the wrong ones.
+            if file.shape(module) != [len(self.ids), inputs]:
+                expected = [len(self.ids), inputs]
+                raise DataError(f"the gates of {module!r} have shape {file.shape(module)}, not {expected}", where=path)
+        return file
 
     def shares(self, index: int) -> set[str]:
         """The linear layers whose pieces a sharer gives."""
@@ -245,9 +251,8 @@ def verify_pool(pool: OpenPool) -> list[str]:
     try:
         if pool.manifest.gates:
             gates = pool.gates()
-            for module, (_, inputs) in pool.manifest.modules.items():
-                if list(gates.read(module).shape) != [len(pool.manifest.sharers), inputs]:
-                    problems.append(f"{gates.path}: the gates of {module!r} have shape {gates.shape(module)}")
+            for module in pool.modules:
+                gates.read(module)
     except DataError as error:
         problems.append(str(error))
     return problems

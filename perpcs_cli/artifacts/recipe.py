@@ -104,6 +104,7 @@ def read_recipe(path: Path, *, pool: str) -> Recipe:
         raise DataError(
             "the recipe was made with another pool",
             where=path,
-            hint=f"Its pool has the digest {recipe.pool[:12]}…; this one {pool[:12]}…. Assemble it again.",
+            hint=f"Its pool has the digest {recipe.pool[:12]}…; this one {pool[:12]}…. "
+            "Make it again with `perpcs assemble --force`.",
         )
     return recipe

@@ -236,7 +236,7 @@ def check_id(identifier: str, what: str, *, where: object = None) -> str:
         or identifier != identifier.strip()
         or identifier.startswith(".")
         or ".." in identifier
-        or any(c in "/\\" or ord(c) < 32 or ord(c) == 127 for c in identifier)
+        or any(c in "/\\" or ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in identifier)
         or len(identifier.encode()) > 200
     )
     if bad:

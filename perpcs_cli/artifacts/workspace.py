@@ -146,7 +146,7 @@ def check_settings(settings: Settings, where: object = None) -> Settings:
             counts["steps"] = section.steps
         rules += [(f"{name}.{key}", count, count >= 1, "at least 1") for key, count in counts.items()]
         rules += [
-            (f"{name}.lr", section.lr, 0 < section.lr < math.inf, "above 0"),
+            (f"{name}.lr", section.lr, 0 < section.lr < 1000, "above 0 and below 1000"),
             (f"{name}.warmup", section.warmup, 0 <= section.warmup <= 1, "between 0 and 1"),
             (f"{name}.weight_decay", section.weight_decay, section.weight_decay >= 0, "at least 0"),
             (f"{name}.clip", section.clip, section.clip >= 0, "at least 0"),
@@ -178,9 +178,9 @@ def to_toml(settings: Settings) -> str:
 def set_task_adapter(path: Path, place: str) -> None:
     """Name the task adapter in a `perpcs.toml`, which otherwise stays as a person wrote it."""
     text = store.read_text(path)
-    line = f"task_adapter = {_toml(place)}"
-    changed, count = re.subn(r"(?m)^task_adapter\s*=.*$", lambda _: line, text, count=1)
-    store.write_text(path, changed if count else f"{line}\n{text}")
+    pattern = r"""(?m)^([ \t]*task_adapter[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
+    changed, count = re.subn(pattern, lambda found: found[1] + _toml(place), text, count=1)
+    store.write_text(path, changed if count else f"task_adapter = {_toml(place)}\n{text}")
 
 
 def _toml(value: object) -> str:

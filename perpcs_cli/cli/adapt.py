@@ -15,7 +15,6 @@ from perpcs_cli.cli.options import (
     ForceOption,
     JsonOption,
     LoraFlags,
-    OutOption,
     TrainingFlags,
     UserFlags,
     takes,
@@ -39,17 +38,21 @@ def adapt(
     save_merged: Annotated[
         Path | None, typer.Option("--save-merged", help="Also write the adapted model as a plain model directory.")
     ] = None,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Directory of the adapter. [default: task-adapter of the workspace]"),
+    ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Adapt the base model to the task, on the base users (default: splits/base.txt).
+    """Adapt the base model to the task.
 
-    The task adapter is merged into the base by every other command, and is part of its fingerprint. Without it,
-    sharers learn the task's form instead of their users.
+    Trains one LoRA, the task adapter, on the base users (default: splits/base.txt) and names it in perpcs.toml. It
+    is merged into the base by every other command, and is part of its fingerprint. Without it, sharers learn the
+    task's form instead of their users.
     """
     console = Console(json=json, quiet=base.quiet)
-    context = base.open(adapt=training.given(), lora=vars(lora))
+    context = base.open(adapt=training.given(), lora=lora.given())
     settings = context.settings
     target = out or context.task_adapter
     store.refuse_existing(target, force=force)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.pool import check_base, open_pool
-from perpcs_cli.artifacts.recipe import Recipe, pack, write_recipe
+from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.recipe import Recipe, pack, read_recipe, write_recipe
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, OutOption, UserFlags, takes
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, UserFlags, layer, takes
 from perpcs_cli.cli.pool import PoolOption
-from perpcs_cli.cli.train_sharer import PlainOption, newest
-from perpcs_cli.errors import UsageError
+from perpcs_cli.cli.train_sharer import PlainOption, differences, newest
+from perpcs_cli.errors import DataError, UsageError
 
 
 @takes(BaseFlags, UserFlags)
@@ -21,44 +23,56 @@ def assemble(
     base: BaseFlags,
     who: UserFlags,
     pool: PoolOption = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Pieces per linear layer.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Pieces per linear layer. [default: perpcs.toml]")
+    ] = None,
     top_p: Annotated[
-        float | None, typer.Option("--top-p", help="Instead of top-k: the best pieces whose softmax adds up to P.")
+        float | None,
+        typer.Option("--top-p", help="The best pieces whose softmax adds up to so much, instead of --top-k."),
     ] = None,
     sample: Annotated[
-        bool | None, typer.Option("--sample/--no-sample", help="Draw the top-k by their softmax instead of the best.")
+        bool | None, typer.Option("--sample/--no-sample", help="Draw pieces by their softmax, or take the best.")
     ] = None,
     sample_from: Annotated[
-        int | None, typer.Option("--sample-from", min=1, help="Draw from so many of the best. [default: 10]")
+        int | None, typer.Option("--sample-from", min=1, help="Draw from so many of the best. [default: perpcs.toml]")
     ] = None,
     aggregate: Annotated[
         Literal["attention", "uniform"] | None,
-        typer.Option("--aggregate", help="Weights by softmax of the scores, or equal. [default: attention]"),
+        typer.Option("--aggregate", help="Weights by softmax of the scores, or equal. [default: perpcs.toml]"),
     ] = None,
     scoring: Annotated[
         Literal["published", "paper"] | None,
-        typer.Option("--scoring", help="Gate scores as in the published code or as in the paper. [default: published]"),
+        typer.Option(
+            "--scoring", help="Gate scores as in the published code or as in the paper. [default: perpcs.toml]"
+        ),
     ] = None,
     merge: Annotated[
         Literal["product", "factor"] | None,
-        typer.Option("--merge", help="Sum w·BA (the paper), or (Sum w·B)(Sum w·A) (the code). [default: product]"),
+        typer.Option("--merge", help="Sum w·BA (the paper), or (Sum w·B)(Sum w·A) (the code). [default: perpcs.toml]"),
     ] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="Of the softmax. [default: 1]")] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Temperature of the softmax. [default: perpcs.toml]")
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="History examples that share one decision.")
+        int | None,
+        typer.Option("--batch-size", min=1, help="History examples that share one decision. [default: perpcs.toml]"),
     ] = None,
     recent: Annotated[
-        int | None, typer.Option("--recent", min=1, help="Newest history items read. [default: 50]")
+        int | None,
+        typer.Option("--recent", min=1, help="Read only the newest items of each history. [default: perpcs.toml]"),
     ] = None,
     plain: PlainOption = False,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory of the recipes. [default: recipes of the workspace]")
+    ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Assemble a recipe for each user (default: splits/target.txt) from the pool, written to recipes/U.json.
+    """Assemble users' recipes from the pool.
 
-    The history runs through the model once; at each linear layer gate scores choose and weight pieces, which shape
-    what the next layer sees. Users whose recipe exists are skipped unless --force is given.
+    Writes recipes/USER.json for each user of splits/target.txt, or as chosen. The history runs through the model
+    once; at each linear layer gate scores choose and weight pieces, which shape what the next layer sees. Users
+    whose recipe is finished are skipped.
     """
     console = Console(json=json, quiet=base.quiet)
     flags: dict[str, Any] = {
@@ -67,31 +81,30 @@ def assemble(
         "sample": sample,
         "sample_from": sample_from,
         "aggregate": aggregate,
-    }
-    flags |= {
         "scoring": scoring,
         "merge": merge,
         "temperature": temperature,
         "batch_size": batch_size,
         "recent": recent,
     }
-    context = base.open(assemble=flags)
+    context = base.open(assemble=layer(flags))
     settings = context.settings
     users = who.select(context, "target")
     directory = out or context.recipes
     opened = open_pool(pool or context.pool)
-    if settings.assemble.top_k > len(opened.ids):
+    if settings.assemble.top_p is None and settings.assemble.top_k > len(opened.ids):
         raise UsageError(
             f"top-k is {settings.assemble.top_k} and the pool has {len(opened.ids)} sharers",
             where=opened.path,
             hint="Give a smaller --top-k.",
         )
+    if not opened.manifest.gates:
+        raise DataError(
+            "the pool was built without gates",
+            where=opened.path,
+            hint="Train them with `perpcs gate`, and build it again with `perpcs pool build --force`.",
+        )
     paths = {user.user_id: directory / f"{user.user_id}.json" for user in users}
-    todo = [user for user in users if force or not paths[user.user_id].exists()]
-    if len(todo) < len(users):
-        console.note(f"{len(users) - len(todo)} of {len(users)} recipes exist already (--force makes them again)")
-    if not todo:
-        return
 
     from perpcs_cli.cli.running import encode_all, open_base
     from perpcs_cli.methods.assembly import Assembler, make_groups
@@ -101,18 +114,24 @@ def assemble(
 
     prompts = {
         user.user_id: training_prompts(context.task, newest(user, settings.assemble.recent), plain=plain)
-        for user in todo
+        for user in users
     }
     model = open_base(context, console)
-    check_base(opened, model.fingerprint, settings.model)
+    check_base(opened, model.fingerprint, settings.model, model.shapes)
+    changes = {"assemble": settings.assemble, "plain": plain, "max_length": settings.max_length, **model.describe()}
+    provenances = {
+        user.user_id: context.provenance("assemble", changes, {"user": store.digest_value(user)}, model.fingerprint)
+        for user in users
+    }
+    recipes = {name: _finished(path, opened.digest, provenances[name], force) for name, path in paths.items()}
+    todo = [user for user in users if recipes[user.user_id] is None]
+    if len(todo) < len(users):
+        console.note(f"{len(users) - len(todo)} of {len(users)} users have their recipes already")
     groups = []
     for user in todo:
         rows = encode_all(model, prompts[user.user_id], context, console, who=f"user {user.user_id}")
         groups += make_groups(user.user_id, rows, settings.assemble.batch_size)
-    inputs = {user.user_id: store.digest_value(user) for user in todo}
-    changes = {"assemble": settings.assemble, "plain": plain, "max_length": settings.max_length, **model.describe()}
     assembler = Assembler(model, opened, Bank(model, opened.adapter), settings.assemble, settings.seed)
-    written: list[dict[str, Any]] = []
     with console.progress("assembling", len(todo)) as bar:
 
         def done(user_id: str, weights: dict[str, list[tuple[int, float]]]) -> None:
@@ -125,13 +144,31 @@ def assemble(
                 pool=opened.digest,
                 sharers=sharers,
                 weights=packed,
-                provenance=context.provenance("assemble", changes, {"user": inputs[user_id]}, model.fingerprint),
+                provenance=provenances[user_id],
             )
             write_recipe(paths[user_id], recipe)
-            size = paths[user_id].stat().st_size
-            written.append({"user_id": user_id, "path": str(paths[user_id]), "sharers": sharers, "bytes": size})
+            recipes[user_id] = recipe
             bar.advance(1, user_id)
 
         run(assembler, groups, batch_tokens=settings.predict.batch_tokens, done=done)
-    lines = [f"{w['user_id']}\t{w['path']}\t{len(w['sharers'])} sharers\t{w['bytes']} bytes" for w in written]
-    console.result(written, "\n".join(lines))
+    result: list[dict[str, Any]] = [
+        {"user_id": name, "path": str(paths[name]), "sharers": recipe.sharers, "bytes": paths[name].stat().st_size}
+        for name, recipe in recipes.items()
+        if recipe
+    ]
+    lines = [f"{r['user_id']}\t{r['path']}\t{len(r['sharers'])} sharers\t{r['bytes']} bytes" for r in result]
+    console.result(result, "\n".join(lines))
+
+
+def _finished(path: Path, pool: str, provenance: Provenance, force: bool) -> Recipe | None:
+    """The recipe that was made from this pool with these settings, or None where there is none."""
+    if force or not path.exists():
+        return None
+    recipe = read_recipe(path, pool=pool)
+    if changed := differences(recipe.provenance, provenance):
+        raise DataError(
+            f"was made with other settings: {changed}",
+            where=path,
+            hint="Use --force to make it again, or --out for another directory.",
+        )
+    return recipe

@@ -12,21 +12,24 @@ import typer
 from perpcs_cli.artifacts.users import read_users
 from perpcs_cli.artifacts.workspace import FILE
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import BaseFlags, JsonOption, UsersFileOption, takes
-from perpcs_cli.errors import DataError
+from perpcs_cli.cli.options import BaseFlags, JsonOption, takes
+from perpcs_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.pool import OpenPool
     from perpcs_cli.model.base import Base
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Measure the engine on this machine, side by side in one run."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Measure the engine on this machine.",
 )
 
 
 @app.callback()
 def top() -> None:
-    """Measure the engine on this machine, side by side in one run."""
+    """Measure the engine on this machine."""
 
 
 class AssembleTimes(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,8 +38,8 @@ class AssembleTimes(msgspec.Struct, frozen=True, kw_only=True):
     assemble_s: float
     forward_s: float
     """One plain forward pass over the same batches."""
-    oppu_s: float
-    """Training a LoRA on the same history with the task's settings."""
+    oppu_s: float | None
+    """Training a LoRA on the same history with the task's settings; None with `--skip-oppu`."""
     recipe_bytes: int
     adapter_bytes: int
     items: int
@@ -50,17 +53,19 @@ class AssembleTimes(msgspec.Struct, frozen=True, kw_only=True):
 @takes(BaseFlags)
 def assemble(
     base: BaseFlags,
-    users_file: UsersFileOption = None,
+    users_file: Annotated[
+        Path | None, typer.Option("--users-file", help="The users. [default: one synthetic user]")
+    ] = None,
     items: Annotated[int, typer.Option("--items", min=1, help="History items of the target user.")] = 20,
     sharers: Annotated[int, typer.Option("--sharers", min=1, help="Sharers in the pool.")] = 10,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Measurements of pass and assembly.")] = 5,
     skip_oppu: Annotated[bool, typer.Option("--skip-oppu", help="Do not train the LoRA.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Time assembly against a plain forward pass and against training, on one user's history.
+    """Time assembly, a forward pass and training.
 
-    The user is the first of --users-file with enough history, or a synthetic one; the sharers' pieces are random,
-    which does not change the time.
+    All three see one user's history, in one run. The user is the first of --users-file with enough history, or a
+    synthetic one; the sharers' pieces are random, which does not change the time.
     """
     console = Console(json=json, quiet=base.quiet)
     if not (base.workspace / FILE).exists():
@@ -89,8 +94,13 @@ def assemble(
         if not able:
             raise DataError(f"no user has {items} history items", where=users_file, hint="Give a smaller --items.")
         user = able[0]
+    elif context.task.name != "news_headline":
+        raise UsageError(
+            "the synthetic user has news headlines, and the task is " + context.task.name,
+            hint="Give the task's users with --users-file, or --task news_headline.",
+        )
     else:
-        user = make_users(1, items, 1, settings.seed)[0]
+        user = make_users(1, items, 0, settings.seed)[0]
     model = open_base(context, console)
     rows = encode_all(model, training_prompts(context.task, newest(user, items)), context, console, who=user.user_id)
     groups = make_groups(user.user_id, rows, settings.assemble.batch_size)
@@ -129,7 +139,7 @@ def assemble(
                 provenance=provenance,
             ),
         )
-        oppu = 0.0
+        oppu = None
         if not skip_oppu:
             console.note(f"training the user's own LoRA on {len(rows)} examples")
             start = time.perf_counter()
@@ -149,13 +159,15 @@ def assemble(
             dtype=model.describe()["dtype"],
             device=str(model.device),
         )
-    console.result(
-        times,
+    lines = [
         f"assemble {times.assemble_s:.2f} s = {times.assemble_s / times.forward_s:.2f} x one forward pass"
-        f" ({times.forward_s:.2f} s)\nOPPU {times.oppu_s:.1f} s = {times.oppu_s / times.assemble_s:.1f} x assemble\n"
+        f" ({times.forward_s:.2f} s)",
         f"adapter {times.adapter_bytes} bytes = {times.adapter_bytes / times.recipe_bytes:.0f} x recipe "
         f"({times.recipe_bytes} bytes)",
-    )
+    ]
+    if times.oppu_s is not None:
+        lines.insert(1, f"OPPU {times.oppu_s:.1f} s = {times.oppu_s / times.assemble_s:.1f} x assemble")
+    console.result(times, "\n".join(lines))
 
 
 def _wait(model: Base) -> None:

@@ -79,7 +79,8 @@ class Context:
         self, command: str, settings: dict[str, Any], inputs: dict[str, str] | None = None, base: str = ""
     ) -> Provenance:
         """The provenance of what `command` writes; `settings` are the ones that change the result."""
-        plain = msgspec.to_builtins({"task": self.settings.task, **settings})
+        # Through JSON, so that it equals what will be read back: to_builtins leaves tuples as they are.
+        plain = msgspec.json.decode(msgspec.json.encode({"task": self.settings.task, **settings}))
         return Provenance(command=command, settings=plain, seed=self.settings.seed, inputs=inputs or {}, base=base)
 
 

@@ -73,7 +73,7 @@ def eval_(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Evaluate predictions with LaMP's metrics, against the references and against each other.
+    """Evaluate predictions with LaMP's metrics.
 
     Prints a table with 95 % bootstrap intervals, and with differences to the baseline for several files.
     """
@@ -82,7 +82,7 @@ def eval_(
     from perpcs_cli.artifacts.provenance import Provenance
     from perpcs_cli.artifacts.workspace import FILE
     from perpcs_cli.cli.console import Console
-    from perpcs_cli.cli.context import open_context
+    from perpcs_cli.cli.context import named_users, open_context
     from perpcs_cli.cli.tables import render
     from perpcs_cli.errors import UsageError
     from perpcs_cli.methods.comparison import compare, read_answers
@@ -108,7 +108,7 @@ def eval_(
             raise UsageError("LaMP's labels name no users", where="--labels", hint=hint)
         references, systems = _by_labels(labels, systems)
     else:
-        references, systems = _by_users(users_file or workspace / "users.jsonl", _split(user, users), systems)
+        references, systems = _by_users(users_file or workspace / "users.jsonl", named_users(user, users), systems)
     chosen = _task(task, [*systems.values(), references], stored)
     unit = unit or ("users" if references.names_users else "examples")
     provenance = Provenance(
@@ -159,12 +159,6 @@ def _named(arguments: list[str]) -> dict[str, Path]:
             raise UsageError(f"two files are called {name!r}: {files[name]} and {path}", hint=hint)
         files[name] = path
     return files
-
-
-def _split(user: list[str] | None, users: str | None) -> list[str]:
-    """What --user and --users name together."""
-    listed = [users] if users and users.startswith("@") else (users or "").split(",")
-    return [*(user or []), *(name.strip() for name in listed if name.strip())]
 
 
 def _task(flag: str | None, files: Iterable[Answers], stored: str | None) -> Task:

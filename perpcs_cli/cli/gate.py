@@ -9,7 +9,8 @@ from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.gate import FILE, GateCard, read_gates, write_gates
 from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, OutOption, TrainingFlags, UserFlags, takes
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, TrainingFlags, UserFlags, takes
+from perpcs_cli.cli.pool import SharersOption, sharer_names
 from perpcs_cli.cli.train_sharer import PlainOption, RecentOption, TogetherOption, differences, newest
 from perpcs_cli.errors import DataError
 
@@ -22,20 +23,21 @@ def gate(
     recent: RecentOption = None,
     plain: PlainOption = False,
     together: TogetherOption = 1,
-    out: OutOption = None,
+    sharers: SharersOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Train one gate vector per piece of each sharer (default: everyone below sharers/), with the LoRA frozen.
+    """Train gates for sharers' pieces.
 
-    Sharers whose gates are finished are skipped. `--out` is the directory of the sharers.
+    One vector per piece, with the LoRA frozen, for everyone below sharers/ by default. Sharers whose gates are
+    finished are skipped.
     """
     console = Console(json=json, quiet=base.quiet)
     context = base.open(gate=training.given())
     settings = context.settings
-    directory = out or context.sharers
+    directory = sharers or context.sharers
     if not (who.user or who.users):
-        names = sorted(path.parent.name for path in directory.glob("*/adapter_model.safetensors"))
+        names = sharer_names(directory)
         if not names:
             raise DataError("holds no sharers", where=directory, hint="Train them with `perpcs train-sharer`.")
         who = UserFlags(user=names, users_file=who.users_file)
@@ -54,13 +56,8 @@ def gate(
     provenances: dict[str, Provenance] = {}
     for user in users:
         adapter = adapters[user.user_id]
-        if adapter.base != model.fingerprint:
-            raise DataError(
-                "the sharer was trained on another base model or task adapter",
-                where=adapter.path,
-                hint="Check --model and --task-adapter.",
-            )
-        inputs = {"user": store.digest_value(user), "adapter": store.digest_file(adapter.file.path)}
+        adapter.check_fits(model.fingerprint, model.shapes)
+        inputs = {"user": store.digest_value(user), "adapter": adapter.digest_weights()}
         provenances[user.user_id] = context.provenance("gate", shared, inputs, model.fingerprint)
         done = _finished(adapter.path / FILE, provenances[user.user_id], force)
         if done:

@@ -22,7 +22,9 @@ def import_(
         ),
     ],
     task: TaskOption = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="[default: users.jsonl of the workspace]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The users file. [default: users.jsonl of the workspace]")
+    ] = None,
     allow_broken: Annotated[
         bool, typer.Option("--allow-broken", help="Write the good records and leave out the broken ones.")
     ] = False,
@@ -31,9 +33,10 @@ def import_(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Read users from LaMP's files, check every record and write users.jsonl.
+    """Read users from LaMP's and other layouts.
 
-    Broken records are listed, and nothing is written then, unless with --allow-broken.
+    Checks every record and writes users.jsonl. Broken records are listed, and nothing is written then, unless with
+    --allow-broken.
     """
     from perpcs_cli.artifacts import store
     from perpcs_cli.artifacts.users import write_users
@@ -45,7 +48,7 @@ def import_(
 
     console = Console(json=json, quiet=quiet)
     settings = workspace / FILE
-    task = task or (read_settings(settings).get("task") if settings.exists() else None)
+    task = task or (str(read_settings(settings).get("task", "")) if settings.exists() else "")
     if not task:
         raise UsageError(
             "no task is known", where=settings, hint="Give --task, or make a workspace with `perpcs init`."

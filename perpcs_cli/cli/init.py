@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.workspace import FILE, make_settings, to_toml
+from perpcs_cli.artifacts.workspace import FILE, Preset, make_settings, to_toml
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import DeviceOption, DtypeOption, ForceOption, QuietOption, SeedOption
-from perpcs_cli.errors import UsageError
+from perpcs_cli.model.catalogue import CATALOGUE
 from perpcs_cli.tasks.presets import published_settings
 
 
@@ -24,7 +24,7 @@ def init(
         str, typer.Option("--model", envvar="PERPCS_MODEL", help="A name from `perpcs model list`, a path or a hub id.")
     ] = "smollm2-135m",
     preset: Annotated[
-        str, typer.Option("--preset", help="Published settings to start from: per-pcs or prime.")
+        Preset, typer.Option("--preset", help="The paper whose published settings to start from.")
     ] = "per-pcs",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -32,14 +32,18 @@ def init(
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make a workspace: a directory with perpcs.toml, where every other command finds its settings and files."""
-    if preset not in ("per-pcs", "prime"):
-        raise UsageError(f"no such preset: {preset!r}", where="--preset", hint="There are per-pcs and prime.")
+    """Make a workspace.
+
+    It is a directory with perpcs.toml, where every other command finds its settings and files.
+    """
     path = directory / FILE
     store.refuse_existing(path, force=force)
+    if model not in CATALOGUE and Path(model).is_dir():
+        # A workspace is used from anywhere.
+        model = str(Path(model).resolve())
     flags = {"model": model, "device": device, "dtype": dtype, "seed": seed}
     settings = make_settings(
-        published_settings(task, "prime" if preset == "prime" else "per-pcs"),
+        published_settings(task, preset),
         {key: value for key, value in flags.items() if value is not None},
     )
     store.write_text(path, to_toml(settings))

@@ -16,6 +16,7 @@ from perpcs_cli.model.catalogue import CATALOGUE, Entry
 app = typer.Typer(
     name="model",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
     help="Fetch and list small models to work with.",
 )
@@ -46,14 +47,17 @@ def fetch(
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Fetch a model into the cache and print its directory; at once if it is there."""
+    """Fetch a model into the cache.
+
+    Prints its directory; at once if it is there.
+    """
     console = Console(quiet=quiet)
     console.data(str(zoo.fetch(name, source=source, force=force, report=console.note)))
 
 
 @app.command("list")
 def list_models(json: JsonOption = False) -> None:
-    """List the models that can be fetched, and where those lie that were."""
+    """List the models that can be fetched."""
     rows = [_describe(entry) for entry in CATALOGUE.values()]
     columns = [Column("name"), Column("MB"), Column("licence"), Column("fetched"), Column("path")]
     cells = [(r.name, r.megabytes, r.licence, "yes" if r.fetched else "no", r.path or "-") for r in rows]

@@ -11,6 +11,7 @@ from typing import Annotated, get_type_hints
 import typer
 
 from perpcs_cli.artifacts.users import User
+from perpcs_cli.artifacts.workspace import DtypeName, Schedule
 from perpcs_cli.cli.context import Context, open_context, selected
 
 WorkspaceOption = Annotated[
@@ -39,29 +40,34 @@ TaskAdapterOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", envvar="PERPCS_DEVICE", help="auto, cpu, cuda, cuda:N or mps. [default: auto]"),
+    typer.Option(
+        "--device", envvar="PERPCS_DEVICE", help="auto, cpu, cuda, cuda:N or mps. [default: perpcs.toml, else auto]"
+    ),
 ]
 DtypeOption = Annotated[
-    str | None,
+    DtypeName | None,
     typer.Option(
-        "--dtype", envvar="PERPCS_DTYPE", help="auto, float32, bfloat16 or float16. [default: auto, by the device]"
+        "--dtype", envvar="PERPCS_DTYPE", help="Number type; auto: by the device. [default: perpcs.toml, else auto]"
     ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", envvar="PERPCS_SEED", min=0, help="Seed of everything random. [default: 0]")
+    int | None,
+    typer.Option(
+        "--seed", envvar="PERPCS_SEED", min=0, help="Seed of everything random. [default: perpcs.toml, else 0]"
+    ),
 ]
 UsersFileOption = Annotated[
     Path | None, typer.Option("--users-file", help="The users. [default: users.jsonl of the workspace]")
 ]
-UserOption = Annotated[list[str] | None, typer.Option("--user", help="A user id; may be repeated.")]
+UserOption = Annotated[list[str] | None, typer.Option("--user", metavar="<id>", help="A user; may be repeated.")]
 UsersOption = Annotated[
-    str | None, typer.Option("--users", help="User ids, separated by commas, or @FILE with one id a line.")
+    str | None,
+    typer.Option("--users", metavar="<ids>", help="Users, separated by commas, or @FILE with one id a line."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No talk and no progress on stderr.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write. [default: in the workspace]")]
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class BaseFlags:
     dtype: DtypeOption = None
     seed: SeedOption = None
     max_length: Annotated[
-        int | None, typer.Option("--max-length", min=8, help="Longest sequence in tokens. [default: 2048]")
+        int | None, typer.Option("--max-length", min=8, help="Longest sequence in tokens. [default: perpcs.toml]")
     ] = None
     quiet: QuietOption = False
 
@@ -103,41 +109,63 @@ class UserFlags:
 class TrainingFlags:
     """The flags of every command that trains; each overrides a key of the command's section in perpcs.toml."""
 
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Examples per batch.")] = None
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the examples.")] = None
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps; overrides epochs.")] = None
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of AdamW.")] = None
-    schedule: Annotated[str | None, typer.Option("--schedule", help="linear, cosine or constant.")] = None
-    warmup: Annotated[float | None, typer.Option("--warmup", help="Share of the steps to warm up in.")] = None
-    weight_decay: Annotated[float | None, typer.Option("--weight-decay", help="AdamW's weight decay.")] = None
-    clip: Annotated[float | None, typer.Option("--clip", help="Largest gradient norm; 0 for no clipping.")] = None
-    accumulate: Annotated[int | None, typer.Option("--accumulate", min=1, help="Batches per step.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Examples per batch. [default: perpcs.toml]")
+    ] = None
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Passes over the examples. [default: perpcs.toml]")
+    ] = None
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Optimizer steps, instead of epochs. [default: perpcs.toml]")
+    ] = None
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of AdamW. [default: perpcs.toml]")] = None
+    schedule: Annotated[
+        Schedule | None, typer.Option("--schedule", help="How the rate falls. [default: perpcs.toml]")
+    ] = None
+    warmup: Annotated[
+        float | None, typer.Option("--warmup", help="Share of the steps to warm up in. [default: perpcs.toml]")
+    ] = None
+    weight_decay: Annotated[
+        float | None, typer.Option("--weight-decay", help="AdamW's weight decay. [default: perpcs.toml]")
+    ] = None
+    clip: Annotated[
+        float | None, typer.Option("--clip", help="Largest gradient norm; 0 for no clipping. [default: perpcs.toml]")
+    ] = None
+    accumulate: Annotated[
+        int | None, typer.Option("--accumulate", min=1, help="Batches per step. [default: perpcs.toml]")
+    ] = None
     checkpointing: Annotated[
-        bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Less memory, more time.")
+        bool | None,
+        typer.Option(
+            "--checkpointing/--no-checkpointing",
+            help="Recompute activations: less memory, more time. [default: perpcs.toml]",
+        ),
     ] = None
 
     def given(self) -> dict[str, object]:
         """The flags as a layer over the settings' section; `--epochs` also overrides stored steps."""
-        layer = given(vars(self))
-        return {"steps": None, **layer} if self.epochs and not self.steps else layer
+        given = layer(vars(self))
+        return {"steps": None, **given} if self.epochs and not self.steps else given
 
 
 @dataclass(frozen=True)
 class LoraFlags:
     """The shape of a new adapter."""
 
-    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Rank of the LoRA. [default: 8]")] = None
-    alpha: Annotated[float | None, typer.Option("--alpha", help="Its scale is alpha / rank. [default: 8]")] = None
-    dropout: Annotated[float | None, typer.Option("--dropout", help="Dropout of its input. [default: perpcs.toml]")] = (
-        None
-    )
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Rank of the LoRA. [default: perpcs.toml]")] = None
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="The LoRA's scale is alpha / rank. [default: perpcs.toml]")
+    ] = None
+    dropout: Annotated[
+        float | None, typer.Option("--dropout", help="Dropout of the LoRA's input. [default: perpcs.toml]")
+    ] = None
 
     def given(self) -> dict[str, object]:
         """The flags as a layer over the settings' section."""
-        return given(vars(self))
+        return layer(vars(self))
 
 
-def given(flags: Mapping[str, object]) -> dict[str, object]:
+def layer(flags: Mapping[str, object]) -> dict[str, object]:
     """The flags that were given, as a layer over settings."""
     return {key: value for key, value in flags.items() if value is not None}
 

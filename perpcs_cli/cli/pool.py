@@ -9,12 +9,12 @@ import typer
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.pool import build_pool, open_pool, verify_pool
+from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.context import open_context
+from perpcs_cli.cli.context import named_users, stored_seed
 from perpcs_cli.cli.options import (
     ForceOption,
     JsonOption,
-    OutOption,
     QuietOption,
     SeedOption,
     UsersOption,
@@ -24,43 +24,59 @@ from perpcs_cli.cli.tables import Column, Table, render
 from perpcs_cli.errors import DataError, UsageError
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Build, list and verify the manifest of what sharers give."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Build, list and verify what sharers give.",
 )
 
-PoolOption = Annotated[Path | None, typer.Option("--pool", help="The pool. [default: pool.json of the workspace]")]
+SharersOption = Annotated[
+    Path | None, typer.Option("--sharers", help="Directory of the sharers. [default: sharers of the workspace]")
+]
+PoolOption = Annotated[Path | None, typer.Option("--pool", help="The manifest. [default: pool.json of the workspace]")]
+
+
+def sharer_names(directory: Path) -> list[str]:
+    """The sharers in a directory; what is being written has a name with a dot in front."""
+    return sorted(path.name for path in directory.glob("*") if path.is_dir() and not path.name.startswith("."))
 
 
 @app.command()
 def build(
-    sharers: Annotated[Path | None, typer.Option("--sharers", help="Directory of sharers. [default: sharers/]")] = None,
+    sharers: SharersOption = None,
     users: UsersOption = None,
     share_ratio: Annotated[
         float, typer.Option("--share-ratio", min=0.0, max=1.0, help="Share of its pieces that each sharer gives.")
     ] = 1.0,
     no_gates: Annotated[bool, typer.Option("--no-gates", help="Without gates: no assembly from this pool.")] = False,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The manifest. [default: pool.json of the workspace]")
+    ] = None,
     workspace: WorkspaceOption = Path(),
     seed: SeedOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Check the sharers against each other and write pool.json, with all gates stacked beside it.
+    """Build a pool from trained sharers.
 
-    Which pieces a sharer gives with --share-ratio is drawn by the seed and the sharer's id.
+    Checks the sharers against each other and writes the manifest, with all gates stacked beside it. Which pieces a
+    sharer gives with --share-ratio is drawn by the seed and the sharer's id.
     """
     console = Console(json=json, quiet=quiet)
-    context = open_context(workspace, seed=seed)
-    directory = sharers or context.sharers
-    path = out or context.pool
+    directory = sharers or workspace / "sharers"
+    path = out or workspace / "pool.json"
     store.refuse_existing(path, force=force)
-    names = [p.name for p in sorted(directory.glob("*")) if p.is_dir() and not p.name.startswith(".")]
+    names = sharer_names(directory)
     if users is not None:
         from perpcs_cli.artifacts.users import read_ids
 
-        wanted = read_ids(Path(users[1:])) if users.startswith("@") else [n.strip() for n in users.split(",")]
+        listed = named_users(None, users)
+        wanted = read_ids(Path(users[1:])) if users.startswith("@") else listed
         if missing := sorted(set(wanted) - set(names)):
-            raise UsageError(f"no such sharer: {missing[0]!r}", where=directory)
+            raise UsageError(
+                f"no such sharer: {missing[0]!r}", where=directory, hint="Train it with `perpcs train-sharer`."
+            )
         names = sorted(set(wanted))
     if not names:
         raise DataError("holds no sharers", where=directory, hint="Train them with `perpcs train-sharer`.")
@@ -69,13 +85,14 @@ def build(
 
     order = open_adapter(directory / names[0]).modules
     settings = {"share_ratio": share_ratio, "gates": not no_gates}
+    provenance = Provenance(command="pool build", settings=settings, seed=stored_seed(workspace, seed))
     pool = build_pool(
         path,
         [directory / name for name in names],
         order,
         share_ratio=share_ratio,
         need_gates=not no_gates,
-        provenance=context.provenance("pool build", settings),
+        provenance=provenance,
     )
     shared = f", {round(share_ratio * len(order))} of {len(order)} pieces each" if share_ratio < 1 else ""
     console.result(pool, f"{path}\t{len(pool.sharers)} sharers{shared}, rank {pool.rank}, {len(order)} linear layers")
@@ -104,12 +121,16 @@ def verify(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Read everything in a pool: digests, shapes, finite values, gates. Exit status 3 if anything is wrong."""
+    """Check every file of a pool.
+
+    Reads all of it: digests, shapes, finite values and gates. The exit status is 3 if anything is wrong.
+    """
     opened = open_pool(pool or workspace / "pool.json")
     problems = verify_pool(opened)
     console = Console(json=json)
     if problems:
         if json:
             console.result({"ok": False, "problems": problems}, "")
-        raise DataError(f"{len(problems)} problems:\n  " + "\n  ".join(problems), where=opened.path)
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise DataError(f"{count}:\n  " + "\n  ".join(problems), where=opened.path)
     console.result({"ok": True, "problems": []}, f"{opened.path}: {len(opened.ids)} sharers, all whole")

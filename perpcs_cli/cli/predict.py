@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,18 +11,24 @@ import typer
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.pool import OpenPool, check_base, open_pool
-from perpcs_cli.artifacts.predictions import Prediction, PredictionsInfo, info_path, read_predictions, write_info
+from perpcs_cli.artifacts.predictions import (
+    Prediction,
+    PredictionsInfo,
+    info_path,
+    read_info,
+    read_predictions,
+    write_info,
+)
 from perpcs_cli.artifacts.recipe import read_recipe, unpack
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.artifacts.workspace import Merge
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, OutOption, UserFlags, takes
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, UserFlags, layer, takes
 from perpcs_cli.cli.pool import PoolOption
 from perpcs_cli.cli.train_sharer import differences
 from perpcs_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from perpcs_cli.model.base import Base
     from perpcs_cli.model.batching import Encoded
 
 
@@ -41,41 +47,55 @@ def predict(
         Path | None, typer.Option("--own", help="Each user's own adapter from this directory (OPPU): DIR/USER.")
     ] = None,
     pool: PoolOption = None,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = None,
-    batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", min=1, help="Tokens per batch.")] = None,
-    batch_rows: Annotated[int | None, typer.Option("--batch-rows", min=1, help="Queries per batch.")] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the model in tables. [default: the file's]")
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens. [default: perpcs.toml]")
     ] = None,
-    out: OutOption = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", min=1, help="Tokens per batch. [default: perpcs.toml]")
+    ] = None,
+    batch_rows: Annotated[
+        int | None, typer.Option("--batch-rows", min=1, help="Queries per batch. [default: perpcs.toml]")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", help="Name of the model, for the file and in tables. [default: base, per-pcs or the adapter's]"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The file. [default: predictions/NAME.jsonl of the workspace]"),
+    ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Answer the queries of the users (default: splits/target.txt), greedily, into predictions/NAME.jsonl.
+    """Answer users' queries with one model.
 
-    Choose one model: --base, --recipes (default: recipes/), --sharer, --adapter or --own. Queries of many users and
+    The model is one of --base, --recipes (default: recipes/), --sharer, --adapter and --own; the users are those of
+    splits/target.txt by default. Answers are greedy, and go to predictions/NAME.jsonl. Queries of many users and
     recipes share batches. A run that was stopped goes on where it was.
     """
     console = Console(json=json, quiet=base.quiet)
     sizes = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens, "batch_rows": batch_rows}
-    context = base.open(predict=sizes)
+    context = base.open(predict=layer(sizes))
     settings = context.settings
-    given = {"--base": plain_base, "--recipes": recipes, "--sharer": sharer, "--adapter": adapter, "--own": own}
-    chosen = [flag for flag, value in given.items() if value]
+    given = {"--base": plain_base or None, "--recipes": recipes, "--sharer": sharer, "--adapter": adapter, "--own": own}
+    chosen = list(layer(given))
     if len(chosen) > 1:
-        raise UsageError(f"choose one model: {' or '.join(chosen)}")
+        raise UsageError("choose one model", where=" and ".join(chosen))
     users = [user for user in who.select(context, "target") if user.queries]
     if not users:
         raise DataError("the users have no queries to answer", where=who.users_file or context.users)
     if plain_base:
         kind, plan = "base", Plan([], [{}], {user.user_id: 0 for user in users}, "product", {})
-    elif sharer or adapter or own:
-        kind = sharer or (adapter or own or Path()).name
-        plan = _adapters(context.sharers / sharer if sharer else adapter, own, users)
+    elif chosen and recipes is None:
+        shared = adapter if sharer is None else context.sharers / store.check_id(sharer, "sharer", where="--sharer")
+        kind = (shared or own or Path()).resolve().name
+        plan = _adapters(shared, own, users)
     else:
         kind = "per-pcs"
         plan = _recipes(recipes or context.recipes, open_pool(pool or context.pool), users)
-    path = out or context.predictions / f"{name or kind}.jsonl"
+    path = out or context.predictions / f"{store.check_id(name or kind, 'name', where='--name')}.jsonl"
 
     from perpcs_cli.cli.running import encode_all, open_base
     from perpcs_cli.model.decode import generate
@@ -83,7 +103,10 @@ def predict(
     from perpcs_cli.tasks.examples import query_prompts
 
     model = open_base(context, console)
-    plan.check(model, settings.model)
+    if plan.pool:
+        check_base(plan.pool, model.fingerprint, settings.model, model.shapes)
+    for one in plan.adapters:
+        one.check_fits(model.fingerprint, model.shapes)
     info = PredictionsInfo(
         task=context.task.name,
         model_label=name or path.stem,
@@ -95,11 +118,17 @@ def predict(
             model.fingerprint,
         ),
     )
+    if not force and _finished(path, info):
+        console.note("all queries are answered already")
+        console.result(*_result(path, info))
+        return
     done = _resume(path, info, force=force)
     rows: list[tuple[Encoded, int]] = []
     owners: list[str] = []
     for user in users:
-        wanted = [p for p in query_prompts(context.task, user) if (user.user_id, p.key) not in done]
+        # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
+        asked = [replace(prompt, answer=None) for prompt in query_prompts(context.task, user)]
+        wanted = [prompt for prompt in asked if (user.user_id, prompt.key) not in done]
         reserve = settings.predict.max_new_tokens
         encoded = encode_all(model, wanted, context, console, who=f"user {user.user_id}", reserve=reserve)
         rows += [(row, plan.users[user.user_id]) for row in encoded]
@@ -133,7 +162,11 @@ def predict(
     write_info(path, info)
     _partial(path).unlink()
     info_path(_partial(path)).unlink()
-    console.result({"path": str(path), "count": info.count}, f"{path}\t{info.count} predictions")
+    console.result(*_result(path, info))
+
+
+def _result(path: Path, info: PredictionsInfo) -> tuple[dict[str, object], str]:
+    return {"path": str(path), "count": info.count}, f"{path}\t{info.count} predictions"
 
 
 @dataclass(frozen=True)
@@ -146,24 +179,6 @@ class Plan:
     merge: Merge
     digests: dict[str, str]
     pool: OpenPool | None = None
-
-    def check(self, base: Base, name: str) -> None:
-        """Raise DataError where a pool or adapter belongs to another base, or does not fit."""
-        if self.pool:
-            check_base(self.pool, base.fingerprint, name)
-        for adapter in self.adapters:
-            if adapter.base and adapter.base != base.fingerprint:
-                raise DataError(
-                    "the adapter was trained on another base model or task adapter",
-                    where=adapter.path,
-                    hint="Check --model and --task-adapter.",
-                )
-            if odd := sorted(set(adapter.modules) - set(base.targets)):
-                raise DataError(
-                    f"the adapter changes {odd[0]!r}, which is not among lora.targets",
-                    where=adapter.path,
-                    hint="Set lora.targets in perpcs.toml to the adapter's target modules.",
-                )
 
 
 def _adapters(shared: Path | None, own: Path | None, users: list[User]) -> Plan:
@@ -183,6 +198,13 @@ def _recipes(path: Path, pool: OpenPool, users: list[User]) -> Plan:
     if not path.exists():
         raise DataError("there are no recipes", where=path, hint="Make them with `perpcs assemble`, or use --base.")
     files = [path if path.is_file() else path / f"{user.user_id}.json" for user in users]
+    if missing := [(file, user.user_id) for file, user in zip(files, users, strict=True) if not file.exists()]:
+        file, user_id = missing[0]
+        raise DataError(
+            f"{len(missing)} of {len(users)} users have no recipe",
+            where=file,
+            hint=f"Make it with `perpcs assemble --user {user_id}`, or choose other users with --users.",
+        )
     loaded = [read_recipe(file, pool=pool.digest) for file in files]
     merges = {recipe.merge for recipe in loaded}
     if len(merges) > 1:
@@ -202,13 +224,32 @@ def _partial(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial.jsonl")
 
 
+def _finished(path: Path, info: PredictionsInfo) -> bool:
+    """Whether `path` holds these very predictions. Raises where it holds others, or something else."""
+    if not path.exists():
+        return False
+    if not path.is_file() or not info_path(path).exists():
+        if path.is_file() and info_path(_partial(path)).exists():
+            # Stopped between the answers and their sidecar: the last step is done again.
+            return False
+        raise UsageError("already exists", where=path, hint="Use --force to replace it, or --name for another.")
+    before = read_info(path, read_predictions(path))
+    if before and (changed := differences(before.provenance, info.provenance)):
+        raise DataError(
+            f"was predicted with other settings: {changed}",
+            where=path,
+            hint="Use --force to predict again, or --name for another file.",
+        )
+    return True
+
+
 def _resume(path: Path, info: PredictionsInfo, *, force: bool) -> set[tuple[str, str]]:
-    """The (user, query) pairs that a stopped run has answered. Raises where there is output of other settings."""
+    """The (user, query) pairs that a stopped run has answered. Raises where it had other settings."""
     partial = _partial(path)
-    store.refuse_existing(path, force=force)
-    if force:
+    store.check_writable(path)
+    if force or not info_path(partial).exists():
         partial.unlink(missing_ok=True)
-    if partial.exists() and info_path(partial).exists():
+    if partial.exists():
         before = store.read_json(info_path(partial), PredictionsInfo)
         changed = differences(before.provenance, info.provenance)
         if changed:

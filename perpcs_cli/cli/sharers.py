@@ -34,6 +34,8 @@ def train_loras(
     """Train one LoRA for each (name, directory, examples, provenance), all in shared batches, and write them."""
     from perpcs_cli.model.train import new_lora, total_steps, train
 
+    for _, directory, _, _ in work:
+        store.check_writable(directory)
     jobs = [new_lora(base, name, examples, lora, seed) for name, _, examples, _ in work]
     steps = sum(total_steps(settings, len(job.examples)) for job in jobs)
     label = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} users"

@@ -41,18 +41,17 @@ def split(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Divide the users into base users, targets and candidates, by seed.
+    """Divide users into base users, targets and candidates.
 
-    Only users with queries can be targets. Writes base.txt, target.txt and candidate.txt, one id a line, and
-    split.json.
+    They are drawn by the seed. Only users with queries can be targets. Writes base.txt, target.txt and
+    candidate.txt, one id a line, and split.json.
     """
     from perpcs_cli.artifacts import store
     from perpcs_cli.artifacts.provenance import Provenance
     from perpcs_cli.artifacts.split import FILE, Split, draw_parts, write_split
     from perpcs_cli.artifacts.users import read_users, write_users
-    from perpcs_cli.artifacts.workspace import FILE as SETTINGS
-    from perpcs_cli.artifacts.workspace import read_settings
     from perpcs_cli.cli.console import Console
+    from perpcs_cli.cli.context import stored_seed
 
     console = Console(json=json, quiet=quiet)
     directory = out or workspace / "splits"
@@ -63,9 +62,7 @@ def split(
         *(p.with_suffix(".txt") for p in user_files.values()),
     ):
         store.refuse_existing(path, force=force)
-    if seed is None:
-        settings = workspace / SETTINGS
-        seed = int(read_settings(settings).get("seed", 0)) if settings.exists() else 0
+    seed = stored_seed(workspace, seed)
     source = users_file or workspace / "users.jsonl"
     users = read_users(source)
     parts = draw_parts(users.values(), base=base, targets=targets, min_history=min_history, seed=seed)

@@ -10,7 +10,8 @@ import typer
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.users import write_users
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import ForceOption, QuietOption, SeedOption
+from perpcs_cli.cli.context import stored_seed
+from perpcs_cli.cli.options import ForceOption, QuietOption, SeedOption, WorkspaceOption
 
 
 def synth(
@@ -18,8 +19,11 @@ def synth(
     history: Annotated[int, typer.Option("--history", help="History items of each user.")] = 16,
     queries: Annotated[int, typer.Option("--queries", help="Queries of each user, with references.")] = 4,
     habits: Annotated[int, typer.Option("--habits", help="Headline habits that groups of users share.")] = 4,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The users file. [default: users.jsonl of the workspace]")
+    ] = None,
+    workspace: WorkspaceOption = Path(),
     seed: SeedOption = None,
-    out: Annotated[Path, typer.Option("--out", help="The users file to write.")] = Path("users.jsonl"),
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -29,7 +33,8 @@ def synth(
     """
     from perpcs_cli.tasks.synthetic import make_users
 
-    store.refuse_existing(out, force=force)
-    made = make_users(users, history, queries, seed or 0, habits)
-    write_users(out, made)
-    Console(quiet=quiet).note(f"wrote {out}: {len(made)} users, {history} history items and {queries} queries each")
+    path = out or workspace / "users.jsonl"
+    store.refuse_existing(path, force=force)
+    made = make_users(users, history, queries, stored_seed(workspace, seed), habits)
+    write_users(path, made)
+    Console(quiet=quiet).note(f"wrote {path}: {len(made)} users, {history} history items and {queries} queries each")

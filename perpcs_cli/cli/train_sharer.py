@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.adapter import CARD, Card
+from perpcs_cli.artifacts.adapter import CARD, Card, open_adapter
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import (
@@ -17,7 +17,6 @@ from perpcs_cli.cli.options import (
     ForceOption,
     JsonOption,
     LoraFlags,
-    OutOption,
     TrainingFlags,
     UserFlags,
     takes,
@@ -47,18 +46,21 @@ def train_sharer(
     recent: RecentOption = None,
     plain: PlainOption = False,
     together: TogetherOption = 1,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory of the sharers. [default: sharers of the workspace]")
+    ] = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Train a LoRA for each user (default: splits/candidate.txt), in PEFT's layout, below sharers/.
+    """Train a LoRA for each user.
 
-    Users who are finished are skipped, so a run that was stopped goes on where it was. Trained on target users
-    (--users @splits/target.txt --out oppu), it is the OPPU baseline.
+    The users are those of splits/candidate.txt by default; each gets a directory in PEFT's layout. Users who are
+    finished are skipped, so a run that was stopped goes on where it was. Trained on target users (--users
+    @splits/target.txt --out oppu), it is the OPPU baseline.
     """
     console = Console(json=json, quiet=base.quiet)
-    context = base.open(train=training.given(), lora=vars(lora))
+    context = base.open(train=training.given(), lora=lora.given())
     settings = context.settings
     users = who.select(context, "candidate")
     directory = out or context.sharers
@@ -67,8 +69,20 @@ def train_sharer(
 
     prompts = {user.user_id: training_prompts(context.task, newest(user, recent), plain=plain) for user in users}
     if dry_run:
-        for user in users:
-            console.data(f"{user.user_id}\t{len(prompts[user.user_id])} examples\t{directory / user.user_id}")
+        planned = [
+            {
+                "user_id": user.user_id,
+                "path": str(directory / user.user_id),
+                "examples": len(prompts[user.user_id]),
+                "trained": not force and (directory / user.user_id / CARD).exists(),
+            }
+            for user in users
+        ]
+        lines = [
+            f"{p['user_id']}\t{p['path']}\t{p['examples']} examples\t{'trained' if p['trained'] else 'to train'}"
+            for p in planned
+        ]
+        console.result(planned, "\n".join(lines))
         return
 
     from perpcs_cli.cli.running import encode_all, open_base
@@ -129,9 +143,10 @@ def finished(directory: Path, provenance: Provenance, force: bool) -> Card | Non
     path = directory / CARD
     if force or not path.exists():
         return None
-    card = store.read_json(path, Card)
-    changed = differences(card.provenance, provenance)
-    if changed:
+    adapter = open_adapter(directory)
+    adapter.digest_weights()
+    card = adapter.card
+    if card and (changed := differences(card.provenance, provenance)):
         raise DataError(
             f"was trained with other settings: {changed}",
             where=directory,

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.pool import OpenPool
 from perpcs_cli.artifacts.workspace import AssembleSettings, Scoring
+from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.model.base import Base
 from perpcs_cli.model.batching import Batch, Encoded, make_batch
 from perpcs_cli.model.pieces import Bank, Pieces, attached
@@ -119,6 +120,9 @@ class Assembler:
 
     def run(self, groups: Sequence[Group]) -> list[dict[str, list[tuple[int, float]]]]:
         """The weights of each group, {linear layer: [(sharer, weight)]}, from one pass over all of them."""
+        for group in groups:
+            if not all(row.answer for row in group.rows):
+                raise DataError("a history example has no answer, at which it could be scored", where=group.user_id)
         batch = make_batch(self.base, [row for group in groups for row in group.rows])
         self._owners = [index for index, group in enumerate(groups) for _ in group.rows]
         self._positions = answer_positions(batch, self.settings.scoring)
@@ -143,6 +147,8 @@ class Assembler:
         scores = gate_scores(
             self._tokens, self._gate(module), self._rows, len(self._owners), self.settings.scoring
         ).cpu()
+        if not scores.isfinite().all():
+            raise PerpcsError(f"the gate scores of {module!r} are not finite", hint="Try --dtype float32.")
         scores[:, self._withheld[module]] = -torch.inf
         owners = torch.tensor(self._owners)
         mixes = []

@@ -149,7 +149,7 @@ def _load(directory: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=True
+            directory, dtype=dtype, use_safetensors=True, local_files_only=True
         )
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,7 +38,7 @@ class Step:
 class Job:
     """One sharer's training: its examples, its factors and what has been done so far.
 
-    `pieces`: linear layer → (A [r, n], B [d, r] with the scale folded in when gates are trained).
+    `pieces`: linear layer → (A [r, n], B [d, r]), as stored; `scale` multiplies B.
     `gates`: linear layer → [n], empty when the LoRA is trained.
     """
 
@@ -94,19 +96,20 @@ def train(
 ) -> None:
     """Train all jobs, each step one batch of every unfinished job in one pass; fills each job's `log`.
 
-    A job's batches depend on the seed and its name alone, not on its neighbours. Raises PerpcsError when a loss
-    is no longer finite.
+    A job's batches depend on the seed and its name alone, not on its neighbours. Raises PerpcsError for a job without
+    examples, and when a loss is no longer finite.
     """
+    if empty := [job.name for job in jobs if not job.examples]:
+        raise PerpcsError(f"{empty[0]!r} has no examples to train on")
     torch.manual_seed(_seed(seed, "dropout", *(job.name for job in jobs)))
     running = [_Run(job, settings, seed) for job in jobs]
     with _checkpointing(base, settings.checkpointing):
         while active := [run for run in running if run.step < run.steps]:
             for _ in range(settings.accumulate):
                 rows = [run.next_rows() for run in active]
-                losses = _losses(base, [run.job for run in active], rows, dropout)
-                (torch.stack(losses).sum() / settings.accumulate).backward()
+                losses = _add_gradients(base, [run.job for run in active], rows, dropout, 1 / settings.accumulate)
                 for run, loss in zip(active, losses, strict=True):
-                    run.losses.append(loss.detach())
+                    run.losses.append(loss)
             for run in active:
                 report(run.apply())
 
@@ -163,8 +166,10 @@ class _Run:
         return loss
 
 
-def _losses(base: Base, jobs: Sequence[Job], rows: Sequence[Sequence[Encoded]], dropout: float) -> list[Tensor]:
-    """Mean loss per answer token of each job's rows, all in one pass."""
+def _add_gradients(
+    base: Base, jobs: Sequence[Job], rows: Sequence[Sequence[Encoded]], dropout: float, share: float
+) -> list[Tensor]:
+    """Mean loss per answer token of each job's rows, all in one pass; adds `share` of its gradient to each job's."""
     batch = make_batch(base, [row for some in rows for row in some])
     weights = torch.zeros(len(batch.answers), len(jobs), device=base.device)
     owners = [index for index, some in enumerate(rows) for _ in some]
@@ -176,10 +181,13 @@ def _losses(base: Base, jobs: Sequence[Job], rows: Sequence[Sequence[Encoded]], 
         gates = torch.stack([job.gates[module] for job in jobs]) if jobs[0].gates else None
         return Pieces(a, b, weights, gates)
 
+    owned = torch.tensor(owners, device=base.device)
+    # Checkpointing runs the layers again in the backward pass, which must find the pieces attached.
     with attached(base, router, dropout=dropout):
         losses, counts = answer_losses(base, batch)
-    owned = torch.tensor(owners, device=base.device)
-    return [losses[owned == index].sum() / counts[owned == index].sum() for index in range(len(jobs))]
+        means = [losses[owned == index].sum() / counts[owned == index].sum() for index in range(len(jobs))]
+        (torch.stack(means).sum() * share).backward()
+    return [mean.detach() for mean in means]
 
 
 def answer_losses(base: Base, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -200,13 +208,25 @@ class _checkpointing:
 
     def __enter__(self) -> None:
         if self.wanted:
-            self.base.model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.base.model.train()
+            with _quiet():
+                self.base.model.gradient_checkpointing_enable({"use_reentrant": False})
+            for module in self.base.model.modules():
+                # Only a layer in training mode is checkpointed; the others stay as they are, without dropout.
+                module.training = getattr(module, "gradient_checkpointing", False)
 
     def __exit__(self, *_: object) -> None:
         if self.wanted:
-            self.base.model.gradient_checkpointing_disable()
+            with _quiet():
+                self.base.model.gradient_checkpointing_disable()
             self.base.model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warning of newer transformers that checkpointing has another name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _seed(seed: int, *parts: str) -> int:

@@ -1,0 +1,97 @@
+"""`perpcs pool build`, `list` and `verify`."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from shell import DATA, Shell
+
+from perpcs_cli.artifacts.pool import open_pool
+
+
+def test_list(walked: Shell) -> None:
+    result = walked("pool list")
+    assert (result.exit_code, result.stderr) == (0, "")
+    header, _, *rows = result.stdout.splitlines()
+    assert header.split() == ["sharer", "pieces", "gates", "path"]
+    assert [row.split() for row in rows] == [[name, "8", "yes", f"sharers/{name}"] for name in walked.ids("candidate")]
+
+
+def test_each_sharer_gives_its_share(shell: Shell) -> None:
+    result = shell("pool build --share-ratio 0.5 --force")
+    assert result.stdout == "pool.json\t4 sharers, 4 of 8 pieces each, rank 8, 8 linear layers\n"
+    given = [sharer.shared for sharer in open_pool(shell.root / "pool.json").manifest.sharers]
+    assert {len(pieces or ()) for pieces in given} == {4}
+    assert len(set(given)) > 1
+    assert [row.split()[1] for row in shell("pool list").stdout.splitlines()[2:]] == ["4"] * 4
+
+    assert shell("pool build --share-ratio 0.5 --force --seed 9").exit_code == 0
+    assert [sharer.shared for sharer in open_pool(shell.root / "pool.json").manifest.sharers] != given
+
+
+def test_nothing_is_assembled_from_pieces_that_were_not_given(shell: Shell) -> None:
+    assert shell("pool build --share-ratio 0.5 --force").exit_code == 0
+    assert shell("assemble --plain --top-k 4 --out r").exit_code == 0
+    pool = open_pool(shell.root / "pool.json")
+    recipe = json.loads((shell.root / "r" / f"{shell.ids('target')[0]}.json").read_bytes())
+    used = {
+        (recipe["sharers"][sharer], pattern.replace("*", str(layer)))
+        for pattern, mixes in recipe["weights"].items()
+        for layer, mix in enumerate(mixes)
+        for sharer, _ in mix
+    }
+    assert used
+    assert used <= {(name, module) for index, name in enumerate(pool.ids) for module in pool.shares(index)}
+
+
+def test_some_sharers(shell: Shell) -> None:
+    first, second = shell.ids("candidate")[:2]
+    (shell.root / "few.txt").write_text(f"{second}\n{first}\n")
+    for chosen in (f"{second},{first}", "@few.txt"):
+        assert shell(f"pool build --users {chosen} --out few.json --force").exit_code == 0
+        assert open_pool(shell.root / "few.json").ids == [first, second]
+    assert open_pool(shell.root / "few.json").gates().path == shell.root / "few.gates.safetensors"
+
+
+def test_it_needs_no_workspace(shell: Shell) -> None:
+    built = (shell.root / "pool.json").read_bytes()
+    (shell.root / "perpcs.toml").unlink()
+    assert shell("pool build --force").exit_code == 0
+    assert (shell.root / "pool.json").read_bytes() == built
+
+
+def test_verify(walked: Shell) -> None:
+    result = walked("pool verify")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "pool.json: 4 sharers, all whole\n", "")
+
+
+def test_verify_lists_every_problem(shell: Shell) -> None:
+    first, second, third = shell.ids("candidate")[:3]
+    weights = shell.root / "sharers" / first / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    (shell.root / "sharers" / second / "adapter_model.safetensors").unlink()
+    gate = shell.root / "sharers" / third / "gate.safetensors"
+    gate.write_bytes(gate.read_bytes() + b" ")
+    (shell.root / "pool.gates.safetensors").unlink()
+
+    result = shell("pool verify")
+    assert (result.exit_code, result.stdout) == (DATA, "")
+    title, *problems = result.stderr.splitlines()
+    assert title == "error: pool.json: 4 problems:"
+    for name in (f"{first}/adapter_model", second, f"{third}/gate.safetensors", "pool.gates.safetensors"):
+        assert [line for line in problems if re.match(rf"  \S*{re.escape(name)}", line)], name
+
+    listed = shell("pool verify --json")
+    assert listed.exit_code == DATA
+    value = json.loads(listed.stdout)
+    assert (value["ok"], len(value["problems"])) == (False, 4)
+
+
+def test_verify_sees_a_manifest_of_another_base(shell: Shell) -> None:
+    path = shell.root / "pool.json"
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**manifest, "base": "0" * 64}))
+    result = shell("pool verify")
+    assert result.exit_code == DATA
+    assert result.stderr.count("trained on another base model than the manifest says") == 4

@@ -1,0 +1,86 @@
+"""Tiny random models, made once a session: no network, and no model but these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import TARGETS
+
+from perpcs_cli.model.base import Base, load_base
+
+SENTENCES = (
+    "Which tag does this movie relate to among the following tags? Just answer with the tag name.",
+    "Generate a headline for the following article: the council met on Monday and raised the budget again.",
+    "What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, or 5.",
+    "Paraphrase the following tweet without any explanation before or after it: what a lovely morning this is!",
+)
+SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SHAPE = {**SIZE, "intermediate_size": 96, "max_position_embeddings": 256, "initializer_range": 0.15}
+
+
+def make_tokenizer() -> Any:
+    """A byte-level BPE, which can spell any text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of a tiny random model of a family: llama, mistral, qwen2, gemma or gpt2."""
+    import transformers
+
+    tokenizer = make_tokenizer()
+    common = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    families: dict[str, tuple[str, dict[str, Any]]] = {
+        "llama": ("Llama", SHAPE),
+        "mistral": ("Mistral", {**SHAPE, "sliding_window": 16}),
+        "qwen2": ("Qwen2", SHAPE),
+        "gemma": ("Gemma", {**SHAPE, "head_dim": 16}),
+        "gpt2": ("GPT2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
+    }
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            name, settings = families[family]
+            kind = getattr(transformers, {"GPT2": "GPT2LMHeadModel"}.get(name, f"{name}ForCausalLM"))
+            torch.manual_seed(0)
+            model = kind(getattr(transformers, f"{name}Config")(**common, **settings))
+            for key, parameter in model.named_parameters():
+                # Biases begin at zero, which would hide that they are forgotten.
+                if key.endswith("_proj.bias"):
+                    torch.nn.init.normal_(parameter, std=0.1)
+            made[family] = tmp_path_factory.mktemp(family)
+            model.save_pretrained(made[family])
+            tokenizer.save_pretrained(made[family])
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(model_dir: Callable[[str], Path]) -> Path:
+    """A random Llama: 2 layers, 4 heads, 2 key and value heads."""
+    return model_dir("llama")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_dir: Path) -> Base:
+    """The tiny Llama, loaded in float32 on the CPU."""
+    return load_base(str(tiny_dir), targets=TARGETS, device="cpu", dtype="float32")
