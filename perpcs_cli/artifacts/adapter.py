@@ -170,6 +170,9 @@ def open_adapter(path: Path) -> Adapter:
         "modules_to_save": bool(config.modules_to_save),
         "rank_pattern": bool(config.rank_pattern),
         "alpha_pattern": bool(config.alpha_pattern),
+        # These presuppose that the base's own weights were changed when training began.
+        "init_lora_weights": isinstance(config.init_lora_weights, str)
+        and config.init_lora_weights.startswith(("pissa", "olora", "loftq", "corda")),
     }
     if any(refused.values()) or config.r < 1:
         names = ", ".join(name for name, bad in refused.items() if bad) or "r"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from perpcs_cli import __version__
+from perpcs_cli.errors import DataError
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,3 +22,29 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     base: str = ""
     """Fingerprint of the base model with its task adapter; empty where no model was used."""
     tool: str = f"perpcs {__version__}"
+
+
+def check_same(before: Provenance, now: Provenance, *, where: Path) -> None:
+    """Raise DataError where what stands at `where` was made with other settings, inputs or base than now."""
+    changed = differences(before, now)
+    if changed:
+        raise DataError(
+            f"was made with other settings: {changed}",
+            where=where,
+            hint="Use --force to make it again, or write to another place.",
+        )
+
+
+def differences(before: Provenance, now: Provenance) -> str:
+    """What differs between two provenances, in words; empty if nothing that changes results does."""
+
+    def flat(value: Any, name: str = "") -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {name: value}
+        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}.{key}".strip(".")).items()}
+
+    old = flat({**before.settings, "seed": before.seed, "inputs": before.inputs, "base": before.base})
+    new = flat({**now.settings, "seed": now.seed, "inputs": now.inputs, "base": now.base})
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    short = {key: (str(old.get(key))[:20], str(new.get(key))[:20]) for key in keys}
+    return ", ".join(f"{key} {was} -> {becomes}" for key, (was, becomes) in short.items())

@@ -33,8 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with _writing(path):
             yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            _sync_file(temporary)
             # mkstemp makes files private; an artifact has the mode that any new file would have.
             umask = os.umask(0)
             os.umask(umask)
@@ -56,6 +55,9 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     try:
         with _writing(path):
             yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync_file(file)
             if path.exists():
                 path.rename(old)
             temporary.rename(path)
@@ -88,6 +90,11 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_directory(path: Path) -> None:

@@ -78,3 +78,8 @@ def choose_users(users: dict[str, User], wanted: list[str], *, where: object) ->
             hint=f"It holds {len(users)} users, {next(iter(users))!r} for example.",
         )
     return [users[i] for i in dict.fromkeys(ids)]
+
+
+def newest(user: User, count: int | None) -> User:
+    """The user with only the newest `count` items of the history; None for all."""
+    return msgspec.structs.replace(user, history=user.history[-count:]) if count else user

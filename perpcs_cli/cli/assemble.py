@@ -9,12 +9,12 @@ import typer
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.pool import check_base, open_pool
-from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.provenance import Provenance, check_same
 from perpcs_cli.artifacts.recipe import Recipe, pack, read_recipe, write_recipe
+from perpcs_cli.artifacts.users import newest
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, UserFlags, layer, takes
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, PlainOption, UserFlags, layer, takes
 from perpcs_cli.cli.pool import PoolOption
-from perpcs_cli.cli.train_sharer import PlainOption, differences, newest
 from perpcs_cli.errors import DataError, UsageError
 
 
@@ -165,10 +165,5 @@ def _finished(path: Path, pool: str, provenance: Provenance, force: bool) -> Rec
     if force or not path.exists():
         return None
     recipe = read_recipe(path, pool=pool)
-    if changed := differences(recipe.provenance, provenance):
-        raise DataError(
-            f"was made with other settings: {changed}",
-            where=path,
-            hint="Use --force to make it again, or --out for another directory.",
-        )
+    check_same(recipe.provenance, provenance, where=path)
     return recipe

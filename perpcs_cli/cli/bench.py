@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from perpcs_cli.artifacts.users import read_users
+from perpcs_cli.artifacts.users import newest, read_users
 from perpcs_cli.artifacts.workspace import FILE
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import BaseFlags, JsonOption, takes
@@ -81,7 +81,6 @@ def assemble(
     from perpcs_cli.artifacts.provenance import Provenance
     from perpcs_cli.artifacts.recipe import Recipe, pack, write_recipe
     from perpcs_cli.cli.running import encode_all, open_base
-    from perpcs_cli.cli.train_sharer import newest
     from perpcs_cli.methods.assembly import Assembler, assemble, make_groups
     from perpcs_cli.model.batching import make_batch
     from perpcs_cli.model.pieces import Bank

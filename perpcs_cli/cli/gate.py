@@ -7,11 +7,21 @@ from typing import Any
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.gate import FILE, GateCard, read_gates, write_gates
-from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.provenance import Provenance, check_same
+from perpcs_cli.artifacts.users import newest
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, TrainingFlags, UserFlags, takes
+from perpcs_cli.cli.options import (
+    BaseFlags,
+    ForceOption,
+    JsonOption,
+    PlainOption,
+    RecentOption,
+    TogetherOption,
+    TrainingFlags,
+    UserFlags,
+    takes,
+)
 from perpcs_cli.cli.pool import SharersOption, sharer_names
-from perpcs_cli.cli.train_sharer import PlainOption, RecentOption, TogetherOption, differences, newest
 from perpcs_cli.errors import DataError
 
 
@@ -103,7 +113,5 @@ def _finished(path: Path, provenance: Provenance, force: bool) -> GateCard | Non
     if force or not path.exists():
         return None
     card = read_gates(path)[1]
-    changed = differences(card.provenance, provenance)
-    if changed:
-        raise DataError(f"was trained with other settings: {changed}", where=path, hint="Use --force to train again.")
+    check_same(card.provenance, provenance, where=path)
     return card

@@ -69,6 +69,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No talk and no progress on stderr.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
+RecentOption = Annotated[
+    int | None, typer.Option("--recent", min=1, help="Only the newest items of each history. [default: all]")
+]
+PlainOption = Annotated[
+    bool, typer.Option("--plain", help="Only plain prompts, without the examples with retrieved item and profile.")
+]
+TogetherOption = Annotated[
+    int, typer.Option("--together", min=1, help="Train so many users in the same batches: faster on a GPU.")
+]
+
 
 @dataclass(frozen=True)
 class BaseFlags:

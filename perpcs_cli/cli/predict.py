@@ -19,13 +19,13 @@ from perpcs_cli.artifacts.predictions import (
     read_predictions,
     write_info,
 )
+from perpcs_cli.artifacts.provenance import check_same
 from perpcs_cli.artifacts.recipe import read_recipe, unpack
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.artifacts.workspace import Merge
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, UserFlags, layer, takes
 from perpcs_cli.cli.pool import PoolOption
-from perpcs_cli.cli.train_sharer import differences
 from perpcs_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -234,12 +234,8 @@ def _finished(path: Path, info: PredictionsInfo) -> bool:
             return False
         raise UsageError("already exists", where=path, hint="Use --force to replace it, or --name for another.")
     before = read_info(path, read_predictions(path))
-    if before and (changed := differences(before.provenance, info.provenance)):
-        raise DataError(
-            f"was predicted with other settings: {changed}",
-            where=path,
-            hint="Use --force to predict again, or --name for another file.",
-        )
+    if before:
+        check_same(before.provenance, info.provenance, where=path)
     return True
 
 
@@ -251,11 +247,7 @@ def _resume(path: Path, info: PredictionsInfo, *, force: bool) -> set[tuple[str,
         partial.unlink(missing_ok=True)
     if partial.exists():
         before = store.read_json(info_path(partial), PredictionsInfo)
-        changed = differences(before.provenance, info.provenance)
-        if changed:
-            raise DataError(
-                f"an unfinished run has other settings: {changed}", where=partial, hint="Use --force to begin again."
-            )
+        check_same(before.provenance, info.provenance, where=partial)
         store.Journal(partial)
         rows = read_predictions(partial) if partial.stat().st_size else []
         return {(row.user_id, row.id) for row in rows}

@@ -13,6 +13,7 @@ from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.artifacts.workspace import LoraSettings, TrainSettings
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.running import first_and_last
+from perpcs_cli.model.catalogue import hub_name
 
 if TYPE_CHECKING:
     from perpcs_cli.model.base import Base
@@ -54,7 +55,7 @@ def _write(job: Job, directory: Path, base: Base, lora: LoraSettings, provenance
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
-        base_model_name_or_path=base.name,
+        base_model_name_or_path=hub_name(base.name),
     )
     with store.replacing_directory(directory) as temporary:
         digest = write_adapter(temporary, job.pieces, config, version("peft"))

@@ -9,7 +9,8 @@ import typer
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import CARD, Card, open_adapter
-from perpcs_cli.artifacts.users import User
+from perpcs_cli.artifacts.provenance import check_same
+from perpcs_cli.artifacts.users import User, newest
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import (
     BaseFlags,
@@ -17,24 +18,16 @@ from perpcs_cli.cli.options import (
     ForceOption,
     JsonOption,
     LoraFlags,
+    PlainOption,
+    RecentOption,
+    TogetherOption,
     TrainingFlags,
     UserFlags,
     takes,
 )
-from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.provenance import Provenance
-
-RecentOption = Annotated[
-    int | None, typer.Option("--recent", min=1, help="Only the newest items of each history. [default: all]")
-]
-PlainOption = Annotated[
-    bool, typer.Option("--plain", help="Only plain prompts, without the examples with retrieved item and profile.")
-]
-TogetherOption = Annotated[
-    int, typer.Option("--together", min=1, help="Train so many users in the same batches: faster on a GPU.")
-]
 
 
 @takes(BaseFlags, UserFlags, TrainingFlags, LoraFlags)
@@ -128,13 +121,6 @@ def train_sharer(
     )
 
 
-def newest(user: User, count: int | None) -> User:
-    """The user with only the newest `count` items of the history."""
-    import msgspec
-
-    return msgspec.structs.replace(user, history=user.history[-count:]) if count else user
-
-
 def finished(directory: Path, provenance: Provenance, force: bool) -> Card | None:
     """The card of a sharer that was trained to its end with these settings, or None where there is none.
 
@@ -146,25 +132,6 @@ def finished(directory: Path, provenance: Provenance, force: bool) -> Card | Non
     adapter = open_adapter(directory)
     adapter.digest_weights()
     card = adapter.card
-    if card and (changed := differences(card.provenance, provenance)):
-        raise DataError(
-            f"was trained with other settings: {changed}",
-            where=directory,
-            hint="Use --force to train it again, or --out for another directory.",
-        )
+    if card:
+        check_same(card.provenance, provenance, where=directory)
     return card
-
-
-def differences(before: Provenance, now: Provenance) -> str:
-    """What differs between two provenances, in words; empty if nothing that changes results does."""
-
-    def flat(value: Any, name: str = "") -> dict[str, Any]:
-        if not isinstance(value, dict):
-            return {name: value}
-        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}.{key}".strip(".")).items()}
-
-    old = flat({**before.settings, "seed": before.seed, "inputs": before.inputs, "base": before.base})
-    new = flat({**now.settings, "seed": now.seed, "inputs": now.inputs, "base": now.base})
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    short = {key: (str(old.get(key))[:20], str(new.get(key))[:20]) for key in keys}
-    return ", ".join(f"{key} {was} -> {becomes}" for key, (was, becomes) in short.items())

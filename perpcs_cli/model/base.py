@@ -105,6 +105,8 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"the device {name!r} cannot be used: {reason}", where="--device") from None
+    if device.type == "meta":
+        raise UsageError("the device 'meta' computes nothing", where="--device")
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)
     return device

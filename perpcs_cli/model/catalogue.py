@@ -74,3 +74,8 @@ CATALOGUE: dict[str, Entry] = {
         ),
     )
 }
+
+
+def hub_name(name: str) -> str:
+    """The hub id of a model in the catalogue; other names as they are. Tools beyond perpcs know this one."""
+    return CATALOGUE[name].hub if name in CATALOGUE else name

@@ -7,6 +7,7 @@ itself is never changed, and is taken off in every case.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,14 +87,19 @@ def attached(base: Base, router: Router, *, merge: Merge = "product", dropout: f
             handle.remove()
 
 
+BANK_BYTES = 2 << 30
+"""Pieces up to this size stay on the device; then the ones not used for longest make room."""
+
+
 class Bank:
-    """The pieces of some adapters, read from disk when first used and then kept on the device."""
+    """The pieces of some adapters, read from disk when first used and then kept on the device while there is room."""
 
     def __init__(self, base: Base, adapter: Callable[[int], Adapter]) -> None:
         self.device = base.device
         self.dtype = base.dtype
         self.adapter = adapter
-        self._pieces: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self._pieces: OrderedDict[tuple[str, int], tuple[Tensor, Tensor]] = OrderedDict()
+        self._bytes = 0
 
     def stack(self, module: str, sharers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(a [U·r, n], b [d, U·r]) of the named sharers' pieces, the scale folded into b."""
@@ -109,6 +115,11 @@ class Bank:
             a, b = adapter.piece(module)
             scaled = b.float() * adapter.scale
             self._pieces[key] = (a.to(self.device, self.dtype), scaled.to(self.device, self.dtype))
+            self._bytes += sum(factor.nbytes for factor in self._pieces[key])
+            while self._bytes > BANK_BYTES and len(self._pieces) > 1:
+                _, oldest = self._pieces.popitem(last=False)
+                self._bytes -= sum(factor.nbytes for factor in oldest)
+        self._pieces.move_to_end(key)
         return self._pieces[key]
 
 

@@ -133,6 +133,7 @@ def test_truncated_weights(adapter, keep):
     ("changes", "named"),
     [
         ({"use_dora": True}, "use_dora"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights"),
         ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
         ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern"),
         ({"bias": "all"}, "bias"),

@@ -290,11 +290,12 @@ def test_verify_lists_everything(tiny, pool, root):
     assert all(words in problem for words, problem in zip(said, problems, strict=True))
 
 
-def test_verify_compares_the_manifest_with_the_adapters(pool):
-    edit(pool.path, base="0" * 64)
+@pytest.mark.parametrize("change", [{"base": "0" * 64}, {"rank": 5}, {"scale": 3.0}], ids=str)
+def test_verify_compares_the_manifest_with_the_adapters(pool, change):
+    edit(pool.path, **change)
     problems = verify_pool(open_pool(pool.path))
     assert len(problems) == COUNT
-    assert all("trained on another base model than the manifest says" in problem for problem in problems)
+    assert all("another base model, rank or scale than the manifest says" in problem for problem in problems)
 
 
 def test_verify_reads_gates_that_are_gone(pool, root):

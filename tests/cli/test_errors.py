@@ -246,13 +246,13 @@ CASES = {
         nothing,
         "train-sharer --plain --steps 3 --lr 1e-2",
         DATA,
-        "sharers/SHARER: was trained with other settings: train.steps 2 -> 3\n … --force",
+        "sharers/SHARER: was made with other settings: train.steps 2 -> 3\n … --force",
     ),
     "gate, other settings": Case(
         nothing,
         "gate --plain --steps 2 --lr 1e-2",
         DATA,
-        "gate.safetensors: was trained with other settings: gate.lr 0.1 -> 0.01\n … --force",
+        "gate.safetensors: was made with other settings: gate.lr 0.1 -> 0.01\n … --force",
     ),
     "recipe, other settings": Case(
         nothing,
@@ -264,7 +264,7 @@ CASES = {
         nothing,
         "predict --base --max-new-tokens 9",
         DATA,
-        "predictions/base.jsonl: was predicted with other settings: predict.max_new_tokens 8 -> 9\n … --force",
+        "predictions/base.jsonl: was made with other settings: predict.max_new_tokens 8 -> 9\n … --force",
     ),
     # What exists
     "workspace exists": Case(nothing, "init . --task LaMP_4", USAGE, "perpcs.toml: already exists … --force"),

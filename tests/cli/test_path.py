@@ -125,7 +125,7 @@ def test_a_killed_predict_goes_on_where_it_was(shell: Shell, monkeypatch: pytest
     assert len(partial.read_bytes().splitlines()) == 3
     assert not (shell.root / "out" / "base.jsonl").exists()
 
-    assert "an unfinished run has other settings" in shell(line.replace("8", "9")).stderr
+    assert "base.partial.jsonl: was made with other settings" in shell(line.replace("8", "9")).stderr
     resumed = shell(line)
     assert (resumed.exit_code, resumed.stdout) == (0, "out/base.jsonl\t4 predictions\n")
     assert "2 of 4 queries are answered already" in resumed.stderr

@@ -210,6 +210,18 @@ def test_the_bank_reads_a_piece_once_and_only_if_it_is_used(tiny):
     assert [sorted(adapter.reads) for adapter in adapters] == [[first], [], sorted([first, second])]
 
 
+def test_a_full_bank_forgets_what_was_not_used_for_longest(tiny, monkeypatch):
+    adapters = [MemoryAdapter(random_pieces(tiny, seed)) for seed in range(3)]
+    module = next(iter(tiny.targets))
+    size = sum(factor.nbytes for factor in adapters[0].piece(module))
+    adapters[0].reads.clear()
+    monkeypatch.setattr("perpcs_cli.model.pieces.BANK_BYTES", 2 * size)
+    bank = Bank(tiny, lambda index: adapters[index])
+    for used in ([0], [1], [0], [2], [0], [1]):
+        bank.stack(module, used)
+    assert [len(adapter.reads) for adapter in adapters] == [1, 2, 1]
+
+
 def test_the_bank_folds_the_scale_into_b(tiny):
     pieces = random_pieces(tiny, 0)
     module = next(iter(tiny.targets))
