@@ -42,7 +42,7 @@ def make_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The directory of a tiny random model of a family: llama, mistral, qwen2, gemma or gpt2."""
+    """The directory of a tiny random model of a family: llama, mistral, qwen2, qwen3, gemma, gemma2 or gpt2."""
     import transformers
 
     tokenizer = make_tokenizer()
@@ -51,7 +51,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         "llama": ("Llama", SHAPE),
         "mistral": ("Mistral", {**SHAPE, "sliding_window": 16}),
         "qwen2": ("Qwen2", SHAPE),
+        "qwen3": ("Qwen3", {**SHAPE, "head_dim": 16}),
         "gemma": ("Gemma", {**SHAPE, "head_dim": 16}),
+        # A low cap, so that leaving it out would show.
+        "gemma2": ("Gemma2", {**SHAPE, "head_dim": 16, "sliding_window": 16, "attn_logit_softcapping": 0.05}),
         "gpt2": ("GPT2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
     }
     made: dict[str, Path] = {}

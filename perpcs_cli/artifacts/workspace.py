@@ -20,6 +20,9 @@ Schedule = Literal["linear", "cosine", "constant"]
 Merge = Literal["product", "factor"]
 Scoring = Literal["published", "paper"]
 Aggregate = Literal["attention", "uniform"]
+Granularity = Literal["lora", "layer"]
+Weighting = Literal["softmax", "uniform", "single"]
+Optimizer = Literal["cma", "ngiohtuned", "tbpsa", "random"]
 DeviceName = str
 """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -71,6 +74,39 @@ class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     temperature: float = 1.0
 
 
+class EmbedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The encoder of user embeddings, by name, directory or hub id. PriME's is `microsoft/deberta-v3-large`."""
+
+    encoder: str = "minilm"
+    max_length: int = 512
+    """Tokens read of each history item; the encoder's own limit holds too."""
+
+
+class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How PriME searches the weights of similar sharers' LoRAs."""
+
+    sharers: int
+    """Most similar sharers whose LoRAs are merged."""
+    budget: int
+    """Candidates of each search."""
+    data_fraction: float
+    """Share of the target's history that candidates are scored on, drawn by seed."""
+    alpha: tuple[float, ...] = (1.0,)
+    """Weights of the similarity to the sharers in the reward; one search each."""
+    granularity: Granularity = "lora"
+    bounds: tuple[float, float] = (-1.5, 1.5)
+    sigma: float = 0.5
+    """Standard deviation of the first generation, around 0."""
+    popsize: int | None = None
+    """Candidates of a generation; None for the optimizer's own, 4 + ⌊3 ln n⌋ of n weights."""
+    metric: str = "sum"
+    """The sum of the task's two metrics, or the name of one."""
+    optimizer: Optimizer = "cma"
+    merge: Merge = "product"
+    recent: int | None = None
+    """Only the newest items of the history; None for all."""
+
+
 class PredictSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Greedy decoding in batches of at most `batch_tokens` tokens, padding and new tokens included."""
 
@@ -99,6 +135,8 @@ class Settings(
     train: TrainSettings
     gate: TrainSettings
     assemble: AssembleSettings
+    embed: EmbedSettings
+    prime: PrimeSettings
     predict: PredictSettings
 
 
@@ -129,10 +167,14 @@ def make_settings(*layers: dict[str, Any], where: object = None) -> Settings:
         raise UsageError(f"settings: {error}", where=where) from None
 
 
+Rule = tuple[str, object, bool, str]
+"""(key, value, whether it is in range, the range in words)."""
+
+
 def check_settings(settings: Settings, where: object = None) -> Settings:
     """Return the settings, or raise one UsageError that names every value out of range."""
     lora, predict, assemble = settings.lora, settings.predict, settings.assemble
-    rules: list[tuple[str, float, bool, str]] = [
+    rules: list[Rule] = [
         ("max_length", settings.max_length, settings.max_length >= 8, "at least 8"),
         ("lora.rank", lora.rank, lora.rank >= 1, "at least 1"),
         ("lora.alpha", lora.alpha, 0 < lora.alpha < math.inf, "above 0"),
@@ -156,12 +198,32 @@ def check_settings(settings: Settings, where: object = None) -> Settings:
     if assemble.top_p is not None:
         rules.append(("assemble.top_p", assemble.top_p, 0 < assemble.top_p <= 1, "above 0 and at most 1"))
     rules.append(("assemble.temperature", assemble.temperature, assemble.temperature > 0, "above 0"))
+    rules += _prime_rules(settings.prime)
+    rules.append(("embed.max_length", settings.embed.max_length, settings.embed.max_length >= 8, "at least 8"))
     for key in ("batch_tokens", "batch_rows", "max_new_tokens"):
         rules.append((f"predict.{key}", getattr(predict, key), getattr(predict, key) >= 1, "at least 1"))
     wrong = [f"{key} must be {rule}, and is {value}" for key, value, fine, rule in rules if not fine]
     if wrong:
         raise UsageError("settings: " + "; ".join(wrong), where=where)
     return settings
+
+
+def _prime_rules(prime: PrimeSettings) -> list[Rule]:
+    low, high = prime.bounds
+    share, alphas = prime.data_fraction, prime.alpha
+    rules: list[Rule] = [
+        ("prime.sharers", prime.sharers, prime.sharers >= 1, "at least 1"),
+        ("prime.budget", prime.budget, prime.budget >= 1, "at least 1"),
+        ("prime.data_fraction", share, 0 < share <= 1, "above 0 and at most 1"),
+        ("prime.alpha", alphas, bool(alphas) and all(0 <= a < math.inf for a in alphas), "one or more numbers from 0"),
+        ("prime.bounds", prime.bounds, -math.inf < low <= 0 <= high < math.inf and low < high, "a range around 0"),
+        ("prime.sigma", prime.sigma, 0 < prime.sigma < math.inf, "above 0"),
+    ]
+    if prime.popsize is not None:
+        rules.append(("prime.popsize", prime.popsize, prime.popsize >= 2, "at least 2"))
+    if prime.recent is not None:
+        rules.append(("prime.recent", prime.recent, prime.recent >= 1, "at least 1"))
+    return rules
 
 
 def to_toml(settings: Settings) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from perpcs_cli.artifacts.users import newest, read_users
 from perpcs_cli.artifacts.workspace import FILE
+from perpcs_cli.cli.bench_prime import prime
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import BaseFlags, JsonOption, takes
 from perpcs_cli.errors import DataError, UsageError
@@ -25,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Measure the engine on this machine.",
 )
+
+
+app.command("prime")(prime)
 
 
 @app.callback()

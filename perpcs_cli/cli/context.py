@@ -61,6 +61,16 @@ class Context:
         return self.root / "recipes"
 
     @property
+    def embeddings(self) -> Path:
+        """The users' embeddings."""
+        return self.root / "embeddings.safetensors"
+
+    @property
+    def traces(self) -> Path:
+        """One trace per PriME search."""
+        return self.root / "traces"
+
+    @property
     def predictions(self) -> Path:
         """One file per predicted model."""
         return self.root / "predictions"

@@ -59,7 +59,8 @@ def predict(
     name: Annotated[
         str | None,
         typer.Option(
-            "--name", help="Name of the model, for the file and in tables. [default: base, per-pcs or the adapter's]"
+            "--name",
+            help="Name of the model, for the file and in tables. [default: base, the recipes' or the adapter's]",
         ),
     ] = None,
     out: Annotated[
@@ -93,8 +94,8 @@ def predict(
         kind = (shared or own or Path()).resolve().name
         plan = _adapters(shared, own, users)
     else:
-        kind = "per-pcs"
         plan = _recipes(recipes or context.recipes, open_pool(pool or context.pool), users)
+        kind = _recipes_name(recipes or context.recipes)
     path = out or context.predictions / f"{store.check_id(name or kind, 'name', where='--name')}.jsonl"
 
     from perpcs_cli.cli.running import encode_all, open_base
@@ -218,6 +219,11 @@ def _recipes(path: Path, pool: OpenPool, users: list[User]) -> Plan:
     digests = {"pool": pool.digest, "recipes": store.digest_value(loaded)}
     places = {user.user_id: i for i, user in enumerate(users)}
     return Plan([pool.adapter(pool.ids.index(s)) for s in used], recipes, places, merges.pop(), digests, pool)
+
+
+def _recipes_name(path: Path) -> str:
+    """What a directory of recipes is called in tables: `recipes` is Per-PCs', `recipes-prime-1` is `prime-1`."""
+    return "per-pcs" if path.name == "recipes" else path.stem.removeprefix("recipes-")
 
 
 def _partial(path: Path) -> Path:

@@ -1,20 +1,53 @@
-"""Greedy decoding of rows that carry different recipes, in shared batches; rows that have ended leave the batch."""
+"""Greedy decoding of rows that carry different recipes: exact, in packed passes; rows come and go one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from perpcs_cli.artifacts.workspace import Merge
 from perpcs_cli.model.base import Base
-from perpcs_cli.model.batching import Encoded, by_budget, make_batch
+from perpcs_cli.model.batching import Encoded
+from perpcs_cli.model.drafts import NO_DRAFT, Draft, Drafts, fixed_cost, worth
+from perpcs_cli.model.packed import Rows, packed
 from perpcs_cli.model.pieces import Recipes, attached
 
+LEAST_PREFIX = 8
+"""A shorter common beginning is not worth the trouble."""
 
-@torch.inference_mode()
+
+@dataclass(frozen=True)
+class Techniques:
+    """What makes decoding fast; none of it changes the output. Each can be switched off, to see what it is worth."""
+
+    drafts: bool = True
+    """Known answers are verified instead of produced token by token."""
+    prefix: bool = True
+    """The tokens that prompts of a recipe begin with are computed once."""
+    population: bool = True
+    """Rows of different recipes share passes."""
+
+
+@dataclass(eq=False)
+class Row:
+    """One row on its way: a prompt, its recipe, and what greedy decoding has said so far."""
+
+    prompt: list[int]
+    recipe: int
+    asked: list[int] = field(default_factory=list)
+    """The indices of the caller's rows that it answers."""
+    output: list[int] = field(default_factory=list)
+    computed: int = 0
+    """Tokens of prompt and output whose keys and values are there."""
+    draft: Draft = NO_DRAFT
+    ended: bool = False
+
+    @property
+    def new(self) -> list[int]:
+        """The tokens of the next pass: what is known and not computed, then the draft."""
+        return [*(self.prompt + self.output)[self.computed :], *self.draft.tokens]
+
+
 def generate(
     base: Base,
     recipes: Recipes,
@@ -24,53 +57,192 @@ def generate(
     batch_tokens: int,
     batch_rows: int,
     merge: Merge = "product",
+    drafts: Drafts | None = None,
+    techniques: Techniques = Techniques(),
     done: Callable[[list[int], list[list[int]]], None] = lambda indices, tokens: None,
 ) -> list[list[int]]:
     """The greedy continuation of each row, (prompt, index of its recipe), without the end-of-sequence token.
 
-    `done(indices, tokens)` is called after every batch with the rows that it finished.
+    In float32 these are the tokens that the model with the recipe merged into its weights says, row by row. At most
+    `batch_rows` rows and `batch_tokens` tokens, new ones included, are in memory at a time, but always one row.
+    `drafts` are known answers, and take up the ones found here. `done(indices, tokens)` is called with the rows that
+    have ended, after every pass in which any did; it must not run the model.
     """
     outputs: list[list[int]] = [[] for _ in rows]
-    lengths = [len(row.prompt) + max_new_tokens for row, _ in rows]
-    for batch in by_budget(lengths, batch_tokens, batch_rows):
-        with attached(base, recipes, merge=merge):
-            _decode(base, recipes, [rows[i] for i in batch], max_new_tokens, [outputs[i] for i in batch])
-        done(batch, [outputs[i] for i in batch])
+    known = drafts if drafts is not None else Drafts()
+    engine = _Engine(base, recipes, max_new_tokens, known, techniques)
+
+    def ended(found: list[Row]) -> None:
+        for row in found:
+            known.add(row.prompt, row.output)
+            for index in row.asked:
+                outputs[index] = list(row.output)
+        indices = sorted(index for row in found for index in row.asked)
+        done(indices, [outputs[index] for index in indices])
+
+    for part in _parts(_unique(recipes, rows), max_new_tokens, batch_tokens, batch_rows, techniques):
+        capacity = max(len(row.prompt) for row in part) + max_new_tokens
+        places = max(1, min(batch_rows, batch_tokens // capacity, len(part)))
+        with packed(base), attached(base, recipes, merge=merge):
+            engine.run(part, places, capacity, ended)
     return outputs
 
 
-def _decode(
-    base: Base, recipes: Recipes, rows: Sequence[tuple[Encoded, int]], limit: int, outputs: Sequence[list[int]]
-) -> None:
-    """Append to each row's output until end of sequence or `limit` tokens."""
-    batch = make_batch(base, [Encoded(row.key, row.prompt, []) for row, _ in rows])
-    stop = torch.tensor(base.stop, device=base.device)
-    alive = list(range(len(rows)))
-    recipes.use([recipe for _, recipe in rows])
-    result = base.model(**batch.inputs(), use_cache=True, logits_to_keep=1)
-    cache: Any = result.past_key_values
-    mask, positions = batch.mask, batch.positions[:, -1:]
-    for step in range(limit):
-        tokens: Tensor = result.logits[:, -1].argmax(-1)
-        ended = torch.isin(tokens, stop).tolist()
-        for index, token, end in zip(alive, tokens.tolist(), ended, strict=True):
-            if not end:
-                outputs[index].append(token)
-        stay = [i for i, end in enumerate(ended) if not end]
-        if not stay or step + 1 == limit:
-            return
-        if len(stay) < len(alive):
-            keep = torch.tensor(stay, device=base.device)
-            cache.batch_select_indices(keep)
-            tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
-            alive = [alive[i] for i in stay]
-            recipes.use([rows[i][1] for i in alive])
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        positions = positions + 1
-        result = base.model(
-            input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
+def _unique(recipes: Recipes, rows: Sequence[tuple[Encoded, int]]) -> list[Row]:
+    """One row for each prompt and recipe, recipe by recipe; recipes of equal weights are one."""
+    first: dict[object, int] = {}
+    same = {
+        number: first.setdefault(
+            tuple(sorted((m, *pair) for m, mix in recipes.recipes[number].items() for pair in mix if pair[1])), number
         )
+        for number in dict.fromkeys(recipe for _, recipe in rows)
+    }
+    found: dict[int, dict[tuple[int, ...], Row]] = {number: {} for number in first.values()}
+    for index, (row, recipe) in enumerate(rows):
+        number = same[recipe]
+        found[number].setdefault(tuple(row.prompt), Row(row.prompt, number)).asked.append(index)
+    return [row for some in found.values() for row in some.values()]
+
+
+def _parts(rows: list[Row], new: int, tokens: int, most: int, techniques: Techniques) -> Iterator[list[Row]]:
+    """Rows that share buffers, the longest first, so that memory runs out early or never.
+
+    None needs less than half the longest's place, unless all that are left fit in at once.
+    """
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(0 if techniques.population else row.recipe, []).append(row)
+    for group in groups.values():
+        left = group
+        while left:
+            longest = max(len(row.prompt) for row in left) + new
+            if len(left) > min(most, tokens // longest):
+                part = [row for row in left if 2 * (len(row.prompt) + new) > longest]
+                left = [row for row in left if 2 * (len(row.prompt) + new) <= longest]
+            else:
+                part, left = left, []
+            yield part
+
+
+class _Engine:
+    """Runs rows to their ends. `alive` rows are in the buffers, each at the place of its number in the list."""
+
+    def __init__(self, base: Base, recipes: Recipes, limit: int, drafts: Drafts, techniques: Techniques) -> None:
+        self.base = base
+        self.recipes = recipes
+        self.limit = limit
+        self.drafts = drafts
+        self.techniques = techniques
+        self.fixed = fixed_cost(base.device, base.dtype)
+
+    def run(self, rows: list[Row], places: int, capacity: int, ended: Callable[[list[Row]], None]) -> None:
+        """Decode rows, at most `places` at a time; `ended` gets those that a pass has brought to their end."""
+        cache = Rows(self.base, places, capacity)
+        alive: list[Row] = []
+        waiting = rows
+        while waiting or any(not row.ended for row in alive):
+            waiting = self._admit(cache, waiting, alive, places)
+            running = [(place, row) for place, row in enumerate(alive) if not row.ended]
+            self._pass(cache, running)
+            if gone := [row for _, row in running if row.ended]:
+                alive = _leave(cache, alive, _kept(alive, waiting, places) if self.techniques.prefix else [])
+                ended(gone)
+
+    def _admit(self, cache: Rows, waiting: list[Row], alive: list[Row], places: int) -> list[Row]:
+        """Let rows in as far as there is place, and return those that still wait.
+
+        A row takes over the keys and values of what its prompt has in common with one of its recipe that is in.
+        One that has more in common with a row that comes in now waits for a pass, if together such rows save more
+        than that pass costs.
+        """
+        first, rest = waiting[: places - len(alive)], waiting[places - len(alive) :]
+        taken: dict[int, tuple[int, int]] = {}
+        later: set[int] = set()
+        if self.techniques.prefix:
+            saved = 0
+            leaders: dict[int, list[Row]] = {}
+            for index, row in enumerate(first):
+                _, had = taken[index] = max(
+                    ((place, _common(row, other)) for place, other in enumerate(alive) if other.recipe == row.recipe),
+                    key=lambda found: found[1],
+                    default=(0, 0),
+                )
+                coming = max((_common(row, other) for other in leaders.get(row.recipe, [])), default=0)
+                if coming >= had + LEAST_PREFIX:
+                    later.add(index)
+                    saved += coming - had
+                else:
+                    leaders.setdefault(row.recipe, []).append(row)
+            if saved <= self.fixed:
+                later = set()
+        sources, targets, length = [], [], 0
+        for index, row in enumerate(first):
+            if index in later:
+                continue
+            place, common = taken.get(index, (0, 0))
+            if common >= LEAST_PREFIX:
+                row.computed = common
+                sources.append(place)
+                targets.append(len(alive))
+                length = max(length, common)
+            alive.append(row)
+        cache.copy(sources, targets, length)
+        return [first[index] for index in sorted(later)] + rest
+
+    def _pass(self, cache: Rows, running: list[tuple[int, Row]]) -> None:
+        """One pass: feed each row what is known and a draft, and take over what greedy decoding says."""
+        rows = [row for _, row in running]
+        if self.techniques.drafts:
+            least = worth(len(rows), self.fixed)
+            for row in rows:
+                room = self.limit - len(row.output) - 1
+                row.draft = self.drafts.propose(row.prompt, row.output, room, least)
+        new = [row.new for row in rows]
+        self.recipes.use([row.recipe for row in rows], [len(tokens) for tokens in new])
+        choices = cache.run(
+            [place for place, _ in running],
+            [row.computed for row in rows],
+            new,
+            [len(row.draft.tokens) + 1 for row in rows],
+        )
+        for row, chosen in zip(rows, choices, strict=True):
+            self._accept(row, chosen)
+
+    def _accept(self, row: Row, chosen: list[int]) -> None:
+        """`chosen`: what greedy decoding says after the known tokens, and then after each token of the draft."""
+        draft = row.draft.tokens
+        right = next((i for i, token in enumerate(draft) if chosen[i] != token), len(draft))
+        row.computed = len(row.prompt) + len(row.output) + right
+        self.drafts.learn(row.draft, right)
+        for token in chosen[: right + 1]:
+            row.ended = token in self.base.stop
+            if row.ended:
+                return
+            row.output.append(token)
+        row.ended = len(row.output) == self.limit
+
+
+def _common(row: Row, other: Row) -> int:
+    """How many tokens the two prompts begin with together; a row's last one does not count, as it must be run."""
+    pairs = zip(row.prompt[:-1], other.prompt, strict=False)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(row.prompt) - 1, len(other.prompt)))
+
+
+def _kept(alive: list[Row], waiting: list[Row], places: int) -> list[Row]:
+    """Rows that have ended but are still needed: for each recipe that waits and has no other row, one."""
+    staying = [row for row in alive if not row.ended]
+    wanted = {row.recipe for row in waiting} - {row.recipe for row in staying}
+    last = {row.recipe: row for row in alive if row.recipe in wanted}
+    return list(last.values())[: max(0, places - 1 - len(staying))]
+
+
+def _leave(cache: Rows, alive: list[Row], kept: list[Row]) -> list[Row]:
+    """Take out the rows that have ended, but for `kept`; the last ones move into the places that fall free."""
+    stays = [not row.ended or row in kept for row in alive]
+    size = sum(stays)
+    free = [place for place in range(size) if not stays[place]]
+    moved = [place for place in range(size, len(alive)) if stays[place]]
+    cache.copy(moved, free, max((alive[place].computed for place in moved), default=0))
+    for source, target in zip(moved, free, strict=True):
+        alive[target] = alive[source]
+    return alive[:size]

@@ -26,8 +26,8 @@ from perpcs_cli.model.base import Base
 class Pieces:
     """What one linear layer adds in one batch: U sharers' factors, side by side, and each row's weights.
 
-    `a`: [U·r, n]; `b`: [d, U·r], with the scale alpha / r folded in; `weights`: [rows, U];
-    `gates`: [U, n], only while gates are trained.
+    `a`: [U·r, n]; `b`: [d, U·r], with the scale alpha / r folded in; `weights`: [rows, U], or [1, tokens, U] where
+    several rows lie side by side in one line of tokens; `gates`: [U, n], only while gates are trained.
     """
 
     a: Tensor
@@ -51,8 +51,10 @@ def update(x: Tensor, pieces: Pieces, merge: Merge) -> Tensor:
     With gates: W_s is multiplied by σ(g_sᵀ x) for each token (Per-PCs, equation 3).
     """
     a, b = pieces.a.to(x.dtype), pieces.b.to(x.dtype)
-    sharers = pieces.weights.shape[1]
-    weights = pieces.weights.to(x.dtype)[:, None, :]
+    sharers = pieces.weights.shape[-1]
+    weights = pieces.weights.to(x.dtype)
+    if weights.dim() == 2:
+        weights = weights[:, None, :]
     if pieces.gates is not None:
         weights = weights * torch.sigmoid(F.linear(x, pieces.gates.to(x.dtype)))
     hidden = F.linear(x, a).unflatten(-1, (sharers, -1)) * weights[..., None]
@@ -127,37 +129,65 @@ Weights = dict[str, list[tuple[int, float]]]
 """A recipe ready to run: linear layer → [(index of an adapter in the bank, weight)]. A missing layer adds nothing."""
 
 
+Table = tuple[tuple[float, ...], ...]
+"""Weights of some recipes (rows) over some sharers (columns); most recipes have the same in every linear layer."""
+
+
 class Recipes:
     """A router for rows with fixed recipes: row i of a batch runs `recipes[rows[i]]`."""
 
     def __init__(self, bank: Bank, recipes: Sequence[Weights]) -> None:
         self.bank = bank
         self.recipes = recipes
-        self._rows: list[int] = []
-        self._plan: dict[str, Pieces | None] = {}
+        self._running: tuple[int, ...] = ()
+        self._stacks: dict[str, tuple[Tensor, Tensor, Table] | None] = {}
+        self._rows: tuple[list[int], list[int] | None] = ([], None)
+        self._places = torch.empty(0, dtype=torch.long)
+        self._weights: dict[Table, Tensor] = {}
 
-    def use(self, rows: Sequence[int]) -> None:
-        """Say which recipe each row of the next passes runs."""
-        if list(rows) != self._rows:
-            self._rows = list(rows)
-            self._plan = {}
+    def use(self, rows: Sequence[int], lengths: Sequence[int] | None = None) -> None:
+        """Say which recipe each row of the next passes runs.
+
+        With `lengths`, the rows lie side by side in one line of tokens, [1, Σ lengths].
+        """
+        wanted = (list(rows), None if lengths is None else list(lengths))
+        if wanted == self._rows:
+            return
+        self._rows = wanted
+        self._weights = {}
+        found = set(rows)
+        # As rows end their recipes stay, until half of what is computed would be for nobody.
+        if not found <= set(self._running) or 2 * len(found) < len(self._running):
+            self._running = tuple(sorted(found))
+            self._stacks = {}
+        place = {recipe: index for index, recipe in enumerate(self._running)}
+        places = torch.tensor([place[recipe] for recipe in rows], dtype=torch.long)
+        if lengths is not None:
+            places = places.repeat_interleave(torch.tensor(lengths))[None]
+        self._places = places.to(self.bank.device)
 
     def __call__(self, module: str, x: Tensor) -> Pieces | None:
         """The pieces of the recipes in this batch, and each row's weights over them."""
-        if module not in self._plan:
-            self._plan[module] = self._pieces(module)
-        return self._plan[module]
+        if module not in self._stacks:
+            self._stacks[module] = self._stack(module)
+        stack = self._stacks[module]
+        if stack is None:
+            return None
+        a, b, table = stack
+        if table not in self._weights:
+            self._weights[table] = torch.tensor(table).to(self.bank.device)[self._places]
+        return Pieces(a, b, self._weights[table])
 
-    def _pieces(self, module: str) -> Pieces | None:
-        mixes = {recipe: self.recipes[recipe].get(module, []) for recipe in set(self._rows)}
-        used = sorted({sharer for mix in mixes.values() for sharer, weight in mix if weight})
+    def _stack(self, module: str) -> tuple[Tensor, Tensor, Table] | None:
+        """(a, b, table) over the sharers that the running recipes use; None where they use none."""
+        mixes = [self.recipes[recipe].get(module, []) for recipe in self._running]
+        used = sorted({sharer for mix in mixes for sharer, weight in mix if weight})
         if not used:
             return None
         column = {sharer: index for index, sharer in enumerate(used)}
-        weights = torch.zeros(len(self._rows), len(used))
-        for row, recipe in enumerate(self._rows):
-            for sharer, weight in mixes[recipe]:
+        table = [[0.0] * len(used) for _ in mixes]
+        for row, mix in zip(table, mixes, strict=True):
+            for sharer, weight in mix:
                 if weight:
-                    weights[row, column[sharer]] += weight
-        a, b = self.bank.stack(module, used)
-        return Pieces(a, b, weights.to(self.bank.device))
+                    row[column[sharer]] += weight
+        return *self.bank.stack(module, used), tuple(map(tuple, table))

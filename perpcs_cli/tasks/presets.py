@@ -12,7 +12,7 @@ from perpcs_cli.tasks.spec import get_task
 
 
 class Published(NamedTuple):
-    """(batch, epochs, rate) of the sharers' training in each paper, the gates' and the assembly's settings."""
+    """(batch, epochs, rate) of the sharers' training in each paper; settings of gates, assembly and search."""
 
     per_pcs: tuple[int, int, float]
     gate: tuple[int, int, float]
@@ -21,17 +21,19 @@ class Published(NamedTuple):
     assemble_batch: int
     prime: tuple[int, int, float]
     adapt_batch: int
+    search: tuple[int, int, float]
+    """PriME's number of LoRAs, budget and share of the history."""
 
 
 PUBLISHED = {
-    "citation": Published((16, 1, 1e-5), (6, 100, 1e-5), 1, 16, (8, 1, 1e-4), 16),
-    "movie_tagging": Published((6, 3, 2e-5), (6, 100, 2e-5), 3, 16, (6, 3, 2e-4), 16),
+    "citation": Published((16, 1, 1e-5), (6, 100, 1e-5), 1, 16, (8, 1, 1e-4), 16, (5, 50, 0.8)),
+    "movie_tagging": Published((6, 3, 2e-5), (6, 100, 2e-5), 3, 16, (6, 3, 2e-4), 16, (3, 30, 0.6)),
     # The papers have no news categories; its form is movie tagging's.
-    "news_category": Published((6, 3, 2e-5), (6, 100, 2e-5), 3, 16, (6, 3, 2e-4), 16),
-    "product_rating": Published((2, 2, 1e-5), (4, 100, 1e-5), 1, 6, (4, 2, 1e-4), 8),
-    "news_headline": Published((10, 3, 2e-5), (6, 50, 2e-5), 1, 16, (8, 3, 1e-4), 8),
-    "scholarly_title": Published((3, 2, 2e-5), (6, 50, 2e-5), 1, 10, (8, 2, 1e-4), 8),
-    "tweet_paraphrase": Published((16, 2, 1e-5), (6, 50, 2e-5), 2, 16, (8, 1, 1e-4), 16),
+    "news_category": Published((6, 3, 2e-5), (6, 100, 2e-5), 3, 16, (6, 3, 2e-4), 16, (3, 30, 0.6)),
+    "product_rating": Published((2, 2, 1e-5), (4, 100, 1e-5), 1, 6, (4, 2, 1e-4), 8, (5, 50, 1.0)),
+    "news_headline": Published((10, 3, 2e-5), (6, 50, 2e-5), 1, 16, (8, 3, 1e-4), 8, (3, 30, 0.8)),
+    "scholarly_title": Published((3, 2, 2e-5), (6, 50, 2e-5), 1, 10, (8, 2, 1e-4), 8, (3, 50, 1.0)),
+    "tweet_paraphrase": Published((16, 2, 1e-5), (6, 50, 2e-5), 2, 16, (8, 1, 1e-4), 16, (3, 30, 1.0)),
 }
 
 
@@ -41,6 +43,7 @@ def published_settings(task_name: str, preset: Preset) -> dict[str, Any]:
     row = PUBLISHED[task.name]
     batch, epochs, lr = row.per_pcs if preset == "per-pcs" else row.prime
     gate_batch, gate_steps, gate_lr = row.gate
+    sharers, budget, share = row.search
     return {
         "task": task.name,
         "preset": preset,
@@ -49,5 +52,7 @@ def published_settings(task_name: str, preset: Preset) -> dict[str, Any]:
         "train": {"batch_size": batch, "epochs": epochs, "lr": lr},
         "gate": {"batch_size": gate_batch, "steps": gate_steps, "lr": gate_lr, "weight_decay": 0.0},
         "assemble": {"top_k": row.top_k, "batch_size": row.assemble_batch},
+        "embed": {},
+        "prime": {"sharers": sharers, "budget": budget, "data_fraction": share},
         "predict": {"max_new_tokens": task.max_new_tokens},
     }

@@ -9,8 +9,10 @@ import pytest
 from perpcs_cli.artifacts.workspace import (
     FILE,
     AssembleSettings,
+    EmbedSettings,
     LoraSettings,
     PredictSettings,
+    PrimeSettings,
     Settings,
     TrainSettings,
     check_settings,
@@ -30,6 +32,8 @@ SETTINGS = Settings(
     train=TRAIN,
     gate=TrainSettings(batch_size=4, lr=1e-5, steps=100),
     assemble=AssembleSettings(top_k=3, batch_size=16, top_p=0.9, sample=True),
+    embed=EmbedSettings(),
+    prime=PrimeSettings(sharers=3, budget=30, data_fraction=0.6),
     predict=PredictSettings(max_new_tokens=32),
 )
 PLAIN = tomllib.loads(to_toml(SETTINGS))

@@ -1,0 +1,152 @@
+"""`traces/U.jsonl`: every candidate of a PriME search with its scores, one a line; and the Pareto set of them.
+
+A line lands on the disk before the search goes on, so that a killed run resumes where it was. Neither utility nor
+similarity depends on α, the optimizer or the budget: a trace serves searches with any of them. It holds what models
+answered to the history's prompts, as token ids, so it stays with the target user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.errors import DataError
+
+Tokens = tuple[int, ...]
+
+
+class TraceHeader(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.trace/1"
+):
+    """The first line: whose search this is, and everything that utility and similarity depend on."""
+
+    user_id: str
+    sharers: tuple[str, ...]
+    """In the order of the weights and of the similarities."""
+    weights: int
+    """Weights of a candidate: one per sharer, or one per layer and sharer, layer by layer."""
+    items: int
+    """History items that candidates are scored on."""
+    provenance: Provenance
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One scored candidate. All zeros is the base; all ones of one sharer is that sharer's own LoRA."""
+
+    weights: tuple[float, ...]
+    utility: float
+    similarity: tuple[float, ...]
+    """P(s) for each sharer."""
+    metrics: dict[str, float]
+    """The task's metrics against the history's answers."""
+    seconds: float
+    """Its part of the time that its call took."""
+    call: int
+    of: int
+    """It was decoded in this call, together with so many candidates."""
+    outputs: str
+    """SHA-256 of its answers."""
+    tokens: tuple[Tokens, ...] | None = None
+    """The answers' token ids, one per item, where no earlier line has the same `outputs`."""
+
+
+class Trace:
+    """An opened trace: what has been evaluated, by weights and in order, and the answers by their digest."""
+
+    def __init__(self, path: Path, header: TraceHeader, rows: Sequence[Evaluation]) -> None:
+        self.header = header
+        self.known: dict[tuple[float, ...], Evaluation] = {}
+        self.answers: dict[str, tuple[Tokens, ...]] = {}
+        self.calls = 0
+        self._journal = store.Journal(path)
+        self._remember(rows)
+
+    def append(self, rows: Sequence[Evaluation]) -> None:
+        """Add the evaluations of one call; the tokens of answers that are known already are left out."""
+        lines = []
+        for row in rows:
+            stored = row.outputs in self.answers
+            lines.append(msgspec.structs.replace(row, tokens=None) if stored else row)
+            self._remember(lines[-1:])
+        self._journal.append(lines)
+
+    def _remember(self, rows: Sequence[Evaluation]) -> None:
+        for row in rows:
+            self.known[row.weights] = row
+            self.calls = max(self.calls, row.call + 1)
+            if row.tokens is not None:
+                self.answers[row.outputs] = row.tokens
+
+
+def open_trace(path: Path, header: TraceHeader) -> Trace:
+    """Open a trace to go on with, or begin one. The candidates of a call that was not written to its end are dropped,
+    because they will be decoded again, together.
+
+    Raises DataError where the file is broken. That its header is the same is for the caller to check first.
+    """
+    if not path.exists():
+        store.write_jsonl(path, [header])
+        return Trace(path, header, [])
+    store.Journal(path)
+    _, rows = read_trace(path)
+    if rows and len(last := [row for row in rows if row.call == rows[-1].call]) < rows[-1].of:
+        rows = rows[: -len(last)]
+        store.write_jsonl(path, [header, *rows])
+    return Trace(path, header, rows)
+
+
+def read_trace(path: Path) -> tuple[TraceHeader, list[Evaluation]]:
+    """The header and the lines of a trace; a last line without its end is passed over.
+
+    Raises DataError with the line's number where one is broken or does not fit the header.
+    """
+    lines = store.read_bytes(path).split(b"\n")[:-1]
+    header: TraceHeader | None = None
+    rows: list[Evaluation] = []
+    answered: set[str] = set()
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        try:
+            if header is None:
+                header = msgspec.json.decode(line, type=TraceHeader)
+                continue
+            row = msgspec.json.decode(line, type=Evaluation)
+        except msgspec.DecodeError as error:
+            raise DataError(f"not a line of a perpcs trace: {error}", where=where) from None
+        answered |= {row.outputs} if row.tokens is not None else set()
+        items = header.items if row.tokens is None else len(row.tokens)
+        sizes = (len(row.weights), len(row.similarity), items)
+        if sizes != (header.weights, len(header.sharers), header.items) or row.outputs not in answered:
+            raise DataError("the candidate does not fit the trace's first line", where=where)
+        rows.append(row)
+    if header is None:
+        raise DataError("holds no trace", where=path, hint="Use --force to begin again.")
+    return header, rows
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A candidate that no other one beats in both: more utility, less similarity (the mean over sharers)."""
+
+    utility: float
+    similarity: float
+    weights: tuple[float, ...]
+
+
+class Front(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One user's non-dominated points, by falling utility, over the sharers that the weights belong to."""
+
+    sharers: tuple[str, ...]
+    points: list[Point]
+
+
+class Pareto(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.pareto/1"
+):
+    """The non-dominated candidates of each user's search."""
+
+    users: dict[str, Front]
+    provenance: Provenance

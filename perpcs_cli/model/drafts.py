@@ -1,0 +1,159 @@
+"""Drafts: answers that are known for a prompt, as guesses of what greedy decoding will say next.
+
+A guess is verified in the pass that would have produced its first token anyway; it changes how long decoding takes,
+never what comes out. What a token of it costs and what it may save is weighed before it is fed: see `worth`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+FIXED_COST = {"cuda": 512, "cpu": 32}
+"""What a pass costs beside its tokens, in tokens: reading the weights, launching kernels. Rough is good enough."""
+FIXED_COST_MATRIX_UNITS = 128
+"""The same on a processor that computes in bfloat16."""
+DECAY = 0.8
+"""What an answer's weight is multiplied by whenever another answer to its prompt is added."""
+CONTEXT = (4, 3, 2)
+"""Where no known answer begins as this one: so many last tokens are looked for inside the answers and the prompt."""
+FORGET = 256
+"""A statistic that is so old is halved, as a search goes on and its candidates grow alike."""
+
+
+def fixed_cost(device: torch.device, dtype: torch.dtype) -> int:
+    """The fixed cost of a pass, in tokens. A constant, not a measurement: the same run makes the same passes."""
+    if device.type == "cpu" and dtype != torch.float32:
+        return FIXED_COST_MATRIX_UNITS
+    return FIXED_COST.get(device.type, FIXED_COST["cuda"])
+
+
+def worth(rows: int, fixed: int) -> float:
+    """The least chance of acceptance with which a drafted token saves more than it costs.
+
+    A pass of `rows` rows costs fixed + rows, so a row's next token costs (fixed + rows) / rows; verifying it
+    in a pass that runs anyway costs 1.
+    """
+    return rows / (rows + fixed)
+
+
+Tokens = tuple[int, ...]
+Path = tuple[Tokens, int, float]
+"""(known tokens, place of the next one, weight)."""
+Source = tuple[str, int]
+"""Where a guess comes from, (how it was found, its share of the votes in quarters): guesses alike are judged alike."""
+
+
+class _Known:
+    """What is known for one prompt: answers with their weights, newest last, and where each phrase occurs."""
+
+    def __init__(self, prompt: Tokens) -> None:
+        self.answers: dict[Tokens, float] = {}
+        self.in_answers: dict[Tokens, list[tuple[Tokens, int]]] = defaultdict(list)
+        """The last tokens of a context → [(answer, place of the token after them)]."""
+        self.in_prompt: dict[Tokens, list[tuple[Tokens, int]]] = defaultdict(list)
+        _index(prompt, self.in_prompt)
+
+    def add(self, answer: Tokens) -> None:
+        for other in self.answers:
+            self.answers[other] *= DECAY
+        if answer not in self.answers:
+            _index(answer, self.in_answers)
+        self.answers[answer] = self.answers.pop(answer, 0.0) + 1.0
+
+    def paths(self, output: Tokens) -> tuple[str, list[Path]]:
+        """(how they were found, the ways in which an answer that begins with `output` may go on)."""
+        size = len(output)
+        if found := [(answer, size, weight) for answer, weight in self.answers.items() if answer[:size] == output]:
+            return "answer", found
+        for length in CONTEXT:
+            last = output[-length:]
+            if places := self.in_answers.get(last):
+                return f"phrase {length}", [(answer, place, self.answers[answer]) for answer, place in places]
+            if places := self.in_prompt.get(last):
+                return f"prompt {length}", [(prompt, place, 1.0) for prompt, place in places]
+        return "", []
+
+
+def _index(sequence: Tokens, places: dict[Tokens, list[tuple[Tokens, int]]]) -> None:
+    for length in CONTEXT:
+        for end in range(length, len(sequence)):
+            places[sequence[end - length : end]].append((sequence, end))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Tokens that may come next, and where each was found."""
+
+    tokens: list[int]
+    sources: list[Source]
+
+
+NO_DRAFT = Draft([], [])
+
+
+class Drafts:
+    """Known answers by prompt, and how often guesses of each kind were right.
+
+    One may serve many calls, as a search does that asks the same prompts again and again: answers are added as they
+    are found, and newer and more frequent ones count for more.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Tokens, _Known] = {}
+        self._record: dict[Source, tuple[float, float]] = {}
+        self.tried = 0
+        """Tokens that were proposed and verified."""
+        self.right = 0
+        """Those of them that were right."""
+
+    def add(self, prompt: Sequence[int], answer: Sequence[int], stop: Iterable[int] = ()) -> None:
+        """Note an answer to a prompt, as token ids, up to the first that is in `stop`."""
+        ends = set(stop)
+        length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
+        self._of(prompt).add(tuple(answer[:length]))
+
+    def propose(self, prompt: Sequence[int], output: Sequence[int], limit: int, least: float) -> Draft:
+        """At most `limit` tokens that may follow `output`, as long as all of them are right with chance `least`."""
+        kind, paths = self._of(prompt).paths(tuple(output))
+        draft = Draft([], [])
+        chance = 1.0
+        while paths and len(draft.tokens) < limit:
+            votes: dict[int, float] = defaultdict(float)
+            for sequence, place, weight in paths:
+                votes[sequence[place] if place < len(sequence) else -1] += weight
+            # The later of two that are equal: it is newer.
+            token = max(reversed(votes), key=lambda t: votes[t])
+            source = (kind, int(4 * votes[token] / sum(votes.values())))
+            chance *= self.chance(source)
+            if token < 0 or chance < least:
+                break
+            draft.tokens.append(token)
+            draft.sources.append(source)
+            paths = [(s, p + 1, w) for s, p, w in paths if p < len(s) and s[p] == token]
+        return draft
+
+    def learn(self, draft: Draft, right: int) -> None:
+        """Note that the first `right` tokens of a draft were what greedy decoding said, and the next was not."""
+        self.tried += len(draft.tokens)
+        self.right += right
+        for index, source in enumerate(draft.sources[: right + 1]):
+            hits, tries = self._record.get(source, (0.0, 0.0))
+            hits, tries = hits + (index < right), tries + 1
+            self._record[source] = (hits / 2, tries / 2) if tries >= FORGET else (hits, tries)
+
+    def chance(self, source: Source) -> float:
+        """How likely a guess is right: its share of the votes at first, then more and more what was seen."""
+        kind, quarters = source
+        expected = (0.3 + 0.15 * quarters) * (1.0 if kind == "answer" else 0.6)
+        hits, tries = self._record.get(source, (0.0, 0.0))
+        return (hits + 4 * expected) / (tries + 4)
+
+    def _of(self, prompt: Sequence[int]) -> _Known:
+        key = tuple(prompt)
+        if key not in self._known:
+            self._known[key] = _Known(key)
+        return self._known[key]

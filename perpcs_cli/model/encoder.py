@@ -1,0 +1,89 @@
+"""User embeddings: the encoder's states, averaged over tokens, then over the items of a history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perpcs_cli.errors import DataError
+from perpcs_cli.model.base import choose_device, choose_dtype, fingerprint_model, locate
+from perpcs_cli.model.batching import by_budget
+
+BATCH_TOKENS = 16384
+BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen encoder that is ready to run."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    limit: int
+    """Tokens read of a text; what is longer is cut at its end."""
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """One user's embedding [H] in float32: the mean over the user's texts of the masked mean over tokens.
+
+        It does not depend on other users' texts. Raises DataError where it is not finite.
+        """
+        ids = [self.tokenizer(text, truncation=True, max_length=self.limit)["input_ids"] for text in texts]
+        total = torch.zeros((), device=self.device)
+        for batch in by_budget([len(row) for row in ids], BATCH_TOKENS, BATCH_ROWS):
+            total = total + self._states([ids[i] for i in batch]).sum(0)
+        mean = (total / len(texts)).cpu()
+        if not mean.isfinite().all():
+            raise DataError("the encoder gives NaN or infinity", where=self.name, hint="Try --dtype float32.")
+        return mean
+
+    def _states(self, rows: Sequence[list[int]]) -> Tensor:
+        width = max(len(row) for row in rows)
+        pad = self.tokenizer.pad_token_id or 0
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.device)
+        return masked_mean(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of `states` [rows, tokens, H] where `mask` [rows, tokens] is 1, [rows, H]. Float32."""
+    weights = mask[..., None].float()
+    return (states.float() * weights).sum(1) / weights.sum(1)
+
+
+def fingerprint_encoder(name: str) -> str:
+    """The fingerprint of an encoder by name, directory or hub id, without loading it."""
+    return fingerprint_model(locate(name))
+
+
+def load_encoder(name: str, *, device: str, dtype: str, max_length: int) -> Encoder:
+    """Load an encoder by name, directory or hub id, from safetensors only.
+
+    Of an encoder-decoder model the encoder is taken. Raises UsageError for a device or dtype that is not there and
+    DataError for a model that cannot be loaded.
+    """
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    place = choose_device(device)
+    directory = locate(name)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModel.from_pretrained(
+            directory, dtype=choose_dtype(dtype, place), use_safetensors=True, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise DataError(f"the encoder cannot be loaded: {str(error).splitlines()[0]}", where=directory) from None
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    limits = (max_length, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    model.requires_grad_(False).eval().to(place)
+    return Encoder(name, model, tokenizer, place, min(int(limit) for limit in limits if limit))

@@ -1,0 +1,103 @@
+"""`traces/U.jsonl`: what is appended is there, what was cut off is dropped, what does not fit is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from helpers import provenance
+
+from perpcs_cli.artifacts.trace import Evaluation, Trace, TraceHeader, open_trace, read_trace
+from perpcs_cli.errors import DataError
+
+HEADER = TraceHeader(user_id="u", sharers=("a", "b"), weights=2, items=1, provenance=provenance())
+
+
+def row(first: float, call: int = 0, of: int = 2, tokens: tuple[int, ...] = (3,)) -> Evaluation:
+    return Evaluation(
+        weights=(first, 0.0),
+        utility=1.0,
+        similarity=(0.5, 0.25),
+        metrics={"accuracy": 1.0},
+        seconds=0.5,
+        call=call,
+        of=of,
+        outputs=str(tokens),
+        tokens=(tokens,),
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A trace of two calls of two candidates."""
+    trace = open_trace(tmp_path / "t.jsonl", HEADER)
+    trace.append([row(0.1), row(0.2)])
+    trace.append([row(0.3, 1, tokens=(4,)), row(0.4, 1)])
+    return tmp_path / "t.jsonl"
+
+
+def weights(trace: Trace) -> list[float]:
+    return [first for first, _ in trace.known]
+
+
+def test_it_is_read_back(path: Path) -> None:
+    trace = open_trace(path, HEADER)
+    assert weights(trace) == [0.1, 0.2, 0.3, 0.4]
+    assert trace.calls == 2
+    assert trace.answers == {"(3,)": ((3,),), "(4,)": ((4,),)}
+    assert read_trace(path)[0] == HEADER
+
+
+def test_equal_answers_are_stored_once(path: Path) -> None:
+    assert [one.tokens for one in read_trace(path)[1]] == [((3,),), None, ((4,),), None]
+
+
+def test_a_call_that_was_not_written_to_its_end_is_dropped(path: Path) -> None:
+    content = path.read_bytes()
+    last = content.rstrip().rfind(b"\n") + 1
+    for cut in (last - 5, last, last + 5, len(content) - 1):
+        path.write_bytes(content[:cut])
+        trace = open_trace(path, HEADER)
+        assert weights(trace) == [0.1, 0.2]
+        assert trace.calls == 1
+        assert path.read_bytes() == b"".join(content.splitlines(keepends=True)[:3])
+    trace.append([row(0.3, 1, tokens=(4,)), row(0.4, 1)])
+    assert path.read_bytes() == content
+
+
+def test_a_new_trace_has_its_header_at_once(tmp_path: Path) -> None:
+    open_trace(tmp_path / "t.jsonl", HEADER)
+    assert read_trace(tmp_path / "t.jsonl") == (HEADER, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", "line 6: not a line of a perpcs trace"),
+        (msgspec.json.encode(HEADER), "line 6: not a line"),
+        (msgspec.json.encode(msgspec.structs.replace(row(0.5), weights=(0.5,))), "line 6: the candidate does not fit"),
+        (msgspec.json.encode(msgspec.structs.replace(row(0.5), similarity=())), "does not fit"),
+        (msgspec.json.encode(msgspec.structs.replace(row(0.5), tokens=())), "does not fit"),
+        (msgspec.json.encode(msgspec.structs.replace(row(0.5), tokens=None, outputs="new")), "does not fit"),
+        (msgspec.json.encode(msgspec.structs.replace(row(0.5), utility=float("nan"))), "not a line"),
+    ],
+    ids=["broken", "a header", "weights", "similarities", "answers", "no answers", "not finite"],
+)
+def test_broken_lines(path: Path, line: bytes, message: str) -> None:
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(DataError, match=message):
+        open_trace(path, HEADER)
+
+
+@pytest.mark.parametrize("content", [b"", b"no newline"])
+def test_no_header(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match="holds no trace"):
+        read_trace(tmp_path / "t.jsonl")
+
+
+def test_another_version(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"perpcs.trace/1", b"perpcs.trace/2"))
+    with pytest.raises(DataError, match="line 1: not a line of a perpcs trace"):
+        read_trace(path)
