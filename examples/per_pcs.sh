@@ -21,16 +21,7 @@ assemble=${ASSEMBLE---plain --recent 16}
 export PERPCS_WORKSPACE=$3
 mkdir -p "$PERPCS_WORKSPACE"
 
-# A step is one command; finished steps are left alone and every step's time is noted.
-step() {
-  local name=$1 from=$SECONDS
-  shift
-  [ -e "$PERPCS_WORKSPACE/.done.$name" ] && return
-  echo "== $name" >&2
-  "$@" >&2
-  touch "$PERPCS_WORKSPACE/.done.$name"
-  printf '%s\t%s\n' "$name" $((SECONDS - from)) >>"$PERPCS_WORKSPACE/seconds.tsv"
-}
+. "$(dirname "$0")/steps.sh"
 w=$PERPCS_WORKSPACE
 [ "$model" != smollm2-135m ] || perpcs model fetch smollm2-135m --quiet >&2
 step init perpcs init "$w" --task "$task" --model "$model"

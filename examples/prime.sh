@@ -20,16 +20,7 @@ retrieve=${RETRIEVE-}
 export PERPCS_WORKSPACE=$3
 w=$PERPCS_WORKSPACE
 
-# A step is one command; finished steps are left alone and every step's time is noted.
-step() {
-  local name=$1 from=$SECONDS
-  shift
-  [ -e "$w/.done.$name" ] && return
-  echo "== $name" >&2
-  "$@" >&2
-  touch "$w/.done.$name"
-  printf '%s\t%s\n' "$name" $((SECONDS - from)) >>"$w/seconds.tsv"
-}
+. "$(dirname "$0")/steps.sh"
 [ "$encoder" != minilm ] || perpcs model fetch minilm --quiet >&2
 step embed perpcs embed --encoder "$encoder"
 step retrieve perpcs retrieve $retrieve

@@ -89,8 +89,8 @@ def prime(
 ) -> None:
     """Time decoding against PEFT and a prefill.
 
-    The rows are a PriME search's candidates. All see the same candidates and one user's history, in one run. The target is the first user of --users-file with
-    enough history, the sharers the next ones, each trained for a few steps.
+    The rows are a PriME search's candidates on one user's history, the same for all, in one run. The target is the
+    first user of --users-file with enough history, the sharers the next ones, each trained for a few steps.
     """
     console = Console(json=json, quiet=base.quiet)
     off = [name.strip() for name in without.split(",") if name.strip()]

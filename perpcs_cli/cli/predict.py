@@ -60,7 +60,7 @@ def predict(
         str | None,
         typer.Option(
             "--name",
-            help="Name of the model, for the file and in tables. [default: base, the recipes' or the adapter's]",
+            help="Name of the model, for the file and in tables. [default: base, or what is given]",
         ),
     ] = None,
     out: Annotated[
