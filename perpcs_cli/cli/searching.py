@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,15 +120,17 @@ class Searches:
         from perpcs_cli.methods.objective import Objective
         from perpcs_cli.methods.population import Evaluator, make_decode, make_engine
         from perpcs_cli.methods.prime import search
+        from perpcs_cli.model.batching import tokenize
 
         user, space, settings = task.user, task.space, self.settings
         header = self._header(task)
         path = self._trace(user)
         self._check_trace(path, header)
         places = [self.pool.ids.index(sharer) for sharer in space.sharers]
+        # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
         rows = encode_all(
             self.model,
-            task.items,
+            [replace(item, answer=None) for item in task.items],
             self.context,
             self.console,
             who=f"user {user.user_id}",
@@ -138,7 +140,14 @@ class Searches:
             space,
             Objective(self.context.task, [(item.answer or "").strip() for item in task.items], settings.metric),
             open_trace(path, header),
-            make_engine(self.model, lambda index: self.pool.adapter(places[index]), rows, self.predict, settings.merge),
+            make_engine(
+                self.model,
+                lambda index: self.pool.adapter(places[index]),
+                rows,
+                tuple(tuple(tokenize(self.model, item).answer) for item in task.items),
+                self.predict,
+                settings.merge,
+            ),
             make_decode(self.model),
         )
         with self.console.progress(user.user_id, settings.budget * len(self._paths(user))) as bar:

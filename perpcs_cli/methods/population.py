@@ -25,15 +25,23 @@ Decode = Callable[[Answers], list[str]]
 
 
 def make_engine(
-    base: Base, adapter: Callable[[int], Adapter], items: Sequence[Encoded], settings: PredictSettings, merge: Merge
+    base: Base,
+    adapter: Callable[[int], Adapter],
+    items: Sequence[Encoded],
+    references: Answers,
+    settings: PredictSettings,
+    merge: Merge,
 ) -> Engine:
-    """The decoding engine on some items, for models over the sharers that `adapter` gives by index."""
+    """The decoding engine on some items, for models over the sharers that `adapter` gives by index.
+
+    `references`, the items' true answers, serve as the first drafts.
+    """
     bank = Bank(base, adapter)
 
     def run(models: Sequence[Weights], known: Iterable[Answers]) -> list[Answers]:
         # Made anew for each call, so that a resumed search decodes exactly as one that was never stopped.
         drafts = Drafts()
-        for answers in [[row.answer for row in items], *known]:
+        for answers in [references, *known]:
             for row, answer in zip(items, answers, strict=True):
                 drafts.add(row.prompt, answer, base.stop)
         outputs = generate(

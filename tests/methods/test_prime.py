@@ -40,7 +40,9 @@ class Target:
         self.space = Space(names, (frozenset(modules),) * len(names), modules, self.granularity)
         adapters = [MemoryAdapter(random_pieces(self.base, number), 0.25) for number in range(len(names))]
         rows = random_rows(self.base, [(8 + item, 0) for item in range(self.items)])
-        self.engine = make_engine(self.base, adapters.__getitem__, rows, PredictSettings(max_new_tokens=6), "product")
+        references = tuple(tuple(row.answer) for row in rows)
+        settings = PredictSettings(max_new_tokens=6)
+        self.engine = make_engine(self.base, adapters.__getitem__, rows, references, settings, "product")
         whole = dataclasses.replace(self.space, granularity="lora")
         (answers,) = self.engine([whole.mixes(self.planted)], [])
         self.references = self.decode(answers)
