@@ -31,7 +31,7 @@ POPULATION = 7
 SPREAD = 0.5
 STEP = 0.3
 BOUND = 1.5
-TRAINING = {"steps": 12, "batch_size": 4, "lr": 2e-3, "accumulate": 1}
+TRAINING = {"steps": 24, "batch_size": 4, "lr": 2e-3, "accumulate": 1}
 TECHNIQUES = ("drafts", "prefix", "population")
 
 
@@ -98,9 +98,12 @@ def prime(
         raise UsageError(
             f"no such technique: {odd[0]!r}", where="--without", hint=f"There are {', '.join(TECHNIQUES)}."
         )
+    sizes = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens, "batch_rows": batch_rows}
     if not (base.workspace / FILE).exists():
         base = replace(base, model=base.model or "smollm2-135m", task=base.task or "news_headline")
-    sizes = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens, "batch_rows": batch_rows}
+        # A whole generation at a time, with room to spare.
+        sizes["batch_tokens"] = batch_tokens or 32768
+        sizes["batch_rows"] = batch_rows or 256
     context = base.open(predict={key: value for key, value in sizes.items() if value is not None})
     users = _users(context, users_file, items, count, need=sharers is None)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from perpcs_cli.artifacts.workspace import Merge
 from perpcs_cli.model.base import Base
 from perpcs_cli.model.batching import Encoded
-from perpcs_cli.model.drafts import NO_DRAFT, Draft, Drafts, fixed_cost, worth
+from perpcs_cli.model.drafts import NO_DRAFT, Draft, Drafts, fixed_cost
 from perpcs_cli.model.packed import Rows, packed
 from perpcs_cli.model.pieces import Recipes, attached
 
@@ -143,7 +143,7 @@ class _Engine:
         while waiting or any(not row.ended for row in alive):
             waiting = self._admit(cache, waiting, alive, places)
             running = [(place, row) for place, row in enumerate(alive) if not row.ended]
-            self._pass(cache, running)
+            self._pass(cache, running, waiting=len(waiting) > places - len(alive))
             if gone := [row for _, row in running if row.ended]:
                 alive = _leave(cache, alive, _kept(alive, waiting, places) if self.techniques.prefix else [])
                 ended(gone)
@@ -156,47 +156,38 @@ class _Engine:
         than that pass costs.
         """
         first, rest = waiting[: places - len(alive)], waiting[places - len(alive) :]
-        taken: dict[int, tuple[int, int]] = {}
-        later: set[int] = set()
-        if self.techniques.prefix:
-            saved = 0
-            leaders: dict[int, list[Row]] = {}
-            for index, row in enumerate(first):
-                _, had = taken[index] = max(
-                    ((place, _common(row, other)) for place, other in enumerate(alive) if other.recipe == row.recipe),
-                    key=lambda found: found[1],
-                    default=(0, 0),
-                )
-                coming = max((_common(row, other) for other in leaders.get(row.recipe, [])), default=0)
-                if coming >= had + LEAST_PREFIX:
-                    later.add(index)
-                    saved += coming - had
-                else:
-                    leaders.setdefault(row.recipe, []).append(row)
-            if saved <= self.fixed:
-                later = set()
-        sources, targets, length = [], [], 0
-        for index, row in enumerate(first):
-            if index in later:
-                continue
-            place, common = taken.get(index, (0, 0))
-            if common >= LEAST_PREFIX:
-                row.computed = common
-                sources.append(place)
-                targets.append(len(alive))
-                length = max(length, common)
-            alive.append(row)
-        cache.copy(sources, targets, length)
+        found = [_closest(row, alive) if self.techniques.prefix else (0, 0) for row in first]
+        later = self._later(first, [common for _, common in found]) if self.techniques.prefix else set()
+        copies = []
+        for index, (row, (place, common)) in enumerate(zip(first, found, strict=True)):
+            if index not in later:
+                if common >= LEAST_PREFIX:
+                    row.computed = common
+                    copies.append((place, len(alive)))
+                alive.append(row)
+        cache.copy(copies, max((row.computed for row in first), default=0))
         return [first[index] for index in sorted(later)] + rest
 
-    def _pass(self, cache: Rows, running: list[tuple[int, Row]]) -> None:
+    def _later(self, rows: list[Row], had: list[int]) -> set[int]:
+        """The numbers of the rows that should wait for what others of them compute; `had` is there without waiting."""
+        leaders: dict[int, list[Row]] = {}
+        saved: dict[int, int] = {}
+        for index, row in enumerate(rows):
+            _, coming = _closest(row, leaders.get(row.recipe, []))
+            if coming >= had[index] + LEAST_PREFIX:
+                saved[index] = coming - had[index]
+            else:
+                leaders.setdefault(row.recipe, []).append(row)
+        return set(saved) if sum(saved.values()) > self.fixed else set()
+
+    def _pass(self, cache: Rows, running: list[tuple[int, Row]], *, waiting: bool) -> None:
         """One pass: feed each row what is known and a draft, and take over what greedy decoding says."""
         rows = [row for _, row in running]
         if self.techniques.drafts:
-            least = worth(len(rows), self.fixed)
-            for row in rows:
-                room = self.limit - len(row.output) - 1
-                row.draft = self.drafts.propose(row.prompt, row.output, room, least)
+            known = [(row.prompt, row.output) for row in rows]
+            plan = self.drafts.plan(known, self.limit, self.fixed, waiting=waiting)
+            for row, draft in zip(rows, plan, strict=True):
+                row.draft = draft
         new = [row.new for row in rows]
         self.recipes.use([row.recipe for row in rows], [len(tokens) for tokens in new])
         choices = cache.run(
@@ -222,10 +213,18 @@ class _Engine:
         row.ended = len(row.output) == self.limit
 
 
-def _common(row: Row, other: Row) -> int:
-    """How many tokens the two prompts begin with together; a row's last one does not count, as it must be run."""
-    pairs = zip(row.prompt[:-1], other.prompt, strict=False)
-    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(row.prompt) - 1, len(other.prompt)))
+def _closest(row: Row, others: list[Row]) -> tuple[int, int]:
+    """(place, tokens in common) of the one of its recipe whose prompt begins most like the row's.
+
+    A row's last token is never common: it must be run for what comes after it.
+    """
+    best = (0, 0)
+    for place, other in enumerate(others):
+        if other.recipe == row.recipe:
+            pairs = enumerate(zip(row.prompt[:-1], other.prompt, strict=False))
+            longest = min(len(row.prompt) - 1, len(other.prompt))
+            best = max(best, (place, next((i for i, (x, y) in pairs if x != y), longest)), key=lambda found: found[1])
+    return best
 
 
 def _kept(alive: list[Row], waiting: list[Row], places: int) -> list[Row]:
@@ -241,8 +240,8 @@ def _leave(cache: Rows, alive: list[Row], kept: list[Row]) -> list[Row]:
     stays = [not row.ended or row in kept for row in alive]
     size = sum(stays)
     free = [place for place in range(size) if not stays[place]]
-    moved = [place for place in range(size, len(alive)) if stays[place]]
-    cache.copy(moved, free, max((alive[place].computed for place in moved), default=0))
-    for source, target in zip(moved, free, strict=True):
+    moves = list(zip((place for place in range(size, len(alive)) if stays[place]), free, strict=True))
+    cache.copy(moves, max((alive[source].computed for source, _ in moves), default=0))
+    for source, target in moves:
         alive[target] = alive[source]
     return alive[:size]

@@ -1,12 +1,12 @@
 """Drafts: answers that are known for a prompt, as guesses of what greedy decoding will say next.
 
 A guess is verified in the pass that would have produced its first token anyway; it changes how long decoding takes,
-never what comes out. What a token of it costs and what it may save is weighed before it is fed: see `worth`.
+never what comes out. What it costs and what it may save is weighed before it is fed: see `worth` and `Drafts.plan`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -84,12 +84,20 @@ def _index(sequence: Tokens, places: dict[Tokens, list[tuple[Tokens, int]]]) -> 
             places[sequence[end - length : end]].append((sequence, end))
 
 
+END = -1
+"""A vote for the end of the answer."""
+
+
 @dataclass(frozen=True)
 class Draft:
     """Tokens that may come next, and where each was found."""
 
     tokens: list[int]
     sources: list[Source]
+    expected: float = 0.0
+    """How many of the tokens will be right."""
+    ends: bool = False
+    """The answer is thought to end with the last token."""
 
 
 NO_DRAFT = Draft([], [])
@@ -109,32 +117,57 @@ class Drafts:
         """Tokens that were proposed and verified."""
         self.right = 0
         """Those of them that were right."""
+        self._lengths: Counter[int] = Counter()
 
     def add(self, prompt: Sequence[int], answer: Sequence[int], stop: Iterable[int] = ()) -> None:
         """Note an answer to a prompt, as token ids, up to the first that is in `stop`."""
         ends = set(stop)
         length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
         self._of(prompt).add(tuple(answer[:length]))
+        self._lengths[length] += 1
+
+    def plan(
+        self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], limit: int, fixed: int, *, waiting: bool
+    ) -> list[Draft]:
+        """What to draft in a pass for each of `rows`, (prompt, output so far), answers being `limit` tokens at most.
+
+        Verifying a token costs what producing it costs, so drafts pay by making fewer passes, each of which costs
+        `fixed` tokens beside its own. While others wait for a row's place, every row that ends early does that.
+        Otherwise only the rows that would end last do: the others need no draft to end before the last one.
+        """
+        least = worth(len(rows), fixed)
+        drafts = [self.propose(prompt, output, limit - len(output) - 1, least) for prompt, output in rows]
+        if waiting:
+            return drafts
+        left = [
+            len(draft.tokens) + 1 if draft.ends else self._left(len(output), limit)
+            for draft, (_, output) in zip(drafts, rows, strict=True)
+        ]
+        passes = max(tokens / (1 + draft.expected) for tokens, draft in zip(left, drafts, strict=True))
+        return [draft if tokens > passes else NO_DRAFT for tokens, draft in zip(left, drafts, strict=True)]
 
     def propose(self, prompt: Sequence[int], output: Sequence[int], limit: int, least: float) -> Draft:
         """At most `limit` tokens that may follow `output`, as long as all of them are right with chance `least`."""
         kind, paths = self._of(prompt).paths(tuple(output))
-        draft = Draft([], [])
-        chance = 1.0
-        while paths and len(draft.tokens) < limit:
+        tokens: list[int] = []
+        sources: list[Source] = []
+        chance, expected, ends = 1.0, 0.0, False
+        while paths:
             votes: dict[int, float] = defaultdict(float)
             for sequence, place, weight in paths:
-                votes[sequence[place] if place < len(sequence) else -1] += weight
+                votes[sequence[place] if place < len(sequence) else END] += weight
             # The later of two that are equal: it is newer.
             token = max(reversed(votes), key=lambda t: votes[t])
             source = (kind, int(4 * votes[token] / sum(votes.values())))
             chance *= self.chance(source)
-            if token < 0 or chance < least:
+            ends = token == END
+            if ends or chance < least or len(tokens) == limit:
                 break
-            draft.tokens.append(token)
-            draft.sources.append(source)
+            tokens.append(token)
+            sources.append(source)
+            expected += chance
             paths = [(s, p + 1, w) for s, p, w in paths if p < len(s) and s[p] == token]
-        return draft
+        return Draft(tokens, sources, expected, ends)
 
     def learn(self, draft: Draft, right: int) -> None:
         """Note that the first `right` tokens of a draft were what greedy decoding said, and the next was not."""
@@ -151,6 +184,14 @@ class Drafts:
         expected = (0.3 + 0.15 * quarters) * (1.0 if kind == "answer" else 0.6)
         hits, tries = self._record.get(source, (0.0, 0.0))
         return (hits + 4 * expected) / (tries + 4)
+
+    def _left(self, done: int, limit: int) -> float:
+        """How many tokens an answer of `done` tokens will still have, by the known answers that are longer."""
+        longer = {length: count for length, count in self._lengths.items() if length > done}
+        if not longer:
+            return limit - done
+        mean = sum(length * count for length, count in longer.items()) / sum(longer.values())
+        return min(mean, limit) - done
 
     def _of(self, prompt: Sequence[int]) -> _Known:
         key = tuple(prompt)

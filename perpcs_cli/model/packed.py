@@ -100,10 +100,10 @@ class Rows:
         return [[next(choices) for _ in range(count)] for count in logits]
 
     @torch.inference_mode()
-    def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Give rows the keys and values of the first `length` positions of other rows."""
-        if sources:
-            source, target = (torch.tensor(list(side)).to(self.base.device) for side in (sources, targets))
+    def copy(self, pairs: Sequence[tuple[int, int]], length: int) -> None:
+        """For each (source, target) give a row the keys and values of another's first `length` positions."""
+        if pairs:
+            source, target = torch.tensor(pairs).T.to(self.base.device)
             for layer in self._layers.values():
                 for buffer in layer:
                     buffer[target, :length] = buffer[source, :length]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class Race:
     def peft(self) -> Outputs:
         """For each candidate PEFT's exact merge of the adapters, then transformers' greedy decoding, 8 rows a batch."""
         outputs: Outputs = []
-        with _with_peft(self.base, self.adapters) as model:
+        with warnings.catch_warnings(), _with_peft(self.base, self.adapters) as model:
             names = [f"s{index}" for index in range(len(self.adapters))]
             for candidate in self.candidates:
                 model.add_weighted_adapter(names, list(candidate), "mix", combination_type="cat")
@@ -130,6 +131,8 @@ def _with_peft(base: Base, adapters: Sequence[Adapter]) -> Iterator[Any]:
     """The base as a PEFT model with the adapters s0, s1, …; the base is as it was afterwards."""
     from peft import PeftModel
 
+    # PEFT asks transformers for what it will call otherwise.
+    warnings.simplefilter("ignore", FutureWarning)
     model = PeftModel.from_pretrained(base.model, adapters[0].path, adapter_name="s0")
     try:
         for index, adapter in enumerate(adapters[1:], 1):

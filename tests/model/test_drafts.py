@@ -103,6 +103,38 @@ def test_old_lessons_are_forgotten():
     assert drafts.chance(("answer", 4)) > 0.7
 
 
+def planned(drafts, *outputs, waiting=False):
+    rows = [(prompt, list(output)) for prompt, output in outputs]
+    return [draft.tokens for draft in drafts.plan(rows, 10, 100, waiting=waiting)]
+
+
+def test_no_row_needs_to_end_before_the_last_one():
+    """Nothing is known of the other prompt, so that its row will take the longest; then nobody gains by drafts."""
+    drafts = known([1, 2, 3, 4])
+    assert planned(drafts, (PROMPT, [1])) == [[2, 3, 4]]
+    assert planned(drafts, (PROMPT, [1]), ([20, 21], [])) == [[], []]
+
+
+def test_a_row_that_makes_room_for_others_is_worth_a_draft():
+    drafts = known([1, 2, 3, 4])
+    assert planned(drafts, (PROMPT, [1]), ([20, 21], []), waiting=True) == [[2, 3, 4], []]
+
+
+def test_only_the_rows_that_would_end_last_get_drafts():
+    """Two tokens are left of one row; the other has ten, and too little is sure of them to end in two passes."""
+    drafts = known([1, 2, 3, 4])
+    for first in (5, 6):
+        drafts.add([20, 21], [first, 7, 8, 9, 8, 7, 6, 5, 4])
+    assert planned(drafts, (PROMPT, [1, 2, 3])) == [[4]]
+    assert planned(drafts, (PROMPT, [1, 2, 3]), ([20, 21], [])) == [[], [6, 7, 8, 9, 8, 7, 6, 5, 4]]
+
+
+def test_a_draft_never_fills_the_last_place():
+    """The last token of an answer is produced when the one before it is verified."""
+    drafts = known(list(range(1, 20)))
+    assert planned(drafts, (PROMPT, [1, 2])) == [[3, 4, 5, 6, 7, 8, 9]]
+
+
 def test_a_lone_row_tries_more_than_a_full_batch():
     assert worth(1, 32) < 0.05 < worth(32, 32) == 0.5 < worth(320, 32)
     cpu = torch.device("cpu")
