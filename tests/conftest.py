@@ -12,6 +12,9 @@ from helpers import TARGETS
 
 from perpcs_cli.model.base import Base, load_base
 
+# The models are so small that a second thread costs more than it gains.
+torch.set_num_threads(1)
+
 SENTENCES = (
     "Which tag does this movie relate to among the following tags? Just answer with the tag name.",
     "Generate a headline for the following article: the council met on Monday and raised the budget again.",
