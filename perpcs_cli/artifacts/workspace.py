@@ -110,8 +110,8 @@ class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class PredictSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Greedy decoding in batches of at most `batch_tokens` tokens, padding and new tokens included."""
 
-    batch_tokens: int = 8192
-    batch_rows: int = 64
+    batch_tokens: int = 16384
+    batch_rows: int = 256
     max_new_tokens: int
 
 

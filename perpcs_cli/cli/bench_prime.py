@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 POPULATION = 7
-SPREAD = 0.5
-STEP = 0.3
+"""Candidates of a generation: CMA-ES's own number for three weights."""
 BOUND = 1.5
+SPREAD = 0.5
+"""Standard deviation of a generation around its mean: the first one's of a search, and never smaller here."""
+STEP = 0.3
+"""Standard deviation of what the mean moves from one generation to the next."""
 TRAINING = {"steps": 24, "batch_size": 4, "lr": 2e-3, "accumulate": 1}
 TECHNIQUES = ("drafts", "prefix", "population")
 
