@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.adapter import Adapter, open_adapter
-from perpcs_cli.artifacts.pool import OpenPool, check_base, open_pool
+from perpcs_cli.artifacts.pool import check_base, open_pool
 from perpcs_cli.artifacts.predictions import (
     Prediction,
     PredictionsInfo,
@@ -20,11 +19,9 @@ from perpcs_cli.artifacts.predictions import (
     write_info,
 )
 from perpcs_cli.artifacts.provenance import check_same
-from perpcs_cli.artifacts.recipe import read_recipe, unpack
-from perpcs_cli.artifacts.users import User
-from perpcs_cli.artifacts.workspace import Merge
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, UserFlags, layer, takes
+from perpcs_cli.cli.plan import adapter_plan, base_plan, recipe_plan, recipes_name
 from perpcs_cli.cli.pool import PoolOption
 from perpcs_cli.errors import DataError, UsageError
 
@@ -88,14 +85,13 @@ def predict(
     if not users:
         raise DataError("the users have no queries to answer", where=who.users_file or context.users)
     if plain_base:
-        kind, plan = "base", Plan([], [{}], {user.user_id: 0 for user in users}, "product", {})
+        kind, plan = "base", base_plan(users)
     elif chosen and recipes is None:
         shared = adapter if sharer is None else context.sharers / store.check_id(sharer, "sharer", where="--sharer")
-        kind = (shared or own or Path()).resolve().name
-        plan = _adapters(shared, own, users)
+        kind, plan = (shared or own or Path()).resolve().name, adapter_plan(shared, own, users)
     else:
-        plan = _recipes(recipes or context.recipes, open_pool(pool or context.pool), users)
-        kind = _recipes_name(recipes or context.recipes)
+        place = recipes or context.recipes
+        kind, plan = recipes_name(place), recipe_plan(place, open_pool(pool or context.pool), users)
     path = out or context.predictions / f"{store.check_id(name or kind, 'name', where='--name')}.jsonl"
 
     from perpcs_cli.cli.running import encode_all, open_base
@@ -168,62 +164,6 @@ def predict(
 
 def _result(path: Path, info: PredictionsInfo) -> tuple[dict[str, object], str]:
     return {"path": str(path), "count": info.count}, f"{path}\t{info.count} predictions"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The models to run: adapters, recipes over them, each user's recipe, and the digests of what they came from."""
-
-    adapters: list[Adapter]
-    recipes: list[dict[str, list[tuple[int, float]]]]
-    users: dict[str, int]
-    merge: Merge
-    digests: dict[str, str]
-    pool: OpenPool | None = None
-
-
-def _adapters(shared: Path | None, own: Path | None, users: list[User]) -> Plan:
-    """One-hot recipes: one adapter for all users, or each user's own."""
-    if shared:
-        adapters, places = [open_adapter(shared)], {user.user_id: 0 for user in users}
-    else:
-        adapters = [open_adapter((own or Path()) / user.user_id) for user in users]
-        places = {user.user_id: index for index, user in enumerate(users)}
-    recipes = [{m: [(index, 1.0)] for m in adapter.modules} for index, adapter in enumerate(adapters)]
-    digests = {f"adapter {adapter.path.name}": adapter.digest() for adapter in adapters}
-    return Plan(adapters, recipes, places, "product", digests)
-
-
-def _recipes(path: Path, pool: OpenPool, users: list[User]) -> Plan:
-    """The users' recipes over the adapters that they use."""
-    if not path.exists():
-        raise DataError("there are no recipes", where=path, hint="Make them with `perpcs assemble`, or use --base.")
-    files = [path if path.is_file() else path / f"{user.user_id}.json" for user in users]
-    if missing := [(file, user.user_id) for file, user in zip(files, users, strict=True) if not file.exists()]:
-        file, user_id = missing[0]
-        raise DataError(
-            f"{len(missing)} of {len(users)} users have no recipe",
-            where=file,
-            hint=f"Make it with `perpcs assemble --user {user_id}`, or choose other users with --users.",
-        )
-    loaded = [read_recipe(file, pool=pool.digest) for file in files]
-    merges = {recipe.merge for recipe in loaded}
-    if len(merges) > 1:
-        raise DataError("the recipes differ in their merge, product and factor", where=path, hint="Predict them apart.")
-    named = [unpack(recipe, pool.modules, where=file) for recipe, file in zip(loaded, files, strict=True)]
-    used = sorted({sharer for weights in named for mix in weights.values() for sharer, _ in mix})
-    if unknown := [sharer for sharer in used if sharer not in pool.ids]:
-        raise DataError(f"the recipe uses {unknown[0]!r}, who is not in the pool", where=path)
-    index = {sharer: i for i, sharer in enumerate(used)}
-    recipes = [{m: [(index[s], w) for s, w in mix] for m, mix in weights.items()} for weights in named]
-    digests = {"pool": pool.digest, "recipes": store.digest_value(loaded)}
-    places = {user.user_id: i for i, user in enumerate(users)}
-    return Plan([pool.adapter(pool.ids.index(s)) for s in used], recipes, places, merges.pop(), digests, pool)
-
-
-def _recipes_name(path: Path) -> str:
-    """What a directory of recipes is called in tables: `recipes` is Per-PCs', `recipes-prime-1` is `prime-1`."""
-    return "per-pcs" if path.name == "recipes" else path.stem.removeprefix("recipes-")
 
 
 def _partial(path: Path) -> Path:
