@@ -236,6 +236,11 @@ def digest_value(value: object) -> str:
     return digest_bytes(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode())
 
 
+def derive_seed(seed: int, *parts: str | int) -> int:
+    """A seed of its own for each purpose, user or batch, below 2⁶⁰."""
+    return int(digest_value([seed, *parts])[:15], 16)
+
+
 def check_id(identifier: str, what: str, *, where: object = None) -> str:
     """Return `identifier` if it can safely name a file; raise DataError if it cannot."""
     bad = (

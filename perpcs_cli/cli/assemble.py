@@ -9,12 +9,11 @@ import typer
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.pool import check_base, open_pool
-from perpcs_cli.artifacts.provenance import Provenance, check_same
-from perpcs_cli.artifacts.recipe import Recipe, pack, read_recipe, write_recipe
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, PlainOption, UserFlags, layer, takes
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, MergeOption, PlainOption, UserFlags, layer, takes
 from perpcs_cli.cli.pool import PoolOption
+from perpcs_cli.cli.recipes import finished, write
 from perpcs_cli.errors import DataError, UsageError
 
 
@@ -46,10 +45,7 @@ def assemble(
             "--scoring", help="Gate scores as in the published code or as in the paper. [default: perpcs.toml]"
         ),
     ] = None,
-    merge: Annotated[
-        Literal["product", "factor"] | None,
-        typer.Option("--merge", help="Sum w·BA (the paper), or (Sum w·B)(Sum w·A) (the code). [default: perpcs.toml]"),
-    ] = None,
+    merge: MergeOption = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="Temperature of the softmax. [default: perpcs.toml]")
     ] = None,
@@ -123,7 +119,7 @@ def assemble(
         user.user_id: context.provenance("assemble", changes, {"user": store.digest_value(user)}, model.fingerprint)
         for user in users
     }
-    recipes = {name: _finished(path, opened.digest, provenances[name], force) for name, path in paths.items()}
+    recipes = {name: finished(path, opened, provenances[name], force=force) for name, path in paths.items()}
     todo = [user for user in users if recipes[user.user_id] is None]
     if len(todo) < len(users):
         console.note(f"{len(users) - len(todo)} of {len(users)} users have their recipes already")
@@ -136,18 +132,8 @@ def assemble(
 
         def done(user_id: str, weights: dict[str, list[tuple[int, float]]]) -> None:
             named = {module: [(opened.ids[i], w) for i, w in mix] for module, mix in weights.items()}
-            sharers, packed = pack(named)
-            recipe = Recipe(
-                user_id=user_id,
-                method="per-pcs",
-                merge=settings.assemble.merge,
-                pool=opened.digest,
-                sharers=sharers,
-                weights=packed,
-                provenance=provenances[user_id],
-            )
-            write_recipe(paths[user_id], recipe)
-            recipes[user_id] = recipe
+            merge = settings.assemble.merge
+            recipes[user_id] = write(paths[user_id], user_id, "per-pcs", merge, opened, named, provenances[user_id])
             bar.advance(1, user_id)
 
         run(assembler, groups, batch_tokens=settings.predict.batch_tokens, done=done)
@@ -158,12 +144,3 @@ def assemble(
     ]
     lines = [f"{r['user_id']}\t{r['path']}\t{len(r['sharers'])} sharers\t{r['bytes']} bytes" for r in result]
     console.result(result, "\n".join(lines))
-
-
-def _finished(path: Path, pool: str, provenance: Provenance, force: bool) -> Recipe | None:
-    """The recipe that was made from this pool with these settings, or None where there is none."""
-    if force or not path.exists():
-        return None
-    recipe = read_recipe(path, pool=pool)
-    check_same(recipe.provenance, provenance, where=path)
-    return recipe

@@ -117,12 +117,12 @@ def assemble(
                 for group in groups:
                     with torch.inference_mode():
                         model.model(**make_batch(model, group.rows).inputs(), use_cache=False, logits_to_keep=1)
-                    _wait(model)
+                    model.wait()
                 middle = time.perf_counter()
                 found: dict[str, dict[str, list[tuple[int, float]]]] = {}
                 assembler = Assembler(model, pool, Bank(model, pool.adapter), settings.assemble, settings.seed)
                 assemble(assembler, groups, batch_tokens=1, done=found.__setitem__)
-                _wait(model)
+                model.wait()
                 end = time.perf_counter()
                 forward.append(middle - start)
                 assembly.append(end - middle)
@@ -171,13 +171,6 @@ def assemble(
     if times.oppu_s is not None:
         lines.insert(1, f"OPPU {times.oppu_s:.1f} s = {times.oppu_s / times.assemble_s:.1f} x assemble")
     console.result(times, "\n".join(lines))
-
-
-def _wait(model: Base) -> None:
-    import torch
-
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
 
 
 def _random_pool(directory: Path, model: Base, rank: int, count: int) -> OpenPool:

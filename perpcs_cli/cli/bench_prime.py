@@ -19,7 +19,7 @@ from perpcs_cli.artifacts.users import User, read_users
 from perpcs_cli.artifacts.workspace import FILE
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.context import Context
-from perpcs_cli.cli.options import BaseFlags, JsonOption, takes
+from perpcs_cli.cli.options import BaseFlags, JsonOption, layer, takes
 from perpcs_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def prime(
         # A whole generation at a time, with room to spare.
         sizes["batch_tokens"] = batch_tokens or 32768
         sizes["batch_rows"] = batch_rows or 256
-    context = base.open(predict={key: value for key, value in sizes.items() if value is not None})
+    context = base.open(predict=layer(sizes))
     users = _users(context, users_file, items, count, need=sharers is None)
 
     from perpcs_cli.cli.running import encode_all, open_base

@@ -22,6 +22,7 @@ from perpcs_cli.cli.options import (
     TaskOption,
     UserFlags,
     WorkspaceOption,
+    layer,
     takes,
 )
 from perpcs_cli.errors import DataError
@@ -64,9 +65,7 @@ def embed(
     """
     console = Console(json=json, quiet=quiet)
     section = {"encoder": encoder, "max_length": max_length}
-    context = open_context(
-        workspace, task=task, device=device, dtype=dtype, embed={k: v for k, v in section.items() if v is not None}
-    )
+    context = open_context(workspace, task=task, device=device, dtype=dtype, embed=layer(section))
     settings = context.settings
     path = out or context.embeddings
     texts = {user.user_id: embedded_texts(context.task, user) for user in who.select(context)}

@@ -10,7 +10,7 @@ import typer
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.workspace import FILE, Preset, make_settings, to_toml
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import DeviceOption, DtypeOption, ForceOption, QuietOption, SeedOption
+from perpcs_cli.cli.options import DeviceOption, DtypeOption, ForceOption, QuietOption, SeedOption, layer
 from perpcs_cli.model.catalogue import CATALOGUE
 from perpcs_cli.tasks.presets import published_settings
 
@@ -44,7 +44,7 @@ def init(
     flags = {"model": model, "device": device, "dtype": dtype, "seed": seed}
     settings = make_settings(
         published_settings(task, preset),
-        {key: value for key, value in flags.items() if value is not None},
+        layer(flags),
     )
     store.write_text(path, to_toml(settings))
     Console(quiet=quiet).note(f"wrote {path}: {settings.task}, {settings.model}, preset {preset}")

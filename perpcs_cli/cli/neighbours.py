@@ -1,8 +1,7 @@
-"""What the commands share that look for similar sharers: pool, embeddings, and recipes over whole LoRAs."""
+"""What the commands share that look for similar sharers: pool, embeddings, and the texts that are embedded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +10,9 @@ import typer
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
-from perpcs_cli.artifacts.provenance import Provenance, check_same
-from perpcs_cli.artifacts.recipe import Method, Recipe, pack, read_recipe, write_recipe
 from perpcs_cli.artifacts.users import User
-from perpcs_cli.artifacts.workspace import Merge
 from perpcs_cli.cli.context import Context
+from perpcs_cli.cli.pool import PoolOption
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.prompts import history_line
 from perpcs_cli.tasks.spec import Task
@@ -24,19 +21,12 @@ if TYPE_CHECKING:
     from perpcs_cli.artifacts.embeddings import Embeddings
     from perpcs_cli.methods.similarity import Neighbour
 
-MergeOption = Annotated[
-    Merge | None,
-    typer.Option("--merge", help="Sum w·BA (the paper), or (Sum w·B)(Sum w·A) (the code). [default: perpcs.toml]"),
-]
-
 
 @dataclass(frozen=True)
 class SimilarityFlags:
     """Where similar sharers are looked for."""
 
-    pool: Annotated[Path | None, typer.Option("--pool", help="The manifest. [default: pool.json of the workspace]")] = (
-        None
-    )
+    pool: PoolOption = None
     embeddings: Annotated[
         Path | None,
         typer.Option("--embeddings", help="User embeddings. [default: embeddings.safetensors of the workspace]"),
@@ -77,35 +67,3 @@ def embedded_texts(task: Task, user: User) -> list[str]:
         return [history_line(task, item).strip() for item in user.history]
     except DataError as error:
         raise DataError(error.what, where=f"user {user.user_id}", hint=error.hint) from None
-
-
-def finished(path: Path, pool: OpenPool, provenance: Provenance, *, force: bool) -> bool:
-    """Whether the recipe exists and was made with these settings. Raises DataError where it was with others."""
-    if force or not path.exists():
-        return False
-    check_same(read_recipe(path, pool=pool.digest).provenance, provenance, where=path)
-    return True
-
-
-def write(
-    path: Path,
-    user: User,
-    method: Method,
-    merge: Merge,
-    pool: OpenPool,
-    weights: dict[str, list[tuple[str, float]]],
-    provenance: Provenance,
-) -> Sequence[str]:
-    """Write a recipe over the pool's sharers; the sharers that it uses."""
-    sharers, packed = pack(weights)
-    recipe = Recipe(
-        user_id=user.user_id,
-        method=method,
-        merge=merge,
-        pool=pool.digest,
-        sharers=sharers,
-        weights=packed,
-        provenance=provenance,
-    )
-    write_recipe(path, recipe)
-    return sharers

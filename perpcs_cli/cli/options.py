@@ -11,7 +11,7 @@ from typing import Annotated, get_type_hints
 import typer
 
 from perpcs_cli.artifacts.users import User
-from perpcs_cli.artifacts.workspace import DtypeName, Schedule
+from perpcs_cli.artifacts.workspace import DtypeName, Merge, Schedule
 from perpcs_cli.cli.context import Context, open_context, selected
 
 WorkspaceOption = Annotated[
@@ -71,6 +71,10 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be
 
 RecentOption = Annotated[
     int | None, typer.Option("--recent", min=1, help="Only the newest items of each history. [default: all]")
+]
+MergeOption = Annotated[
+    Merge | None,
+    typer.Option("--merge", help="Sum w·BA (the paper), or (Sum w·B)(Sum w·A) (the code). [default: perpcs.toml]"),
 ]
 PlainOption = Annotated[
     bool, typer.Option("--plain", help="Only plain prompts, without the examples with retrieved item and profile.")

@@ -13,8 +13,8 @@ from perpcs_cli.artifacts.pool import check_base
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.artifacts.workspace import Granularity, Optimizer
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.neighbours import MergeOption, SimilarityFlags
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, UserFlags, takes
+from perpcs_cli.cli.neighbours import SimilarityFlags
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, MergeOption, UserFlags, layer, takes
 from perpcs_cli.cli.searching import Found, Searches, Task
 from perpcs_cli.errors import UsageError
 
@@ -70,13 +70,13 @@ class SearchFlags:
 
     def given(self) -> dict[str, object]:
         """The flags as a layer over the section. Raises UsageError for what is no number."""
-        layer = {key: value for key, value in vars(self).items() if value is not None}
+        found = layer(vars(self))
         if self.alpha is not None:
-            layer["alpha"] = _numbers(self.alpha, "--alpha")
+            found["alpha"] = _numbers(self.alpha, "--alpha")
         if self.bounds is not None:
             ends = _numbers(self.bounds, "--bounds")
-            layer["bounds"] = [-ends[0], ends[0]] if len(ends) == 1 else ends
-        return layer
+            found["bounds"] = [-ends[0], ends[0]] if len(ends) == 1 else ends
+        return found
 
 
 @takes(BaseFlags, UserFlags, SimilarityFlags, SearchFlags)

@@ -12,16 +12,18 @@ from perpcs_cli.artifacts.recipe import Method
 from perpcs_cli.artifacts.workspace import Merge, Weighting
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.context import open_context
-from perpcs_cli.cli.neighbours import MergeOption, SimilarityFlags, finished, write
+from perpcs_cli.cli.neighbours import SimilarityFlags
 from perpcs_cli.cli.options import (
     ForceOption,
     JsonOption,
+    MergeOption,
     QuietOption,
     TaskOption,
     UserFlags,
     WorkspaceOption,
     takes,
 )
+from perpcs_cli.cli.recipes import finished, write
 from perpcs_cli.errors import UsageError
 
 METHODS: dict[Weighting, Method] = {"softmax": "retrieve", "uniform": "uniform", "single": "single"}
@@ -84,8 +86,12 @@ def retrieve(
         if finished(path, near.pool, provenance, force=force):
             continue
         space = make_space(near.pool, [sharer for sharer, _ in mix])
-        used = write(path, user, method, rule, near.pool, space.named([weight for _, weight in mix]), provenance)
-        made.append({"user_id": user.user_id, "path": str(path), "sharers": used, "bytes": path.stat().st_size})
+        recipe = write(
+            path, user.user_id, method, rule, near.pool, space.named([weight for _, weight in mix]), provenance
+        )
+        made.append(
+            {"user_id": user.user_id, "path": str(path), "sharers": recipe.sharers, "bytes": path.stat().st_size}
+        )
     if len(made) < len(users):
         console.note(f"{len(users) - len(made)} of {len(users)} recipes exist already")
     lines = [f"{m['user_id']}\t{m['path']}\t{len(m['sharers'])} sharers\t{m['bytes']} bytes" for m in made]

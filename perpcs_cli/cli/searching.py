@@ -16,7 +16,7 @@ from perpcs_cli.artifacts.users import User
 from perpcs_cli.artifacts.workspace import PredictSettings, PrimeSettings
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.context import Context
-from perpcs_cli.cli.neighbours import finished, write
+from perpcs_cli.cli.recipes import finished, write
 from perpcs_cli.cli.running import encode_all
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Searches:
         for choice in self._search(task):
             path = paths[choice.alpha]
             weights = task.space.named(choice.evaluation.weights)
-            write(path, user, "prime", self.settings.merge, self.pool, weights, origins[choice.alpha])
+            write(path, user.user_id, "prime", self.settings.merge, self.pool, weights, origins[choice.alpha])
             if choice.is_base:
                 self.console.note(
                     f"{user.user_id}, alpha {choice.alpha:g}: no candidate beats the base; the recipe is the base"

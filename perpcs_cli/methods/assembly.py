@@ -128,8 +128,7 @@ class Assembler:
         self._positions = answer_positions(batch, self.settings.scoring)
         self._rows = self._positions.nonzero()[:, 0]
         self._generators = [
-            torch.Generator().manual_seed(int(store.digest_value([self.seed, g.user_id, g.number])[:15], 16))
-            for g in groups
+            torch.Generator().manual_seed(store.derive_seed(self.seed, g.user_id, g.number)) for g in groups
         ]
         self._chosen: list[dict[str, list[tuple[int, float]]]] = [{} for _ in groups]
         self._input: Tensor | None = None

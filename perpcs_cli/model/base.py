@@ -49,6 +49,11 @@ class Base:
         """(d, n) of each target layer, its outputs and inputs."""
         return {name: (linear.out_features, linear.in_features) for name, linear in self.targets.items()}
 
+    def wait(self) -> None:
+        """Wait until the device has done what it was asked for, so that a clock tells the truth."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def describe(self) -> dict[str, str]:
         """What changes results, for an artifact's provenance."""
         return {"model": self.name, "dtype": str(self.dtype).removeprefix("torch."), "device": self.device.type}

@@ -93,7 +93,7 @@ class Race:
                 recipes.use([candidate for _, candidate in some])
                 batch = make_batch(self.base, [Encoded(row.key, row.prompt, []) for row, _ in some])
                 self.base.model(**batch.inputs(), use_cache=False, logits_to_keep=1)
-        wait(self.base)
+        self.base.wait()
 
     @torch.inference_mode()
     def peft(self) -> Outputs:
@@ -140,9 +140,3 @@ def _with_peft(base: Base, adapters: Sequence[Adapter]) -> Iterator[Any]:
         yield model
     finally:
         model.unload()
-
-
-def wait(base: Base) -> None:
-    """Until the device has done what it was given."""
-    if base.device.type == "cuda":
-        torch.cuda.synchronize(base.device)

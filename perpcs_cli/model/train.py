@@ -57,7 +57,7 @@ class Job:
 
 def new_lora(base: Base, name: str, examples: Sequence[Encoded], lora: LoraSettings, seed: int) -> Job:
     """A job that trains a fresh LoRA: A by Kaiming's uniform rule, B zero, as in the LoRA paper's code."""
-    generator = torch.Generator().manual_seed(_seed(seed, "init", name))
+    generator = torch.Generator().manual_seed(store.derive_seed(seed, "init", name))
     pieces = {}
     for module, linear in base.targets.items():
         bound = 1 / math.sqrt(linear.in_features)
@@ -101,7 +101,7 @@ def train(
     """
     if empty := [job.name for job in jobs if not job.examples]:
         raise PerpcsError(f"{empty[0]!r} has no examples to train on")
-    torch.manual_seed(_seed(seed, "dropout", *(job.name for job in jobs)))
+    torch.manual_seed(store.derive_seed(seed, "dropout", *(job.name for job in jobs)))
     running = [_Run(job, settings, seed) for job in jobs]
     with _checkpointing(base, settings.checkpointing):
         while active := [run for run in running if run.step < run.steps]:
@@ -126,7 +126,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             job.parameters, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay
         )
-        self._batches = self._endless(random.Random(_seed(seed, "order", job.name)))
+        self._batches = self._endless(random.Random(store.derive_seed(seed, "order", job.name)))
 
     def _endless(self, shuffler: random.Random) -> Iterator[list[Encoded]]:
         size = self.settings.batch_size
@@ -227,7 +227,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-def _seed(seed: int, *parts: str) -> int:
-    return int(store.digest_value([seed, *parts])[:15], 16)
