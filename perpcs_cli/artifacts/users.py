@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import msgspec
@@ -83,3 +84,23 @@ def choose_users(users: dict[str, User], wanted: list[str], *, where: object) ->
 def newest(user: User, count: int | None) -> User:
     """The user with only the newest `count` items of the history; None for all."""
     return msgspec.structs.replace(user, history=user.history[-count:]) if count else user
+
+
+def held_out(user: User, share: float, seed: int) -> tuple[User, User]:
+    """The user with the history to train on, and with the history that training never sees, both in the old order.
+
+    `share` of the items is kept away, drawn by seed and user: at least one item, unless `share` is 0, and never all.
+    Raises DataError where the history is too short to be divided.
+    """
+    if not share:
+        return user, msgspec.structs.replace(user, history=[])
+    size = len(user.history)
+    if size < 2:
+        raise DataError(
+            f"user {user.user_id!r} has {size} history items, too few to keep one away",
+            hint="Choose users with more items, or train without --hold-out.",
+        )
+    count = min(size - 1, max(1, round(share * size)))
+    away = set(random.Random(store.derive_seed(seed, "hold-out", user.user_id)).sample(range(size), count))
+    parts = [[item for place, item in enumerate(user.history) if (place in away) is side] for side in (False, True)]
+    return msgspec.structs.replace(user, history=parts[0]), msgspec.structs.replace(user, history=parts[1])

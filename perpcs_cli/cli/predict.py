@@ -21,7 +21,7 @@ from perpcs_cli.artifacts.predictions import (
 from perpcs_cli.artifacts.provenance import check_same
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, UserFlags, layer, takes
-from perpcs_cli.cli.plan import adapter_plan, base_plan, recipe_plan, recipes_name
+from perpcs_cli.cli.lineup import adapter_lineup, base_lineup, recipe_lineup, recipes_name
 from perpcs_cli.cli.pool import PoolOption
 from perpcs_cli.errors import DataError, UsageError
 
@@ -85,13 +85,13 @@ def predict(
     if not users:
         raise DataError("the users have no queries to answer", where=who.users_file or context.users)
     if plain_base:
-        kind, plan = "base", base_plan(users)
+        kind, lineup = "base", base_lineup(users)
     elif chosen and recipes is None:
         shared = adapter if sharer is None else context.sharers / store.check_id(sharer, "sharer", where="--sharer")
-        kind, plan = (shared or own or Path()).resolve().name, adapter_plan(shared, own, users)
+        kind, lineup = (shared or own or Path()).resolve().name, adapter_lineup(shared, own, users)
     else:
         place = recipes or context.recipes
-        kind, plan = recipes_name(place), recipe_plan(place, open_pool(pool or context.pool), users)
+        kind, lineup = recipes_name(place), recipe_lineup(place, open_pool(pool or context.pool), users)
     path = out or context.predictions / f"{store.check_id(name or kind, 'name', where='--name')}.jsonl"
 
     from perpcs_cli.cli.running import encode_all, open_base
@@ -100,9 +100,9 @@ def predict(
     from perpcs_cli.tasks.examples import query_prompts
 
     model = open_base(context, console)
-    if plan.pool:
-        check_base(plan.pool, model.fingerprint, settings.model, model.shapes)
-    for one in plan.adapters:
+    if lineup.pool:
+        check_base(lineup.pool, model.fingerprint, settings.model, model.shapes)
+    for one in lineup.adapters:
         one.check_fits(model.fingerprint, model.shapes)
     info = PredictionsInfo(
         task=context.task.name,
@@ -110,8 +110,8 @@ def predict(
         count=sum(len(user.queries) for user in users),
         provenance=context.provenance(
             "predict",
-            {"predict": settings.predict, "max_length": settings.max_length, "merge": plan.merge, **model.describe()},
-            {"users": store.digest_value([user.queries for user in users]), **plan.digests},
+            {"predict": settings.predict, "max_length": settings.max_length, "merge": lineup.merge, **model.describe()},
+            {"users": store.digest_value([user.queries for user in users]), **lineup.digests},
             model.fingerprint,
         ),
     )
@@ -128,7 +128,7 @@ def predict(
         wanted = [prompt for prompt in asked if (user.user_id, prompt.key) not in done]
         reserve = settings.predict.max_new_tokens
         encoded = encode_all(model, wanted, context, console, who=f"user {user.user_id}", reserve=reserve)
-        rows += [(row, plan.users[user.user_id]) for row in encoded]
+        rows += [(row, lineup.users[user.user_id]) for row in encoded]
         owners += [user.user_id] * len(encoded)
     if done:
         console.note(f"{len(done)} of {info.count} queries are answered already")
@@ -145,12 +145,12 @@ def predict(
 
         generate(
             model,
-            Recipes(Bank(model, lambda index: plan.adapters[index]), plan.recipes),
+            Recipes(Bank(model, lambda index: lineup.adapters[index]), lineup.recipes),
             rows,
             max_new_tokens=settings.predict.max_new_tokens,
             batch_tokens=settings.predict.batch_tokens,
             batch_rows=settings.predict.batch_rows,
-            merge=plan.merge,
+            merge=lineup.merge,
             done=write,
         )
     order = {(user.user_id, query.id): n for n, (user, query) in enumerate((u, q) for u in users for q in u.queries)}

@@ -15,7 +15,7 @@ from perpcs_cli.errors import DataError
 
 
 @dataclass(frozen=True)
-class Plan:
+class Lineup:
     """The models to run: adapters, recipes over them, each user's recipe, and the digests of what they came from."""
 
     adapters: list[Adapter]
@@ -26,12 +26,12 @@ class Plan:
     pool: OpenPool | None = None
 
 
-def base_plan(users: list[User]) -> Plan:
+def base_lineup(users: list[User]) -> Lineup:
     """The base model for everyone: no adapters, all weights zero."""
-    return Plan([], [{}], {user.user_id: 0 for user in users}, "product", {})
+    return Lineup([], [{}], {user.user_id: 0 for user in users}, "product", {})
 
 
-def adapter_plan(shared: Path | None, own: Path | None, users: list[User]) -> Plan:
+def adapter_lineup(shared: Path | None, own: Path | None, users: list[User]) -> Lineup:
     """One-hot recipes: one adapter for all users, or each user's own."""
     if shared:
         adapters, places = [open_adapter(shared)], {user.user_id: 0 for user in users}
@@ -40,10 +40,10 @@ def adapter_plan(shared: Path | None, own: Path | None, users: list[User]) -> Pl
         places = {user.user_id: index for index, user in enumerate(users)}
     recipes = [{m: [(index, 1.0)] for m in adapter.modules} for index, adapter in enumerate(adapters)]
     digests = {f"adapter {adapter.path.name}": adapter.digest() for adapter in adapters}
-    return Plan(adapters, recipes, places, "product", digests)
+    return Lineup(adapters, recipes, places, "product", digests)
 
 
-def recipe_plan(path: Path, pool: OpenPool, users: list[User]) -> Plan:
+def recipe_lineup(path: Path, pool: OpenPool, users: list[User]) -> Lineup:
     """The users' recipes over the adapters that they use."""
     if not path.exists():
         raise DataError("there are no recipes", where=path, hint="Make them with `perpcs assemble`, or use --base.")
@@ -67,7 +67,7 @@ def recipe_plan(path: Path, pool: OpenPool, users: list[User]) -> Plan:
     recipes = [{m: [(index[s], w) for s, w in mix] for m, mix in weights.items()} for weights in named]
     digests = {"pool": pool.digest, "recipes": store.digest_value(loaded)}
     places = {user.user_id: i for i, user in enumerate(users)}
-    return Plan([pool.adapter(pool.ids.index(s)) for s in used], recipes, places, merges.pop(), digests, pool)
+    return Lineup([pool.adapter(pool.ids.index(s)) for s in used], recipes, places, merges.pop(), digests, pool)
 
 
 def recipes_name(path: Path) -> str:
