@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from perpcs_cli.artifacts import store, tensors
 from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,20 +48,27 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Card(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.sharer/1"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.sharer/2"
 ):
-    """`sharer.json`: how an adapter was trained. It is the last file written: where it is, training has ended."""
+    """`sharer.json`: how an adapter was trained. It is the last file written: where it is, training has ended.
+
+    With a guarantee of privacy, what depends on the data and was not noised (losses, count of tokens) is left out.
+    """
+
+    OLDER: ClassVar[tuple[str, ...]] = ("perpcs.sharer/1",)
 
     user_id: str
     examples: int
     steps: int
-    tokens: int
+    tokens: int | None = None
     """Answer tokens in the training examples, which is what the loss is computed on."""
-    first_loss: float
-    last_loss: float
+    first_loss: float | None = None
+    last_loss: float | None = None
     """Mean loss per answer token over the first and the last tenth of the steps."""
     digest: str
     """SHA-256 of the weights."""
+    privacy: Guarantee | None = None
+    """What the adapter alone guarantees, if it was trained with differential privacy."""
     provenance: Provenance
 
 
@@ -189,6 +197,18 @@ def open_adapter(path: Path) -> Adapter:
         raise DataError(f"missing tensors: A or B of {single[0]!r}" if single else "holds no tensors", where=weights)
     card = store.read_json(path / CARD, Card) if (path / CARD).exists() else None
     return Adapter(path, config, card, file)
+
+
+def divided(adapter: Adapter, user: User) -> tuple[User, User]:
+    """The user with the history that the adapter may have seen, and with what `train-sharer --hold-out` kept away.
+
+    Without --hold-out these are the whole history and nothing.
+    """
+    origin = adapter.card.provenance if adapter.card else None
+    share = origin.settings.get("hold_out", 0.0) if origin else 0.0
+    if not origin or not share:
+        return held_out(user, 0.0, 0)
+    return held_out(newest(user, origin.settings.get("recent")), share, origin.seed)
 
 
 def write_adapter(

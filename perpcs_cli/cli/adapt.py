@@ -12,6 +12,7 @@ from perpcs_cli.artifacts.workspace import FILE, set_task_adapter
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import (
     BaseFlags,
+    ExampleFlags,
     ForceOption,
     JsonOption,
     LoraFlags,
@@ -21,17 +22,17 @@ from perpcs_cli.cli.options import (
 )
 
 
-@takes(BaseFlags, UserFlags, TrainingFlags, LoraFlags)
+@takes(BaseFlags, UserFlags, TrainingFlags, LoraFlags, ExampleFlags)
 def adapt(
     base: BaseFlags,
     who: UserFlags,
     training: TrainingFlags,
     lora: LoraFlags,
+    asked: ExampleFlags,
     source: Annotated[
         Literal["auto", "queries", "history", "both"],
         typer.Option("--source", help="Train on the queries, the history or both; auto: the queries where there are."),
     ] = "auto",
-    plain: Annotated[bool, typer.Option("--plain", help="Prompts without retrieved item and profile.")] = False,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="At most so many examples, drawn by seed. [default: all]")
     ] = None,
@@ -59,14 +60,16 @@ def adapt(
     if save_merged:
         store.refuse_existing(save_merged, force=force)
     users = who.select(context, "base")
+    shown = asked.examples()
 
     import random
 
     from perpcs_cli.cli.running import encode_all, open_base
     from perpcs_cli.cli.sharers import train_loras
     from perpcs_cli.tasks.examples import adaptation_prompts
+    from perpcs_cli.tasks.prompts import digest
 
-    prompts = adaptation_prompts(context.task, users, source=source, context=not plain)
+    prompts = adaptation_prompts(context.task, users, shown, source=source, seed=settings.seed)
     if limit and limit < len(prompts):
         prompts = random.Random(settings.seed).sample(prompts, limit)
     model = open_base(context, console, adapted=False)
@@ -74,9 +77,9 @@ def adapt(
     console.note(f"adapting on {len(rows)} examples of {len(users)} users")
     provenance = context.provenance(
         "adapt",
-        {"adapt": settings.adapt, "lora": settings.lora, "source": source, "plain": plain, "limit": limit}
+        {"adapt": settings.adapt, "lora": settings.lora, "source": source, "prompts": shown, "limit": limit}
         | {"max_length": settings.max_length, **model.describe()},
-        {"users": store.digest_value(users)},
+        {"examples": digest(prompts)},
         model.fingerprint,
     )
     work = [("task-adapter", target, rows, provenance)]

@@ -7,20 +7,29 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.pool import check_base, open_pool
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, MergeOption, PlainOption, UserFlags, layer, takes
+from perpcs_cli.cli.options import (
+    BaseFlags,
+    ExampleFlags,
+    ForceOption,
+    JsonOption,
+    MergeOption,
+    UserFlags,
+    layer,
+    takes,
+)
 from perpcs_cli.cli.pool import PoolOption
 from perpcs_cli.cli.recipes import finished, write
 from perpcs_cli.errors import DataError, UsageError
 
 
-@takes(BaseFlags, UserFlags)
+@takes(BaseFlags, UserFlags, ExampleFlags)
 def assemble(
     base: BaseFlags,
     who: UserFlags,
+    asked: ExampleFlags,
     pool: PoolOption = None,
     top_k: Annotated[
         int | None, typer.Option("--top-k", min=1, help="Pieces per linear layer. [default: perpcs.toml]")
@@ -57,7 +66,6 @@ def assemble(
         int | None,
         typer.Option("--recent", min=1, help="Read only the newest items of each history. [default: perpcs.toml]"),
     ] = None,
-    plain: PlainOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Directory of the recipes. [default: recipes of the workspace]")
     ] = None,
@@ -86,6 +94,7 @@ def assemble(
     context = base.open(assemble=layer(flags))
     settings = context.settings
     users = who.select(context, "target")
+    shown = asked.examples()
     directory = out or context.recipes
     opened = open_pool(pool or context.pool)
     if settings.assemble.top_p is None and settings.assemble.top_k > len(opened.ids):
@@ -107,17 +116,18 @@ def assemble(
     from perpcs_cli.methods.assembly import assemble as run
     from perpcs_cli.model.pieces import Bank
     from perpcs_cli.tasks.examples import training_prompts
+    from perpcs_cli.tasks.prompts import digest
 
     prompts = {
-        user.user_id: training_prompts(context.task, newest(user, settings.assemble.recent), plain=plain)
+        user.user_id: training_prompts(context.task, newest(user, settings.assemble.recent), shown, seed=settings.seed)
         for user in users
     }
     model = open_base(context, console)
     check_base(opened, model.fingerprint, settings.model, model.shapes)
-    changes = {"assemble": settings.assemble, "plain": plain, "max_length": settings.max_length, **model.describe()}
+    changes = {"assemble": settings.assemble, "prompts": shown, "max_length": settings.max_length, **model.describe()}
     provenances = {
-        user.user_id: context.provenance("assemble", changes, {"user": store.digest_value(user)}, model.fingerprint)
-        for user in users
+        name: context.provenance("assemble", changes, {"examples": digest(some)}, model.fingerprint)
+        for name, some in prompts.items()
     }
     recipes = {name: finished(path, opened, provenances[name], force=force) for name, path in paths.items()}
     todo = [user for user in users if recipes[user.user_id] is None]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.gate import FILE, GateCard, read_gates, write_gates
 from perpcs_cli.artifacts.provenance import Provenance, check_same
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import (
     BaseFlags,
+    ExampleFlags,
     ForceOption,
     JsonOption,
-    PlainOption,
     RecentOption,
     TogetherOption,
     TrainingFlags,
@@ -24,14 +23,17 @@ from perpcs_cli.cli.options import (
 from perpcs_cli.cli.pool import SharersOption, sharer_names
 from perpcs_cli.errors import DataError
 
+if TYPE_CHECKING:
+    from perpcs_cli.tasks.prompts import Prompt
 
-@takes(BaseFlags, UserFlags, TrainingFlags)
+
+@takes(BaseFlags, UserFlags, TrainingFlags, ExampleFlags)
 def gate(
     base: BaseFlags,
     who: UserFlags,
     training: TrainingFlags,
+    asked: ExampleFlags,
     recent: RecentOption = None,
-    plain: PlainOption = False,
     together: TogetherOption = 1,
     sharers: SharersOption = None,
     force: ForceOption = False,
@@ -40,12 +42,13 @@ def gate(
     """Train gates for sharers' pieces.
 
     One vector per piece, with the LoRA frozen, for everyone below sharers/ by default. Sharers whose gates are
-    finished are skipped.
+    finished are skipped. What `train-sharer --hold-out` kept away is kept away here, too.
     """
     console = Console(json=json, quiet=base.quiet)
     context = base.open(gate=training.given())
     settings = context.settings
     directory = sharers or context.sharers
+    shown = asked.examples()
     if not (who.user or who.users):
         names = sharer_names(directory)
         if not names:
@@ -53,21 +56,25 @@ def gate(
         who = UserFlags(user=names, users_file=who.users_file)
     users = who.select(context)
 
-    from perpcs_cli.artifacts.adapter import open_adapter
+    from perpcs_cli.artifacts.adapter import divided, open_adapter
     from perpcs_cli.cli.running import encode_all, first_and_last, open_base
     from perpcs_cli.model.train import new_gates, total_steps, train
     from perpcs_cli.tasks.examples import training_prompts
+    from perpcs_cli.tasks.prompts import digest
 
     adapters = {user.user_id: open_adapter(directory / user.user_id) for user in users}
     model = open_base(context, console)
-    shared: dict[str, Any] = {"gate": settings.gate, "recent": recent, "plain": plain, "together": together}
+    shared: dict[str, Any] = {"gate": settings.gate, "recent": recent, "prompts": shown, "together": together}
     shared |= {"max_length": settings.max_length, **model.describe()}
+    prompts: dict[str, list[Prompt]] = {}
     cards: dict[str, GateCard] = {}
     provenances: dict[str, Provenance] = {}
     for user in users:
         adapter = adapters[user.user_id]
         adapter.check_fits(model.fingerprint, model.shapes)
-        inputs = {"user": store.digest_value(user), "adapter": adapter.digest_weights()}
+        seen = newest(divided(adapter, user)[0], recent)
+        prompts[user.user_id] = training_prompts(context.task, seen, shown, seed=settings.seed)
+        inputs = {"examples": digest(prompts[user.user_id]), "adapter": adapter.digest_weights()}
         provenances[user.user_id] = context.provenance("gate", shared, inputs, model.fingerprint)
         done = _finished(adapter.path / FILE, provenances[user.user_id], force)
         if done:
@@ -78,8 +85,7 @@ def gate(
     for at in range(0, len(todo), together):
         jobs = []
         for user in todo[at : at + together]:
-            prompts = training_prompts(context.task, newest(user, recent), plain=plain)
-            rows = encode_all(model, prompts, context, console, who=f"user {user.user_id}")
+            rows = encode_all(model, prompts[user.user_id], context, console, who=f"user {user.user_id}")
             adapter = adapters[user.user_id]
             pieces = {module: adapter.piece(module) for module in model.targets}
             jobs.append(new_gates(model, user.user_id, rows, pieces, adapter.scale))

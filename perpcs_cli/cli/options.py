@@ -13,6 +13,8 @@ import typer
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.artifacts.workspace import DtypeName, Merge, Schedule
 from perpcs_cli.cli.context import Context, open_context, selected
+from perpcs_cli.errors import UsageError
+from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Shown
 
 WorkspaceOption = Annotated[
     Path,
@@ -76,9 +78,6 @@ MergeOption = Annotated[
     Merge | None,
     typer.Option("--merge", help="Sum w·BA (the paper), or (Sum w·B)(Sum w·A) (the code). [default: perpcs.toml]"),
 ]
-PlainOption = Annotated[
-    bool, typer.Option("--plain", help="Only plain prompts, without the examples with retrieved item and profile.")
-]
 TogetherOption = Annotated[
     int, typer.Option("--together", min=1, help="Train so many users in the same batches: faster on a GPU.")
 ]
@@ -114,9 +113,49 @@ class UserFlags:
     users: UsersOption = None
     users_file: UsersFileOption = None
 
-    def select(self, context: Context, default: str | None = None) -> list[User]:
-        """The users asked for, else those of the split `default`, else all."""
-        return selected(context, self.users_file, self.user, self.users, default)[1]
+    def select(self, context: Context, *defaults: str) -> list[User]:
+        """The users asked for, else those of the first list in splits/ that exists among `defaults`, else all."""
+        return selected(context, self.users_file, self.user, self.users, *defaults)[1]
+
+
+@dataclass(frozen=True)
+class PromptFlags:
+    """What prompts show of the user's history and profile."""
+
+    retrieve: Annotated[
+        int | None,
+        typer.Option("--retrieve", min=0, metavar="<K>", help="Show the best K items of the history by BM25 (RAG)."),
+    ] = None
+    random_history: Annotated[
+        int | None, typer.Option("--random-history", min=1, metavar="<K>", help="Show K random ones instead.")
+    ] = None
+    with_profile: Annotated[
+        bool, typer.Option("--with-profile", help="Show the user's profile text (PAG); see `perpcs profile`.")
+    ] = False
+
+    def shown(self, default: Shown = PLAIN) -> Shown:
+        """What the flags ask for, else `default`. Raises UsageError for two ways to choose items."""
+        if self.retrieve and self.random_history:
+            raise UsageError("choose one", where="--retrieve and --random-history")
+        if self.retrieve is None and self.random_history is None and not self.with_profile:
+            return default
+        return Shown(retrieve=self.retrieve or 0, random_history=self.random_history or 0, profile=self.with_profile)
+
+
+@dataclass(frozen=True)
+class ExampleFlags(PromptFlags):
+    """The same for training examples, which come with context and plain by default."""
+
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Only plain prompts, without the examples with retrieved item and profile.")
+    ] = False
+
+    def examples(self) -> Shown:
+        """What training examples show. Raises UsageError for flags that contradict each other."""
+        shown = self.shown(PUBLISHED)
+        if self.plain and shown != PUBLISHED:
+            raise UsageError("shows nothing of the history", where="--plain", hint="Leave out --plain.")
+        return PLAIN if self.plain else shown
 
 
 @dataclass(frozen=True)

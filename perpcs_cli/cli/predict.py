@@ -20,8 +20,8 @@ from perpcs_cli.artifacts.predictions import (
 )
 from perpcs_cli.artifacts.provenance import check_same
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, UserFlags, layer, takes
 from perpcs_cli.cli.lineup import adapter_lineup, base_lineup, recipe_lineup, recipes_name
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, PromptFlags, UserFlags, layer, takes
 from perpcs_cli.cli.pool import PoolOption
 from perpcs_cli.errors import DataError, UsageError
 
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from perpcs_cli.model.batching import Encoded
 
 
-@takes(BaseFlags, UserFlags)
+@takes(BaseFlags, UserFlags, PromptFlags)
 def predict(
     base: BaseFlags,
     who: UserFlags,
+    asked: PromptFlags,
     plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False,
     recipes: Annotated[
         Path | None,
@@ -98,7 +99,16 @@ def predict(
     from perpcs_cli.model.decode import generate
     from perpcs_cli.model.pieces import Bank, Recipes
     from perpcs_cli.tasks.examples import query_prompts
+    from perpcs_cli.tasks.prompts import digest
 
+    shown = asked.shown()
+    # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
+    prompts = {
+        user.user_id: [
+            replace(prompt, answer=None) for prompt in query_prompts(context.task, user, shown, seed=settings.seed)
+        ]
+        for user in users
+    }
     model = open_base(context, console)
     if lineup.pool:
         check_base(lineup.pool, model.fingerprint, settings.model, model.shapes)
@@ -110,8 +120,14 @@ def predict(
         count=sum(len(user.queries) for user in users),
         provenance=context.provenance(
             "predict",
-            {"predict": settings.predict, "max_length": settings.max_length, "merge": lineup.merge, **model.describe()},
-            {"users": store.digest_value([user.queries for user in users]), **lineup.digests},
+            {
+                "predict": settings.predict,
+                "prompts": shown,
+                "max_length": settings.max_length,
+                "merge": lineup.merge,
+                **model.describe(),
+            },
+            {"prompts": digest(prompt for some in prompts.values() for prompt in some), **lineup.digests},
             model.fingerprint,
         ),
     )
@@ -123,9 +139,7 @@ def predict(
     rows: list[tuple[Encoded, int]] = []
     owners: list[str] = []
     for user in users:
-        # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
-        asked = [replace(prompt, answer=None) for prompt in query_prompts(context.task, user)]
-        wanted = [prompt for prompt in asked if (user.user_id, prompt.key) not in done]
+        wanted = [prompt for prompt in prompts[user.user_id] if (user.user_id, prompt.key) not in done]
         reserve = settings.predict.max_new_tokens
         encoded = encode_all(model, wanted, context, console, who=f"user {user.user_id}", reserve=reserve)
         rows += [(row, lineup.users[user.user_id]) for row in encoded]

@@ -14,7 +14,7 @@ from perpcs_cli.artifacts.users import newest
 from perpcs_cli.artifacts.workspace import Granularity, Optimizer
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.neighbours import SimilarityFlags
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, MergeOption, UserFlags, layer, takes
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, MergeOption, PromptFlags, UserFlags, layer, takes
 from perpcs_cli.cli.searching import Found, Searches, Task
 from perpcs_cli.errors import UsageError
 
@@ -79,12 +79,13 @@ class SearchFlags:
         return found
 
 
-@takes(BaseFlags, UserFlags, SimilarityFlags, SearchFlags)
+@takes(BaseFlags, UserFlags, SimilarityFlags, SearchFlags, PromptFlags)
 def prime(
     base: BaseFlags,
     who: UserFlags,
     where: SimilarityFlags,
     flags: SearchFlags,
+    asked: PromptFlags,
     pareto: Annotated[
         Path | None, typer.Option("--pareto", help="Also write the candidates that none beats in both scores.")
     ] = None,
@@ -125,7 +126,7 @@ def prime(
     make_optimizer(settings.prime, settings.prime.sharers, 1)
     tasks = []
     for user in users:
-        prompts = history_prompts(context.task, newest(user, settings.prime.recent))
+        prompts = history_prompts(context.task, newest(user, settings.prime.recent), asked.shown(), seed=settings.seed)
         items = sample_items(prompts, settings.prime.data_fraction, settings.seed, user.user_id)
         sharers = [one.user_id for one in near.nearest(user, settings.prime.sharers)]
         tasks.append(Task(user, items, make_space(near.pool, sharers, settings.prime.granularity)))

@@ -18,6 +18,7 @@ from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.context import Context
 from perpcs_cli.cli.recipes import finished, write
 from perpcs_cli.cli.running import encode_all
+from perpcs_cli.tasks.prompts import digest
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.pool import OpenPool
@@ -178,14 +179,13 @@ class Searches:
     def _origin(self, task: Task, alpha: float) -> Provenance:
         """A recipe's provenance."""
         changes = {**self._changes(task), "prime": self.settings, "alpha": alpha}
-        inputs = {"user": store.digest_value(task.user)}
+        inputs = {"items": digest(task.items)}
         return self.context.provenance("prime", changes, inputs, self.model.fingerprint)
 
     def _header(self, task: Task) -> TraceHeader:
         """A trace's header: what utility and similarity depend on, and not how the search goes through weights."""
         settings = self.settings
         scoring = {"granularity": settings.granularity, "metric": settings.metric, "merge": settings.merge}
-        items = store.digest_value([[item.text, item.answer] for item in task.items])
         return TraceHeader(
             user_id=task.user.user_id,
             sharers=task.space.sharers,
@@ -194,7 +194,7 @@ class Searches:
             provenance=self.context.provenance(
                 "prime",
                 {**self._changes(task), **scoring},
-                {"items": items, "pool": self.pool.digest},
+                {"items": digest(task.items), "pool": self.pool.digest},
                 self.model.fingerprint,
             ),
         )

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import CARD, Card, open_adapter
 from perpcs_cli.artifacts.provenance import check_same
-from perpcs_cli.artifacts.users import User, newest
+from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import (
     BaseFlags,
     DryRunOption,
+    ExampleFlags,
     ForceOption,
     JsonOption,
     LoraFlags,
-    PlainOption,
     RecentOption,
     TogetherOption,
     TrainingFlags,
@@ -30,14 +29,23 @@ if TYPE_CHECKING:
     from perpcs_cli.artifacts.provenance import Provenance
 
 
-@takes(BaseFlags, UserFlags, TrainingFlags, LoraFlags)
+@takes(BaseFlags, UserFlags, TrainingFlags, LoraFlags, ExampleFlags)
 def train_sharer(
     base: BaseFlags,
     who: UserFlags,
     training: TrainingFlags,
     lora: LoraFlags,
+    asked: ExampleFlags,
     recent: RecentOption = None,
-    plain: PlainOption = False,
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            "--hold-out",
+            min=0,
+            max=0.99,
+            help="Share of each history that is kept away, for `perpcs mia`; drawn by seed.",
+        ),
+    ] = 0.0,
     together: TogetherOption = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Directory of the sharers. [default: sharers of the workspace]")
@@ -57,10 +65,15 @@ def train_sharer(
     settings = context.settings
     users = who.select(context, "candidate")
     directory = out or context.sharers
+    shown = asked.examples()
 
     from perpcs_cli.tasks.examples import training_prompts
+    from perpcs_cli.tasks.prompts import digest
 
-    prompts = {user.user_id: training_prompts(context.task, newest(user, recent), plain=plain) for user in users}
+    prompts = {}
+    for user in users:
+        trained, _ = held_out(newest(user, recent), hold_out, settings.seed)
+        prompts[user.user_id] = training_prompts(context.task, trained, shown, seed=settings.seed)
     if dry_run:
         planned = [
             {
@@ -86,13 +99,16 @@ def train_sharer(
         "train": settings.train,
         "lora": settings.lora,
         "recent": recent,
-        "plain": plain,
+        "hold_out": hold_out,
+        "prompts": shown,
         "together": together,
     }
     shared |= {"max_length": settings.max_length, **model.describe()}
 
     def provenance(user: User) -> Provenance:
-        return context.provenance("train-sharer", shared, {"user": store.digest_value(user)}, model.fingerprint)
+        return context.provenance(
+            "train-sharer", shared, {"examples": digest(prompts[user.user_id])}, model.fingerprint
+        )
 
     cards = {user.user_id: finished(directory / user.user_id, provenance(user), force) for user in users}
     todo = [user for user in users if cards[user.user_id] is None]

@@ -1,6 +1,7 @@
-"""The prompts of each step: training on a history, answering queries, adapting the base to the task.
+"""The prompts of each step: training on a history, searching on it, answering queries, adapting the base to the task.
 
-Source: the published Per-PCs code, `train_anchor_PEFT.py` and `task_LoRA.py`.
+Source: the published Per-PCs code, `train_anchor_PEFT.py` and `task_LoRA.py`; PriME (Kim et al., 2025), appendix on
+prompts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Literal
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.prompts import (
+    PLAIN,
+    PUBLISHED,
     Prompt,
+    Shown,
     context_block,
     history_line,
     history_prompt,
@@ -28,81 +32,73 @@ Source = Literal["auto", "queries", "history", "both"]
 """Where adaptation takes its examples from; `auto`: a user's answered queries, else the history."""
 
 
-def history_prompts(task: Task, user: User) -> list[Prompt]:
-    """The plain prompt of each history item with an answer, from old to new.
+def history_prompts(task: Task, user: User, shown: Shown = PLAIN, *, seed: int = 0) -> list[Prompt]:
+    """The prompt of each history item with an answer, from old to new, after what `shown` says of earlier items.
 
-    Raises DataError for an empty history, and where no item has an answer: LaMP-1's may have no `citation`.
+    Raises DataError for an empty history, where no item has an answer (LaMP-1's may have no `citation`), and for a
+    profile that the user does not have.
     """
     if not user.history:
         raise DataError(
             f"user {user.user_id!r} has no history",
             hint="Choose users who have history items, or import the data with their profiles.",
         )
-    prompts = [history_prompt(task, item) for item in _answered(task, user)]
-    if not prompts:
+    items = _answered(task, user)
+    if not items:
         raise DataError(
             f"the history of user {user.user_id!r} has no {task.output_field} to train on",
             hint=f"{task.name} learns {task.output_field} from {task.input_field}: import both.",
         )
-    return prompts
+    contexts = [""] * len(items) if shown == PLAIN else _earlier(task, user, items, shown, seed)
+    return [history_prompt(task, item, context=context) for item, context in zip(items, contexts, strict=True)]
 
 
-def training_prompts(task: Task, user: User, *, retrieve: int = 1, plain: bool = False) -> list[Prompt]:
-    """The published training examples of a user.
+def training_prompts(task: Task, user: User, shown: Shown = PUBLISHED, *, seed: int = 0) -> list[Prompt]:
+    """The training examples of a user: each item but the first after what `shown` shows, then each item plain.
 
-    Where the task trains with context, each item but the first comes once with the user's profile (if there
-    is one) and the best `retrieve` earlier items; then every item comes plain. With `plain`, only the latter.
-    Raises DataError as `history_prompts` does.
+    As published, tasks that do not train with context have only the plain ones, unless `shown` asks for more than the
+    published code does. Raises DataError as `history_prompts` does.
     """
-    prompts = history_prompts(task, user)
-    return prompts if plain or not task.trains_with_context else _with_context(task, user, retrieve) + prompts
+    plain = history_prompts(task, user)
+    if shown == PLAIN or (shown == PUBLISHED and not task.trains_with_context):
+        return plain
+    return [prompt for prompt in history_prompts(task, user, shown, seed=seed)[1:] if prompt.context] + plain
 
 
-def query_prompts(
-    task: Task, user: User, *, retrieve: int = 0, profile: bool = False, random_seed: int | None = None
-) -> list[Prompt]:
-    """The prompts of a user's queries: plain, with `retrieve` items of the history, the profile, or both.
+def query_prompts(task: Task, user: User, shown: Shown = PLAIN, *, seed: int = 0) -> list[Prompt]:
+    """The prompts of a user's queries, after what `shown` says of the whole history.
 
-    The items are BM25's best; with `random_seed` they are drawn at random, for each query on its own. Raises
-    DataError for a query that has not LaMP's form, and for a profile that the user does not have.
+    Raises DataError for a query that has not LaMP's form, and for a profile that the user does not have.
     """
-    if profile and not user.profile:
-        raise DataError(
-            f"user {user.user_id!r} has no profile text",
-            hint="Write the profiles first, or go without them.",
-        )
-    lines = [history_line(task, item) for item in user.history] if retrieve else []
-    if random_seed is None:
-        searches = [search_text(task, parse_input(task, query)["article"]) for query in user.queries]
-        chosen = best_of_all(lines, searches, retrieve)
+    profile = _profile(user, shown)
+    lines = [history_line(task, item) for item in user.history] if shown.retrieve or shown.random_history else []
+    if shown.random_history:
+        chosen = [_drawn(len(lines), shown, seed, user.user_id, query.id) for query in user.queries]
     else:
-        count = min(retrieve, len(lines))
-        seeds = [f"{random_seed} {user.user_id} {query.id}" for query in user.queries]
-        chosen = [random.Random(seed).sample(range(len(lines)), count) for seed in seeds]
-    text = user.profile if profile else None
+        searches = [search_text(task, parse_input(task, query)["article"]) for query in user.queries]
+        chosen = best_of_all(lines, searches, shown.retrieve)
     return [
-        query_prompt(task, query, context=context_block(text, [lines[place] for place in places]))
+        query_prompt(task, query, context=context_block(profile, [lines[place] for place in places]))
         for query, places in zip(user.queries, chosen, strict=True)
     ]
 
 
 def adaptation_prompts(
-    task: Task, users: Iterable[User], *, source: Source = "auto", context: bool = True
+    task: Task, users: Iterable[User], shown: Shown = PUBLISHED, *, source: Source = "auto", seed: int = 0
 ) -> list[Prompt]:
     """The examples that adapt the base to the task, from its base users.
 
-    A query with a known answer comes with the user's profile (if there is one) and the best item of the whole
-    history; a history gives its training examples. Without `context`, all are plain. Users who have neither
-    are passed over. Raises DataError where no example is left.
+    A query with a known answer comes after what `shown` says of the whole history; a history gives its training
+    examples. Users who have neither are passed over. Raises DataError where no example is left.
     """
     prompts: list[Prompt] = []
     for user in users:
-        queries = [] if source == "history" else _answered_queries(task, user, context=context)
+        queries: list[Prompt] = []
+        if source != "history":
+            queries = [prompt for prompt in query_prompts(task, user, shown, seed=seed) if prompt.answer is not None]
         prompts += queries
-        if source in ("history", "both") or (source == "auto" and not queries):
-            if task.trains_with_context and context:
-                prompts += _with_context(task, user, 1)
-            prompts += [history_prompt(task, item) for item in _answered(task, user)]
+        if (source in ("history", "both") or (source == "auto" and not queries)) and _answered(task, user):
+            prompts += training_prompts(task, user, shown, seed=seed)
     if not prompts:
         wanted = {"queries": "query with a known output", "history": "history item with an answer"}
         raise DataError(
@@ -116,20 +112,28 @@ def _answered(task: Task, user: User) -> Sequence[Item]:
     return [item for item in user.history if item.get(task.output_field)]
 
 
-def _answered_queries(task: Task, user: User, *, context: bool) -> list[Prompt]:
-    profile, retrieve = (bool(user.profile), 1) if context else (False, 0)
-    prompts = query_prompts(task, user, retrieve=retrieve, profile=profile)
-    return [prompt for prompt in prompts if prompt.answer is not None]
-
-
-def _with_context(task: Task, user: User, retrieve: int) -> list[Prompt]:
-    """Each answered item but the first, after the profile and its best earlier items."""
-    items = _answered(task, user)
+def _earlier(task: Task, user: User, items: Sequence[Item], shown: Shown, seed: int) -> list[str]:
+    """What stands before each item: the profile, and only items that are older than it."""
+    profile = _profile(user, shown)
+    if not shown.retrieve and not shown.random_history:
+        return [context_block(profile, [])] * len(items)
     lines = [history_line(task, item) for item in items]
-    searches = [search_text(task, item_article(task, item)) for item in items]
-    prompts = []
-    for place, earlier in enumerate(best_earlier(lines, searches, retrieve)):
-        context = context_block(user.profile, [lines[other] for other in earlier])
-        if place and context:
-            prompts.append(history_prompt(task, items[place], context=context))
-    return prompts
+    if shown.random_history:
+        chosen = [_drawn(place, shown, seed, user.user_id, f"item {place}") for place in range(len(items))]
+    else:
+        chosen = best_earlier(lines, [search_text(task, item_article(task, item)) for item in items], shown.retrieve)
+    return [context_block(profile, [lines[place] for place in places]) for places in chosen]
+
+
+def _profile(user: User, shown: Shown) -> str | None:
+    if shown.profile and not user.profile:
+        raise DataError(
+            f"user {user.user_id!r} has no profile text",
+            hint="Write the profiles with `perpcs profile`, or go without --with-profile.",
+        )
+    return None if shown.profile is False else user.profile
+
+
+def _drawn(size: int, shown: Shown, seed: int, user_id: str, key: str) -> list[int]:
+    """Random items of the first `size`, drawn for each prompt on its own."""
+    return random.Random(f"{seed} {user_id} {key}").sample(range(size), min(shown.random_history, size))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
+from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.users import Item, Query
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.spec import Task
@@ -14,6 +17,22 @@ ITEM_WORDS = 768
 """Words kept of each field of the item or query itself."""
 RETRIEVED_WORDS = 368
 """Words kept of each field of a retrieved item."""
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prompt shows of the user before the item or query itself: RAG, PAG or both."""
+
+    retrieve: int = 0
+    """History items, the best by BM25."""
+    random_history: int = 0
+    """History items drawn by seed, instead."""
+    profile: bool | None = False
+    """The user's profile text; None: where there is one."""
+
+
+PLAIN = Shown()
+PUBLISHED = Shown(retrieve=1, profile=None)
+"""What the published code shows in training."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,11 @@ class Prompt:
     def text(self) -> str:
         """The whole prompt without the answer."""
         return self.context + self.before + self.article + self.after
+
+
+def digest(prompts: Iterable[Prompt]) -> str:
+    """SHA-256 of prompts and answers: what an artifact was made from, to tell whether it is still the same."""
+    return store.digest_value([[prompt.text, prompt.answer] for prompt in prompts])
 
 
 def history_prompt(task: Task, item: Item, *, context: str = "") -> Prompt:

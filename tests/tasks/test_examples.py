@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perpcs_cli.artifacts.users import Item, Query, User
 from perpcs_cli.errors import DataError
@@ -15,6 +19,7 @@ from perpcs_cli.tasks.examples import (
     query_prompts,
     training_prompts,
 )
+from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Shown, digest
 from perpcs_cli.tasks.spec import get_task
 
 RATING = get_task("product_rating")
@@ -62,7 +67,7 @@ def test_without_a_profile_the_context_is_the_history_alone() -> None:
 
 
 def test_no_retrieval_and_no_profile_leave_the_plain_prompts() -> None:
-    assert training_prompts(RATING, reviewer(), retrieve=0) == history_prompts(RATING, reviewer())
+    assert training_prompts(RATING, reviewer(), PLAIN) == history_prompts(RATING, reviewer())
 
 
 def test_tweets_train_plain() -> None:
@@ -97,7 +102,7 @@ def test_queries_are_plain_by_default() -> None:
 
 
 def test_queries_see_the_profile_and_the_best_items() -> None:
-    prompt = query_prompts(RATING, reviewer("Cooks."), retrieve=1, profile=True)[0]
+    prompt = query_prompts(RATING, reviewer("Cooks."), Shown(retrieve=1, profile=True))[0]
 
     assert prompt.text == (
         f"### User Profile:\nCooks.\n\n### User History:\nReview: bad lamp Score: 1\n\n\n{SCORE}a lamp Score:"
@@ -106,37 +111,38 @@ def test_queries_see_the_profile_and_the_best_items() -> None:
 
 def test_random_items_depend_on_the_seed_and_are_all_there_are_at_most() -> None:
     draws = {
-        seed: [p.context for p in query_prompts(RATING, reviewer(), retrieve=2, random_seed=seed)] for seed in range(8)
+        seed: [p.context for p in query_prompts(RATING, reviewer(), Shown(random_history=2), seed=seed)]
+        for seed in range(8)
     }
-    everything = query_prompts(RATING, reviewer(), retrieve=9, random_seed=0)[0]
+    everything = query_prompts(RATING, reviewer(), Shown(random_history=9))[0]
 
-    assert draws[0] == [p.context for p in query_prompts(RATING, reviewer(), retrieve=2, random_seed=0)]
+    assert draws[0] == [p.context for p in query_prompts(RATING, reviewer(), Shown(random_history=2))]
     assert len({tuple(contexts) for contexts in draws.values()}) > 1
     assert everything.context.count("Review:") == 4
 
 
 def test_a_profile_that_is_not_there_cannot_be_used() -> None:
     with pytest.raises(DataError, match="user 'u1' has no profile text"):
-        query_prompts(RATING, reviewer(), profile=True)
+        query_prompts(RATING, reviewer(), Shown(profile=True))
 
 
 def test_adaptation_takes_answered_queries_or_else_the_history() -> None:
     asked = reviewer("Cooks.")
     unasked = User(user_id="u2", history=asked.history[:2])
 
-    def keys(source: Source, context: bool = True) -> list[str]:
-        return [p.key for p in adaptation_prompts(RATING, [asked, unasked], source=source, context=context)]
+    def keys(source: Source, shown: Shown = PUBLISHED) -> list[str]:
+        return [p.key for p in adaptation_prompts(RATING, [asked, unasked], shown, source=source)]
 
     assert keys("queries") == ["q"]
     assert keys("auto") == ["q", "b", "a", "b"]
-    assert keys("auto", context=False) == ["q", "a", "b"]
+    assert keys("auto", PLAIN) == ["q", "a", "b"]
     assert keys("history") == ["b", "c", "d", "a", "b", "c", "d", "b", "a", "b"]
-    assert keys("both", context=False) == ["q", "a", "b", "c", "d", "a", "b"]
+    assert keys("both", PLAIN) == ["q", "a", "b", "c", "d", "a", "b"]
 
 
 def test_adaptation_queries_come_with_profile_and_one_item_unless_plain() -> None:
     prompt = adaptation_prompts(RATING, [reviewer("Cooks.")])[0]
-    plain = adaptation_prompts(RATING, [reviewer("Cooks.")], context=False)[0]
+    plain = adaptation_prompts(RATING, [reviewer("Cooks.")], PLAIN)[0]
 
     assert prompt.context == "### User Profile:\nCooks.\n\n### User History:\nReview: bad lamp Score: 1\n\n\n"
     assert plain.context == ""
@@ -146,3 +152,52 @@ def test_adaptation_queries_come_with_profile_and_one_item_unless_plain() -> Non
 def test_adaptation_without_any_example_is_an_error(source: Source) -> None:
     with pytest.raises(DataError, match=r"the base users have no (query|history item)"):
         adaptation_prompts(RATING, [User(user_id="u")], source=source)
+
+
+def test_training_shows_what_is_asked_for_and_every_item_plain() -> None:
+    def contexts(task: str, shown: Shown, user: User) -> list[str]:
+        return [p.context for p in training_prompts(get_task(task), user, shown)]
+
+    two = contexts("product_rating", Shown(retrieve=2), reviewer("Cooks."))
+    only_profile = contexts("product_rating", Shown(profile=True), reviewer("Cooks."))
+
+    assert two[1] == "### User History:\nReview: bad lamp Score: 1\nReview: good kettle Score: 5\n\n\n"
+    assert two[3:] == [""] * 4
+    assert only_profile == ["### User Profile:\nCooks.\n\n"] * 3 + [""] * 4
+    # Tweets train plain as published, and with context where that is asked for.
+    tweets = User(user_id="u", history=[{"text": "hello there"}, {"text": "so tired"}])
+    assert contexts("LaMP_7", Shown(retrieve=1), tweets) == ["### User History:\nTweet: hello there\n\n\n", "", ""]
+
+
+def test_a_history_shows_only_earlier_items() -> None:
+    shown = [p.context for p in history_prompts(RATING, reviewer(), Shown(retrieve=9))]
+
+    assert shown[0] == ""
+    assert [context.count("Review:") for context in shown] == [0, 1, 2, 3]
+    assert "soft rug" not in "".join(shown[:3])
+
+
+@given(
+    texts=st.lists(st.text("abc ", min_size=1, max_size=12), min_size=1, max_size=12),
+    count=st.integers(0, 4),
+    drawn=st.booleans(),
+    seed=st.integers(0, 3),
+)
+def test_no_prompt_shows_its_own_item_or_a_later_one(texts: list[str], count: int, drawn: bool, seed: int) -> None:
+    items: list[Item] = [{"text": f"{text} no{place}.", "score": "3"} for place, text in enumerate(texts)]
+    shown = Shown(random_history=count) if drawn else Shown(retrieve=count)
+
+    prompts = history_prompts(RATING, User(user_id="u", history=items), shown, seed=seed)
+
+    for place, prompt in enumerate(prompts):
+        seen = [int(number) for number in re.findall(r"no(\d+)\.", prompt.context)]
+        assert len(seen) == len(set(seen)) == min(count, place)
+        assert all(other < place for other in seen)
+
+
+def test_digests_tell_prompts_and_answers_apart() -> None:
+    plain, shown = (training_prompts(RATING, reviewer(), how) for how in (PLAIN, PUBLISHED))
+
+    assert digest(plain) == digest(training_prompts(RATING, reviewer("Cooks."), PLAIN))
+    assert digest(plain) != digest(shown)
+    assert digest(plain) != digest(replace(prompt, answer=None) for prompt in plain)
