@@ -74,6 +74,10 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be
 RecentOption = Annotated[
     int | None, typer.Option("--recent", min=1, help="Only the newest items of each history. [default: all]")
 ]
+HoldOutOption = Annotated[
+    float,
+    typer.Option("--hold-out", min=0, max=0.99, help="Share of each history that training never sees."),
+]
 MergeOption = Annotated[
     Merge | None,
     typer.Option("--merge", help="Sum w·BA (the paper), or (Sum w·B)(Sum w·A) (the code). [default: perpcs.toml]"),

@@ -16,6 +16,7 @@ from perpcs_cli.cli.options import (
     DryRunOption,
     ExampleFlags,
     ForceOption,
+    HoldOutOption,
     JsonOption,
     LoraFlags,
     RecentOption,
@@ -37,15 +38,7 @@ def train_sharer(
     lora: LoraFlags,
     asked: ExampleFlags,
     recent: RecentOption = None,
-    hold_out: Annotated[
-        float,
-        typer.Option(
-            "--hold-out",
-            min=0,
-            max=0.99,
-            help="Share of each history that is kept away, for `perpcs mia`; drawn by seed.",
-        ),
-    ] = 0.0,
+    hold_out: HoldOutOption = 0.0,
     together: TogetherOption = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Directory of the sharers. [default: sharers of the workspace]")

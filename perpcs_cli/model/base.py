@@ -16,6 +16,7 @@ from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.tensors import open_tensors
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
+from perpcs_cli.model.vocabulary import longest_sequence, stop_tokens
 from perpcs_cli.model.zoo import resolve_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,9 +96,8 @@ def load_base(
             )
         merge_adapter(model, adapter)
         fingerprint = store.digest_value([fingerprint, adapter.digest()])
-    stop = _stop_tokens(model, tokenizer)
-    limit = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-    return Base(name, model, tokenizer, place, kind, fingerprint, found, int(limit), stop)
+    stop = stop_tokens(tokenizer, getattr(model, "generation_config", None), model.config)
+    return Base(name, model, tokenizer, place, kind, fingerprint, found, longest_sequence(model.config), stop)
 
 
 def choose_device(name: str) -> torch.device:
@@ -166,16 +166,6 @@ def _load(directory: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             raise
         raise DataError(f"the model's weights are broken: {error}", where=directory) from None
     return model, tokenizer
-
-
-def _stop_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    ids: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    for config in (getattr(model, "generation_config", None), model.config):
-        more = getattr(config, "eos_token_id", None)
-        ids += more if isinstance(more, list) else [] if more is None else [more]
-    if not ids:
-        raise DataError("neither the model nor its tokenizer names an end-of-sequence token")
-    return tuple(dict.fromkeys(int(i) for i in ids))
 
 
 def find_targets(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from perpcs_cli.errors import DataError
 from perpcs_cli.model.base import Base
+from perpcs_cli.model.vocabulary import Reads
 from perpcs_cli.tasks.prompts import Prompt
 
 
@@ -50,50 +51,71 @@ class Batch:
         return targets
 
 
-def tokenize(base: Base, prompt: Prompt) -> Encoded:
+def tokenize(reader: Reads, prompt: Prompt) -> Encoded:
     """All tokens of a prompt and its answer, of any length.
 
     Prompt and answer are tokenized together; the answer begins where the tokens differ from the prompt's alone.
     """
-    ids = _ids(base, prompt.text)
+    ids = _ids(reader, prompt.text)
     if prompt.answer is None:
         return Encoded(prompt.key, ids, [])
-    both = _ids(base, prompt.text + prompt.answer)
+    both = _ids(reader, prompt.text + prompt.answer)
     shared = next((i for i, (x, y) in enumerate(zip(ids, both, strict=False)) if x != y), min(len(ids), len(both)))
-    return Encoded(prompt.key, both[:shared], [*both[shared:], base.stop[0]])
+    return Encoded(prompt.key, both[:shared], [*both[shared:], reader.stop[0]])
 
 
-def encode(base: Base, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Encoded:
-    """Tokenize a prompt and its answer into at most `max_length` tokens, `reserve` of them kept free.
+def encode(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Encoded:
+    """Tokenize a prompt and its answer, after `fit`."""
+    short = tokenize(reader, fit(reader, prompt, max_length, reserve=reserve))
+    return replace(short, cut=len(tokenize(reader, prompt)) - len(short))
+
+
+def fit(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Prompt:
+    """The prompt, shortened to at most `max_length` tokens with its answer, `reserve` of them kept free.
 
     What is too long is cut from the left of the article, then from the left of the context; never the instruction
     or the answer. Raises DataError where even that does not fit.
     """
-    limit = min(max_length, base.context) - reserve
-    whole = short = tokenize(base, prompt)
+    limit = min(max_length, reader.context) - reserve
+    size = len(tokenize(reader, prompt))
     for part in ("article", "context"):
-        if len(short) <= limit:
+        if size <= limit:
             break
-        whole_part: str = getattr(prompt, part)
-        spans = base.tokenizer(whole_part, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+        whole: str = getattr(prompt, part)
+        spans = reader.tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
         drop = 0
-        while len(short) > limit and drop < len(spans):
+        while size > limit and drop < len(spans):
             # Tokens at the seam can merge otherwise than before, so one cut may not be enough.
-            drop += len(short) - limit
-            rest = whole_part[spans[drop][0] :] if drop < len(spans) else ""
-            prompt = replace(prompt, **{part: rest})
-            short = tokenize(base, prompt)
-    if len(short) > limit:
+            drop += size - limit
+            prompt = replace(prompt, **{part: whole[spans[drop][0] :] if drop < len(spans) else ""})
+            size = len(tokenize(reader, prompt))
+    if size > limit:
         raise DataError(
-            f"{prompt.key!r} needs {len(short)} tokens without its article, and only {limit} fit",
+            f"{prompt.key!r} needs {size} tokens without its article, and only {limit} fit",
             hint="Give a larger --max-length, if the model has the room.",
         )
-    return replace(short, cut=len(whole) - len(short))
+    return prompt
 
 
-def _ids(base: Base, text: str) -> list[int]:
-    ids: list[int] = base.tokenizer(text)["input_ids"]
-    return ids[:-1] if ids and ids[-1] in base.stop else ids
+def count_parts(reader: Reads, prompt: Prompt) -> dict[str, int]:
+    """Tokens of a prompt's context, instruction, article and answer, which add up to all that the model sees.
+
+    A token across a seam counts for the part in which it begins, and a token without text for the instruction.
+    """
+    parts = ("context", "before", "article", "after")
+    ends = [sum(len(getattr(prompt, part)) for part in parts[: i + 1]) for i in range(len(parts))]
+    spans = reader.tokenizer(prompt.text, return_offsets_mapping=True)["offset_mapping"]
+    encoded = tokenize(reader, prompt)
+    counts = dict.fromkeys(("context", "instruction", "article", "answer"), 0)
+    for start, end in spans[: len(encoded.prompt)]:
+        place = next((i for i, limit in enumerate(ends) if start < limit), 1) if end > start else 1
+        counts[("context", "instruction", "article", "instruction")[place]] += 1
+    return counts | {"answer": len(encoded.answer)}
+
+
+def _ids(reader: Reads, text: str) -> list[int]:
+    ids: list[int] = reader.tokenizer(text)["input_ids"]
+    return ids[:-1] if ids and ids[-1] in reader.stop else ids
 
 
 def make_batch(base: Base, rows: Sequence[Encoded]) -> Batch:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from perpcs_cli.artifacts.users import Item, Query
+from perpcs_cli.artifacts.users import Item, Query, User
 from perpcs_cli.errors import DataError
+from perpcs_cli.tasks.examples import history_prompts, query_prompts
 from perpcs_cli.tasks.prompts import (
     Prompt,
+    Shown,
     context_block,
     cut_words,
     history_line,
@@ -168,6 +170,32 @@ def test_queries(task: str, given: str, text: str, search: str) -> None:
 
     assert (prompt.key, prompt.text, prompt.answer) == ("q1", text, " yes")
     assert search_text(get_task(task), "x") == search
+
+
+CONTEXTS = [
+    (Shown(), ""),
+    (Shown(retrieve=1), "### User History:\n{line}\n\n"),
+    (Shown(random_history=1), "### User History:\n{line}\n\n"),
+    (Shown(profile=True), "### User Profile:\nKind.\n\n"),
+    (Shown(retrieve=1, profile=True), "### User Profile:\nKind.\n\n### User History:\n{line}\n\n"),
+    (Shown(retrieve=1, profile=None), "### User Profile:\nKind.\n\n### User History:\n{line}\n\n"),
+]
+
+
+@pytest.mark.parametrize(("shown", "context"), CONTEXTS)
+@pytest.mark.parametrize(("task", "given", "text", "search"), QUERIES)
+def test_every_task_in_every_context(task: str, given: str, text: str, search: str, shown: Shown, context: str) -> None:
+    item, asked, line = next((item, text, line) for name, item, text, answer, line in HISTORY if name == task)
+    user = User(user_id="u", history=[item, item], queries=[Query(id="q", input=given)], profile="Kind.")
+    before = context.format(line=line)
+
+    (query,) = query_prompts(get_task(task), user, shown)
+    first, second = history_prompts(get_task(task), user, shown)
+
+    assert query.text == before + text
+    assert second.text == before + asked
+    # Nothing is older than the first item, so no history is shown before it.
+    assert first.text == ("### User Profile:\nKind.\n\n" if "Profile" in context else "") + asked
 
 
 def test_a_prompt_knows_its_article() -> None:

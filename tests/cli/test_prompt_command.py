@@ -1,0 +1,97 @@
+"""`perpcs prompt`: what the model sees is what the commands send it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from shell import USAGE, Shell, refused
+
+from perpcs_cli.artifacts.users import read_users
+from perpcs_cli.model.base import load_base
+from perpcs_cli.model.batching import encode
+from perpcs_cli.tasks.examples import training_prompts
+from perpcs_cli.tasks.prompts import Shown
+from perpcs_cli.tasks.spec import get_task
+
+
+def rows(shell: Shell, line: str) -> list[dict[str, Any]]:
+    done = shell(f"prompt --json {line}")
+    assert done.exit_code == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_it_shows_each_query_of_a_target_with_its_tokens(walked: Shell) -> None:
+    user = read_users(walked.root / "users.jsonl")[walked.ids("target")[0]]
+
+    shown = rows(walked, f"--user {user.user_id}")
+
+    assert [(row["user_id"], row["id"]) for row in shown] == [(user.user_id, query.id) for query in user.queries]
+    for row in shown:
+        assert row["prompt"].endswith(" Headline:") and row["answer"] == ""
+        parts = {name: count for name, count in row["tokens"].items() if name != "all"}
+        assert row["tokens"]["all"] == sum(parts.values()) and parts["answer"] == 0
+
+
+def test_training_prompts_are_those_that_training_encodes(walked: Shell) -> None:
+    sharer = walked.ids("candidate")[0]
+    user = read_users(walked.root / "users.jsonl")[sharer]
+    base = load_base(str(walked.model), targets=("q_proj",), device="cpu", dtype="float32")
+    expected = training_prompts(get_task("news_headline"), user, Shown(retrieve=2))
+
+    shown = rows(walked, f"--user {sharer} --for train-sharer --retrieve 2")
+
+    assert len(shown) == 2 * len(user.history) - 1
+    for row, prompt in zip(shown, expected, strict=True):
+        encoded = encode(base, prompt, 2048)
+        assert row["prompt"] == base.tokenizer.decode(encoded.prompt)
+        assert row["answer"] == base.tokenizer.decode(encoded.answer)
+        assert row["cut"] == encoded.cut
+
+
+def test_every_command_has_its_prompts(walked: Shell) -> None:
+    target, candidate = walked.ids("target")[0], walked.ids("candidate")[0]
+    size = len(read_users(walked.root / "users.jsonl")[target].history)
+
+    count = {
+        line: len(rows(walked, f"--user {target} --for {line}"))
+        for line in ("predict", "prime", "assemble --plain", "gate", "adapt", "train-sharer --plain --hold-out 0.5")
+    }
+
+    # PriME scores on the published 80 % of a history of headlines.
+    assert count == {
+        "predict": 2,
+        "prime": round(0.8 * size),
+        "assemble --plain": size,
+        "gate": 2 * size - 1,
+        "adapt": 2,
+        "train-sharer --plain --hold-out 0.5": size // 2,
+    }
+    assert len(rows(walked, f"--user {candidate} --for gate --plain --limit 2")) == 2
+
+
+def test_text_names_user_query_and_tokens(walked: Shell) -> None:
+    target = walked.ids("target")[0]
+
+    text = walked(f"prompt --user {target} --for assemble --plain --limit 1 --max-length 100").stdout
+
+    head, *lines = text.splitlines()
+    assert head.startswith(f"# {target} ")
+    assert "tokens (instruction" in head and " cut)" in head
+    assert lines[0].endswith("### User Instruction:")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--id nobody", "no such query or item: 'nobody'"),
+        ("--plain", "plain unless another flag says otherwise"),
+        ("--for gate --plain --retrieve 1", "shows nothing of the history"),
+        ("--retrieve 1 --random-history 2", "choose one"),
+        ("--with-profile", "has no profile text"),
+    ],
+)
+def test_mistakes(walked: Shell, line: str, message: str) -> None:
+    assert message in refused(walked(f"prompt {line}"), 3 if "profile" in message else USAGE)
