@@ -1,12 +1,15 @@
-"""`embeddings.safetensors`: one vector per user, [users, H], with the users' ids in the metadata."""
+"""`embeddings.safetensors`: one vector per user, [users, H], with the users' ids in the metadata.
+
+`profile-embeddings.safetensors` is the same of the users' textual profiles.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 KEY = "embeddings"
 META = "perpcs"
 
+What = Literal["history", "profile"]
+"""Which texts of a user are embedded."""
+MAKE: dict[What, str] = {"history": "perpcs embed", "profile": "perpcs embed --what profile"}
+"""The command that embeds them."""
+
 
 class EmbeddingsCard(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.embeddings/1"
@@ -27,8 +35,9 @@ class EmbeddingsCard(
     """The metadata: whose rows they are, of which texts, by which encoder. It holds no text."""
 
     encoder: str
+    what: What = "history"
     users: dict[str, str]
-    """User id → SHA-256 of the history's texts, in the order of the rows."""
+    """User id → SHA-256 of the embedded texts, in the order of the rows."""
     provenance: Provenance
     """Its input `encoder` is the encoder's fingerprint."""
 
@@ -52,23 +61,28 @@ class Embeddings:
             raise DataError(
                 f"has no embedding of {user_id!r}",
                 where=self.path,
-                hint="Make it with `perpcs embed`, which adds to the file.",
+                hint=f"Make it with `{MAKE[self.card.what]}`, which adds to the file.",
             )
         return self.vectors[self.rows[user_id]]
 
-    def check_history(self, user_id: str, digest: str) -> None:
-        """Raise DataError where the user's embedding is missing, or of another history than that with `digest`."""
+    def check_texts(self, user_id: str, digest: str) -> None:
+        """Raise DataError where the user's embedding is missing, or of other texts than those with `digest`."""
         self.vector(user_id)
         if self.card.users[user_id] != digest:
             raise DataError(
-                f"the history of {user_id!r} has changed since it was embedded",
+                f"the {self.card.what} of {user_id!r} has changed since it was embedded",
                 where=self.path,
-                hint="Run `perpcs embed`: it makes changed users again.",
+                hint=f"Run `{MAKE[self.card.what]}`: it makes changed users again.",
             )
 
 
 def write_embeddings(
-    path: Path, vectors: Mapping[str, Tensor], digests: Mapping[str, str], encoder: str, provenance: Provenance
+    path: Path,
+    vectors: Mapping[str, Tensor],
+    digests: Mapping[str, str],
+    encoder: str,
+    provenance: Provenance,
+    what: What = "history",
 ) -> None:
     """Write embeddings by user id, [H] each, in the order of the ids: the same content gives the same bytes.
 
@@ -77,20 +91,45 @@ def write_embeddings(
     import torch
 
     ids = sorted(vectors, key=lambda name: (tensors.natural(name), name))
-    card = EmbeddingsCard(encoder=encoder, users={name: digests[name] for name in ids}, provenance=provenance)
+    users = {name: digests[name] for name in ids}
+    card = EmbeddingsCard(encoder=encoder, what=what, users=users, provenance=provenance)
     stacked = torch.stack([vectors[name].float() for name in ids])
     tensors.write_tensors(path, {KEY: stacked}, {META: msgspec.json.encode(card).decode()})
 
 
-def read_embeddings(path: Path) -> Embeddings:
-    """Read embeddings. Raises DataError where the file is missing, broken, or another kind."""
+def write_shared(path: Path, embeddings: Embeddings, names: Mapping[str, str]) -> None:
+    """Write what a pool carries: the vectors of `names`, {user id: its name there}, without digests of their texts.
+
+    Raises DataError where a user has no embedding.
+    """
+    vectors = {name: embeddings.vector(user) for user, name in names.items()}
+    # The encoder may have been given as a directory of this machine; its fingerprint is in the provenance.
+    card = embeddings.card
+    write_embeddings(path, vectors, dict.fromkeys(vectors, ""), Path(card.encoder).name, card.provenance, card.what)
+
+
+def without_users(path: Path, names: Collection[str], what: What = "history") -> None:
+    """Take users' rows out of a file of embeddings, if it has them; without any rows left, the file goes too."""
+    old = read_embeddings(path, what)
+    kept = [user for user in old.card.users if user not in names]
+    if not kept:
+        path.unlink()
+    elif len(kept) < len(old.card.users):
+        vectors = {user: old.vector(user).clone() for user in kept}
+        write_embeddings(path, vectors, old.card.users, old.card.encoder, old.card.provenance, what)
+
+
+def read_embeddings(path: Path, what: What = "history") -> Embeddings:
+    """Read embeddings of histories or profiles. Raises DataError where the file is missing, broken, or another kind."""
     if not path.exists():
-        raise DataError("there are no embeddings", where=path, hint="Make them with `perpcs embed`.")
+        raise DataError("there are no embeddings", where=path, hint=f"Make them with `{MAKE[what]}`.")
     file = tensors.open_tensors(path)
     try:
         card = msgspec.json.decode(file.metadata.get(META, ""), type=EmbeddingsCard)
     except msgspec.DecodeError as error:
         raise DataError(f"its metadata is not that of embeddings: {error}", where=path) from None
+    if card.what != what:
+        raise DataError(f"holds embeddings of each user's {card.what}, not {what}", where=path)
     vectors = file.read(KEY)
     if file.keys != [KEY] or vectors.dim() != 2 or len(vectors) != len(card.users):
         raise DataError(f"{len(card.users)} users have a tensor of shape {list(vectors.shape)}", where=path)

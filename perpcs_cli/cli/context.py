@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from perpcs_cli.artifacts.embeddings import What
+from perpcs_cli.artifacts.profiles import with_profiles
 from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.artifacts.users import User, choose_users, read_users
 from perpcs_cli.artifacts.workspace import FILE, Settings, make_settings, read_settings
@@ -62,8 +64,17 @@ class Context:
 
     @property
     def embeddings(self) -> Path:
-        """The users' embeddings."""
-        return self.root / "embeddings.safetensors"
+        """The embeddings of the users' histories."""
+        return self.embeddings_of("history")
+
+    def embeddings_of(self, what: What) -> Path:
+        """The embeddings of the users' histories or profiles."""
+        return self.root / {"history": "embeddings.safetensors", "profile": "profile-embeddings.safetensors"}[what]
+
+    @property
+    def profiles(self) -> Path:
+        """The users' textual profiles."""
+        return self.root / "profiles.jsonl"
 
     @property
     def traces(self) -> Path:
@@ -79,6 +90,11 @@ class Context:
     def metrics(self) -> Path:
         """Evaluations."""
         return self.root / "metrics"
+
+    @property
+    def mia(self) -> Path:
+        """What membership attacks found out."""
+        return self.root / "mia"
 
     def split(self, name: str) -> list[str] | None:
         """The selection `@splits/NAME.txt`, or None where there is no such list."""
@@ -154,15 +170,16 @@ def named_users(user: list[str] | None, users: str | None) -> list[str]:
 
 
 def selected(
-    context: Context, users_file: Path | None, user: list[str] | None, users: str | None, default: str | None = None
+    context: Context, users_file: Path | None, user: list[str] | None, users: str | None, *defaults: str
 ) -> tuple[dict[str, User], list[User]]:
-    """(all users, the ones named by --user and --users), else those of the split `default`, else all.
+    """(all users, the ones named by --user and --users), else those of the first of the lists `defaults`, else all.
 
-    Raises DataError for a broken file and UsageError for an unknown user.
+    Users have the profiles of profiles.jsonl where it has them. Raises DataError for a broken file and UsageError for
+    an unknown user.
     """
     path = users_file or context.users
-    everyone = read_users(path)
+    everyone = with_profiles(read_users(path), context.profiles)
     wanted = named_users(user, users)
-    if not wanted and default:
-        wanted = context.split(default) or []
+    if not wanted:
+        wanted = next(filter(None, map(context.split, defaults)), [])
     return everyone, choose_users(everyone, wanted, where=path) if wanted else list(everyone.values())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.embeddings import What
 from perpcs_cli.artifacts.provenance import Provenance, check_same
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.context import open_context
@@ -36,6 +37,9 @@ SAVE_SECONDS = 30.0
 @takes(UserFlags)
 def embed(
     who: UserFlags,
+    what: Annotated[
+        What, typer.Option("--what", help="The items of each history, or the text of each profile.")
+    ] = "history",
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -47,7 +51,8 @@ def embed(
         typer.Option("--max-length", min=8, help="Tokens read of each item. [default: perpcs.toml, else 512]"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file. [default: embeddings.safetensors of the workspace]")
+        Path | None,
+        typer.Option("--out", "-o", help="The file. [default: embeddings.safetensors, or profile-embeddings.…]"),
     ] = None,
     workspace: WorkspaceOption = Path(),
     task: TaskOption = None,
@@ -57,9 +62,10 @@ def embed(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Embed the users' histories.
+    """Embed the users' histories or profiles.
 
-    A user's embedding is the mean over the history's items of the mean over an item's tokens. All users are embedded
+    A user's embedding is the mean over the history's items of the mean over an item's tokens, or with --what profile
+    the mean over the tokens of the profile; see `perpcs profile`. All users are embedded
     by default. Users who are in the file already are skipped unless their history has changed, so a run that was
     stopped goes on where it was.
     """
@@ -67,14 +73,15 @@ def embed(
     section = {"encoder": encoder, "max_length": max_length}
     context = open_context(workspace, task=task, device=device, dtype=dtype, embed=layer(section))
     settings = context.settings
-    path = out or context.embeddings
-    texts = {user.user_id: embedded_texts(context.task, user) for user in who.select(context)}
+    path = out or context.embeddings_of(what)
+    texts = {user.user_id: embedded_texts(context.task, user, what) for user in who.select(context)}
     empty = [user for user, items in texts.items() if not items]
     if empty:
-        console.warn(f"{len(empty)} users have no history to embed, {empty[0]!r} for example")
+        console.warn(f"{len(empty)} users have no {what} to embed, {empty[0]!r} for example")
     digests = {user: store.digest_value(items) for user, items in texts.items() if items}
     if not digests:
-        raise DataError("no user has a history to embed", where=who.users_file or context.users)
+        hint = {"profile": "Write the profiles with `perpcs profile`."}.get(what)
+        raise DataError(f"no user has a {what} to embed", where=who.users_file or context.users, hint=hint)
 
     from perpcs_cli.artifacts.embeddings import read_embeddings, write_embeddings
     from perpcs_cli.model.base import choose_device, choose_dtype
@@ -96,7 +103,7 @@ def embed(
     known = digests
     vectors: dict[str, Tensor] = {}
     if path.exists() and not force:
-        old = read_embeddings(path)
+        old = read_embeddings(path, what)
         check_same(old.card.provenance, provenance, where=path)
         known = {**old.card.users, **digests}
         # An embedding of an older history is dropped, so that it never stands beside the new one's digest.
@@ -116,11 +123,11 @@ def embed(
                     vectors[user] = model.embed(texts[user])
                     bar.advance(1, user)
                     if time.monotonic() - saved > SAVE_SECONDS:
-                        write_embeddings(path, vectors, known, settings.embed.encoder, provenance)
+                        write_embeddings(path, vectors, known, settings.embed.encoder, provenance, what)
                         saved = time.monotonic()
         finally:
             if vectors:
-                write_embeddings(path, vectors, known, settings.embed.encoder, provenance)
+                write_embeddings(path, vectors, known, settings.embed.encoder, provenance, what)
     size = len(next(iter(vectors.values())))
     console.result(
         {"path": str(path), "users": len(vectors), "embedded": len(todo), "dimensions": size},

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.embeddings import What
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
+from perpcs_cli.artifacts.pseudonyms import pseudonym
+from perpcs_cli.artifacts.secret import existing_secret
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.cli.context import Context
-from perpcs_cli.cli.pool import PoolOption
+from perpcs_cli.cli.options import PoolOption
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.prompts import history_line
 from perpcs_cli.tasks.spec import Task
@@ -38,16 +41,30 @@ class SimilarityFlags:
 
         from perpcs_cli.artifacts.embeddings import read_embeddings
 
-        return Neighbourhood(context.task, pool, read_embeddings(self.embeddings or context.embeddings))
+        own = read_embeddings(self.embeddings or context.embeddings)
+        theirs = check_comparable(pool.embeddings(), own) if pool.manifest.pseudonyms else own
+        return Neighbourhood(context.task, pool, own, theirs, existing_secret(context.root))
 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """A pool and the embeddings of its sharers and of target users."""
+    """A pool and the embeddings of its sharers and of target users.
+
+    `theirs` are the sharers', under the ids that the pool has for them; `secret` tells which pseudonym is whose.
+    """
 
     task: Task
     pool: OpenPool
     embeddings: Embeddings
+    theirs: Embeddings
+    secret: bytes | None = None
+
+    def others(self, user: User) -> list[str]:
+        """The sharers besides the user, who is never its own neighbour, under whatever name."""
+        own = {user.user_id}
+        if self.pool.manifest.pseudonyms and self.secret:
+            own.add(pseudonym(self.secret, user.user_id))
+        return [name for name in self.pool.ids if name not in own]
 
     def nearest(self, user: User, count: int) -> list[Neighbour]:
         """The `count` most similar sharers, best first.
@@ -57,12 +74,26 @@ class Neighbourhood:
         """
         from perpcs_cli.methods.similarity import nearest
 
-        self.embeddings.check_history(user.user_id, store.digest_value(embedded_texts(self.task, user)))
-        return nearest(self.embeddings, user.user_id, self.pool.ids, count)
+        self.embeddings.check_texts(user.user_id, store.digest_value(embedded_texts(self.task, user)))
+        return nearest(self.embeddings, user.user_id, self.others(user), count, self.theirs)
 
 
-def embedded_texts(task: Task, user: User) -> list[str]:
-    """What is embedded of a user: each history item as retrieval shows it."""
+def check_comparable(theirs: Embeddings, own: Embeddings) -> Embeddings:
+    """Return the pool's embeddings. Raises DataError where another encoder made them than the users'."""
+    made = [(e.card.provenance.inputs.get("encoder"), e.card.provenance.settings["max_length"]) for e in (theirs, own)]
+    if made[0] != made[1]:
+        raise DataError(
+            "the pool's embeddings were made by another encoder than the users', or with another length",
+            where=theirs.path,
+            hint=f"The pool's encoder is {theirs.card.encoder!r}: use it with `perpcs embed --encoder … --force`.",
+        )
+    return theirs
+
+
+def embedded_texts(task: Task, user: User, what: What = "history") -> list[str]:
+    """What is embedded of a user: each history item as retrieval shows it, or the profile. Empty without one."""
+    if what == "profile":
+        return [user.profile] if user.profile else []
     try:
         return [history_line(task, item).strip() for item in user.history]
     except DataError as error:

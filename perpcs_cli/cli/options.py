@@ -71,6 +71,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No talk and no progress on stderr.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
+PoolOption = Annotated[Path | None, typer.Option("--pool", help="The manifest. [default: pool.json of the workspace]")]
 RecentOption = Annotated[
     int | None, typer.Option("--recent", min=1, help="Only the newest items of each history. [default: all]")
 ]

@@ -48,6 +48,8 @@ def split(
     """
     from perpcs_cli.artifacts import store
     from perpcs_cli.artifacts.provenance import Provenance
+    from perpcs_cli.artifacts.selection import FILE as SELECTION
+    from perpcs_cli.artifacts.selection import IDS as SELECTED
     from perpcs_cli.artifacts.split import FILE, Split, draw_parts, write_split
     from perpcs_cli.artifacts.users import read_users, write_users
     from perpcs_cli.cli.console import Console
@@ -55,11 +57,13 @@ def split(
 
     console = Console(json=json, quiet=quiet)
     directory = out or workspace / "splits"
+    stale = [directory / SELECTED, directory / SELECTION]
     user_files = {name: directory / f"{name}.jsonl" for name in ("base", "target", "candidate")}
     for path in (
         directory / FILE,
         *user_files.values(),
         *(p.with_suffix(".txt") for p in user_files.values()),
+        *stale,
     ):
         store.refuse_existing(path, force=force)
     seed = stored_seed(workspace, seed)
@@ -72,6 +76,9 @@ def split(
         seed=seed,
         inputs={source.name: store.digest_file(source)},
     )
+    for path in stale:
+        # Sharers who were selected from another split may be targets in this one.
+        path.unlink(missing_ok=True)
     for name, path in user_files.items():
         if files:
             write_users(path, [users[user_id] for user_id in getattr(parts, name)])

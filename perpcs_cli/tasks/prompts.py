@@ -92,8 +92,15 @@ def context_block(profile: str | None, history: Sequence[str]) -> str:
 
 def history_line(task: Task, item: Item) -> str:
     """A history item as retrieval reads and shows it. Raises DataError where a required field is missing."""
-    fields = {name: _needed(task, item, name, RETRIEVED_WORDS) for name in task.required}
-    return task.line_template.format_map(fields)
+    return fill(task, item, task.line_template, task.required, RETRIEVED_WORDS)
+
+
+def fill(task: Task, item: Item, template: str, names: Iterable[str], words: int) -> str:
+    """`template` with the item's fields `names`, at most `words` words of each.
+
+    Raises DataError where a field is missing.
+    """
+    return template.format_map({name: _needed(task, item, name, words) for name in names})
 
 
 def search_text(task: Task, article: str) -> str:

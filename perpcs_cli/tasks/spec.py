@@ -270,6 +270,13 @@ TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 """Every task by its name."""
 
 
+def known_texts() -> set[str]:
+    """The prompts, labels and forms of all tasks: texts that are no user's own."""
+    values = [value for task in _ALL for value in vars(task).values()]
+    texts = [text for value in values for text in (value if isinstance(value, tuple) else (value,))]
+    return {text for text in texts if isinstance(text, str)}
+
+
 def get_task(name: str) -> Task:
     """The task called `name`: its own name or LaMP's, as `LaMP_2M` or `lamp-2m`. `LaMP_2` is movie tagging.
 

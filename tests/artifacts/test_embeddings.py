@@ -46,9 +46,9 @@ def test_a_user_without_one(tmp_path: Path) -> None:
 
 def test_a_history_that_has_changed(tmp_path: Path) -> None:
     found = read_embeddings(write(tmp_path / "e.safetensors"))
-    found.check_history("u2", "digest of u2")
+    found.check_texts("u2", "digest of u2")
     with pytest.raises(DataError, match="the history of 'u2' has changed"):
-        found.check_history("u2", "another digest")
+        found.check_texts("u2", "another digest")
 
 
 def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
