@@ -39,6 +39,9 @@ def adapt(
     save_merged: Annotated[
         Path | None, typer.Option("--save-merged", help="Also write the adapted model as a plain model directory.")
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="Name the adapter in perpcs.toml, or leave that file alone.")
+    ] = True,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Directory of the adapter. [default: task-adapter of the workspace]"),
@@ -72,7 +75,7 @@ def adapt(
     prompts = adaptation_prompts(context.task, users, shown, source=source, seed=settings.seed)
     if limit and limit < len(prompts):
         prompts = random.Random(settings.seed).sample(prompts, limit)
-    model = open_base(context, console, adapted=False)
+    model = open_base(context, console, adapted=False, changed=save_merged is not None)
     rows = encode_all(model, prompts, context, console, who="base users")
     console.note(f"adapting on {len(rows)} examples of {len(users)} users")
     provenance = context.provenance(
@@ -84,7 +87,7 @@ def adapt(
     )
     work = [("task-adapter", target, rows, provenance)]
     card = train_loras(model, work, settings.lora, settings.adapt, console, seed=settings.seed)[0]
-    if (settings_file := base.workspace / FILE).exists():
+    if record and (settings_file := base.workspace / FILE).exists():
         inside = target.resolve().is_relative_to(base.workspace.resolve())
         place = target.resolve().relative_to(base.workspace.resolve()) if inside else target.resolve()
         set_task_adapter(settings_file, str(place))

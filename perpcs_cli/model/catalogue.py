@@ -5,6 +5,8 @@ They are on the model hub and also inside PyPI wheels, so that they can be had w
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 
@@ -74,6 +76,11 @@ CATALOGUE: dict[str, Entry] = {
         ),
     )
 }
+
+
+def absolute(name: str) -> str:
+    """A model that is a local directory, by its absolute path, so that it is found from anywhere; else the name."""
+    return str(Path(name).resolve()) if name not in CATALOGUE and Path(name).is_dir() else name
 
 
 def hub_name(name: str) -> str:

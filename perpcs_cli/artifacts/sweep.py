@@ -1,0 +1,208 @@
+"""The config of `perpcs sweep`: TOML that names a task, a model, data, and grids of settings for each method."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.workspace import Preset
+from perpcs_cli.errors import DataError, UsageError
+
+FORMAT = "perpcs.sweep/1"
+
+Method = Literal["base", "adapted", "retrieval", "per-pcs", "prime", "oppu"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+StepName = Literal[
+    "import",
+    "split",
+    "profile",
+    "adapt",
+    "embed",
+    "select",
+    "train-sharer",
+    "gate",
+    "pool",
+    "assemble",
+    "retrieve",
+    "prime",
+    "oppu",
+    "predict",
+]
+STEPS: tuple[str, ...] = get_args(StepName)
+"""In the order in which they run. `oppu` is `train-sharer` on the targets, `pool` is `pool build`."""
+
+Value = bool | int | float | str
+"""What a flag is given."""
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True):
+    """A grid: every method with every combination of the values of the axes."""
+
+    name: str
+    methods: tuple[Method, ...]
+    axes: dict[str, tuple[Value, ...]] = {}
+    """`STEP.FLAG` or `settings.SECTION.KEY` → its values; a single value is an axis of one."""
+
+
+class PlanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Typical users, from whom `perpcs plan` estimates where there is no data. Tokens are means over all users."""
+
+    base_users: int = 100
+    targets: int = 100
+    candidates: int = 200
+    items: int = 100
+    """History items of a user."""
+    queries: int = 1
+    """Queries of a target or a base user."""
+    prompt_tokens: int = 250
+    """A plain prompt, without its answer."""
+    retrieved_tokens: int = 150
+    """A history item that is shown in a prompt."""
+    answer_tokens: int = 10
+    """An answer, with the end of sequence."""
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    """A config as it was read and checked; flags are checked by the commands that have them."""
+
+    task: str
+    model: str
+    preset: Preset = "per-pcs"
+    data: tuple[str, ...] = ()
+    """Directories or files for `perpcs import`: absolute, or relative to the config's directory, which is in front."""
+    seeds: tuple[int, ...] = (0,)
+    settings: dict[str, Any] = {}
+    """A layer over the published settings, as `perpcs.toml` has them."""
+    steps: dict[str, dict[str, Value]] = {}
+    """The flags of each step that is named, without the dashes; a step may be named without flags."""
+    experiments: tuple[Experiment, ...]
+    plan: PlanSettings = PlanSettings()
+
+
+class _Raw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    task: str
+    model: str
+    preset: Preset = "per-pcs"
+    data: str | list[str] = []
+    seed: int | None = None
+    seeds: list[int] | None = None
+    settings: dict[str, Any] = {}
+    steps: dict[str, Any] = {}
+    experiment: list[dict[str, Any]] = []
+    plan: PlanSettings = PlanSettings()
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read and check a config. Raises DataError where it cannot be read, and UsageError that names what is unknown."""
+    try:
+        content = tomllib.loads(store.read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"not valid TOML: {error}", where=path) from None
+    if (found := content.pop("format", None)) != FORMAT:
+        raise DataError(
+            f"expected the format {FORMAT!r} and found {found!r}", where=path, hint=f'Add `format = "{FORMAT}"`.'
+        )
+    check_names(content, _Raw.__struct_fields__, "key", path)
+    try:
+        raw = msgspec.convert(content, _Raw)
+    except msgspec.ValidationError as error:
+        raise UsageError(str(error), where=path) from None
+    if raw.seed is not None and raw.seeds is not None:
+        raise UsageError("gives both seed and seeds", where=path)
+    seeds = [raw.seed or 0] if raw.seeds is None else raw.seeds
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UsageError(f"seeds are one or more different numbers from 0, not {seeds}", where=path)
+    top = [key for key in ("task", "model", "preset", "seed", "task_adapter") if key in raw.settings]
+    if top:
+        hint = "`adapt` makes the task adapter." if top[0] == "task_adapter" else f"Give {top[0]} at the top."
+        raise UsageError(f"{top[0]} is not for [settings]", where=path, hint=hint)
+    if not raw.experiment:
+        raise UsageError("has no experiment", where=path, hint="Add a table [[experiment]] with name and method.")
+    experiments = tuple(_experiment(table, number, path) for number, table in enumerate(raw.experiment, start=1))
+    names = [one.name for one in experiments]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"two experiments have the name {twice[0]!r}", where=path)
+    return Sweep(
+        task=raw.task,
+        model=raw.model,
+        preset=raw.preset,
+        data=tuple(str(path.parent / one) for one in ([raw.data] if isinstance(raw.data, str) else raw.data)),
+        seeds=tuple(seeds),
+        settings=raw.settings,
+        steps={step: _flags(step, flags, f"{path}, [steps]") for step, flags in raw.steps.items()},
+        experiments=experiments,
+        plan=_checked(raw.plan, path),
+    )
+
+
+def _checked(plan: PlanSettings, path: Path) -> PlanSettings:
+    numbers = {name: getattr(plan, name) for name in plan.__struct_fields__}
+    if wrong := [name for name, number in numbers.items() if number < (0 if name in ("base_users", "queries") else 1)]:
+        raise UsageError(f"plan.{wrong[0]} is too small: {numbers[wrong[0]]}", where=path)
+    return plan
+
+
+def check_names(given: Collection[str], known: Collection[str], what: str, where: object) -> None:
+    """Raise UsageError for the first name that is not known, with the nearest one that is."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(known)}."
+            raise UsageError(f"unknown {what} {name!r}", where=where, hint=hint)
+
+
+def _flags(step: str, flags: object, where: str) -> dict[str, Value]:
+    check_names([step], STEPS, "step", where)
+    if not isinstance(flags, dict):
+        raise UsageError(f"the flags of {step} are a table, as {{ limit = 96 }}, not {flags!r}", where=where)
+    return {flag: _value(value, f"{where}, {step}.{flag}") for flag, value in flags.items()}
+
+
+def _experiment(table: Mapping[str, Any], number: int, path: Path) -> Experiment:
+    name = table.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise UsageError("an experiment has a name", where=f"{path}, experiment {number}")
+    where = f"{path}, experiment {name!r}"
+    methods = table.get("method")
+    methods = [methods] if isinstance(methods, str) else methods
+    if not isinstance(methods, list) or not methods or len(set(map(str, methods))) < len(methods):
+        raise UsageError("method is a name or a list of different names", where=where)
+    check_names([str(method) for method in methods], METHODS, "method", where)
+    axes: dict[str, tuple[Value, ...]] = {}
+    for step, flags in table.items():
+        if step in ("name", "method"):
+            continue
+        check_names([step], [*STEPS, "settings"], "step or key", where)
+        if not isinstance(flags, dict):
+            raise UsageError(f"{step} is a table, as {{ top-k = [1, 2] }}, not {flags!r}", where=where)
+        for flag, values in _flat(flags).items() if step == "settings" else flags.items():
+            place = f"{where}, {step}.{flag}"
+            several = values if isinstance(values, list) else [values]
+            if not several:
+                raise UsageError("has no values", where=place)
+            axis = tuple(_value(value, place) for value in several)
+            if len({(type(value), value) for value in axis}) < len(axis):
+                raise UsageError("has a value twice", where=place)
+            axes[f"{step}.{flag}"] = axis
+    return Experiment(name=name, methods=tuple(methods), axes=axes)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"assemble": {"recent": 8}} and {"assemble.recent": 8} → {"assemble.recent": 8}."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _value(value: object, where: str) -> Value:
+    if not isinstance(value, bool | int | float | str):
+        raise UsageError(f"must be a number, text, true or false, and is {value!r}", where=where)
+    return value
