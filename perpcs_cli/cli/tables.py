@@ -1,8 +1,8 @@
 """Tables for every command: one value, shown on a terminal, as Markdown, as LaTeX or as CSV.
 
 In a column that says what is better, the best value of a section is bold and the second best underlined,
-unless all are shown alike. CSV has neither marks nor rounding, and an interval's ends in columns of their
-own.
+unless all are shown alike; a `Figure` may bring its own place instead. CSV has neither marks nor rounding nor
+stars, and an interval's ends and a p-value in columns of their own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+K = TypeVar("K", bound=Hashable)
+Better = Literal["higher", "lower"]
 TableFormat = Literal["table", "markdown", "latex", "csv"]
 
 
@@ -28,7 +30,26 @@ class Estimate:
     high: float
 
 
-Cell = str | int | float | Estimate | None
+@dataclass(frozen=True)
+class Figure:
+    """A number that was compared with others: its p-value, the stars for it, and its place among them."""
+
+    value: float
+    place: Literal[0, 1, 2] | None = None
+    """1 for the best, 2 for the second best, 0 for neither; None where the column decides."""
+    stars: str = ""
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The name of what a row measures, where rows and not columns are metrics."""
+
+    name: str
+    better: Better | None = None
+
+
+Cell = str | int | float | Estimate | Figure | Measure | None
 Row = Sequence[Cell]
 
 
@@ -38,7 +59,7 @@ class Column:
 
     title: str
     key: str = ""
-    better: Literal["higher", "lower"] | None = None
+    better: Better | None = None
     digits: int = 3
     signed: bool = False
     """Show a plus sign, as for a difference."""
@@ -69,38 +90,50 @@ def _text(column: Column, cell: Cell) -> str:
     if isinstance(cell, Estimate):
         low, high = (_text(column, end) for end in (cell.low, cell.high))
         return f"{_text(column, cell.value)} [{low}, {high}]"
+    if isinstance(cell, Figure):
+        return _text(column, cell.value) + cell.stars
+    if isinstance(cell, Measure):
+        return _title(cell.name, cell.better)
     if isinstance(cell, float):
         # Adding 0 after rounding turns -0.0 into 0.0.
         return f"{round(cell, column.digits) + 0.0:{'+' if column.signed else ''}.{column.digits}f}"
     return "" if cell is None else re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", str(cell))
 
 
-def _title(column: Column, up: str, down: str) -> str:
-    return column.title + {"higher": f" {up}", "lower": f" {down}", None: ""}[column.better]
+def _title(name: str, better: Better | None) -> str:
+    return name + {"higher": " ↑", "lower": " ↓", None: ""}[better]
+
+
+def places(values: Mapping[K, float], better: Better, digits: int = 3) -> dict[K, Literal[1, 2]]:
+    """Which values are the best (1) and the second best (2) as they are shown; none where all are shown alike."""
+    shown = {key: round(value, digits) for key, value in values.items()}
+    ranked = sorted(set(shown.values()), reverse=better == "higher")
+    if len(ranked) < 2:
+        return {}
+    best, second = ranked[:2]
+    return {key: 1 if value == best else 2 for key, value in shown.items() if value in (best, second)}
 
 
 def _marks(table: Table, section: Sequence[Row]) -> dict[tuple[int, int], int]:
     """(row, column) → 1 for the best value of the section, 2 for the second best."""
-    marks = {}
+    marks: dict[tuple[int, int], int] = {}
     for place, column in enumerate(table.columns):
-        if column.better is None:
-            continue
-        shown: dict[int, float] = {}
+        values: dict[int, float] = {}
         for number, row in enumerate(section):
             cell = row[place]
-            value = cell.value if isinstance(cell, Estimate) else cell
-            if isinstance(value, int | float):
-                shown[number] = round(value, column.digits)
-        ranked = sorted(set(shown.values()), reverse=column.better == "higher")
-        for number, value in shown.items():
-            if len(ranked) > 1 and value in ranked[:2]:
-                marks[number, place] = 1 + ranked.index(value)
+            value = cell.value if isinstance(cell, Estimate | Figure) else cell
+            if isinstance(cell, Figure) and cell.place is not None:
+                marks[number, place] = cell.place
+            elif isinstance(value, int | float):
+                values[number] = value
+        if column.better is not None:
+            marks |= {(number, place): mark for number, mark in places(values, column.better, column.digits).items()}
     return marks
 
 
 def _numeric(table: Table) -> list[bool]:
     rows = [row for section in table.sections for row in section]
-    return [all(not isinstance(row[place], str) for row in rows) for place in range(len(table.columns))]
+    return [all(not isinstance(row[place], str | Measure) for row in rows) for place in range(len(table.columns))]
 
 
 def _marked_rows(
@@ -114,7 +147,7 @@ def _marked_rows(
         for line, row in enumerate(section):
             texts = []
             for place, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
-                text = (escape if isinstance(cell, str) else number)(_text(column, cell))
+                text = (escape if isinstance(cell, str | Measure) else number)(_text(column, cell))
                 mark = marked.get((line, place))
                 texts.append(marks[mark - 1].replace("@", text) if mark else text)
             lines.append(texts)
@@ -130,7 +163,7 @@ def _terminal(table: Table, on_terminal: bool) -> str:
 
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column, numeric in zip(table.columns, _numeric(table), strict=True):
-        grid.add_column(Text(_title(column, "↑", "↓")), justify="right" if numeric else "left")
+        grid.add_column(Text(_title(column.title, column.better)), justify="right" if numeric else "left")
     for section in table.sections:
         marks = _marks(table, section)
         for number, row in enumerate(section):
@@ -155,9 +188,9 @@ def _markdown(table: Table) -> str:
         return re.sub(r"[\\|*`<\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda found: "\\" + found[0], text)
 
     lines = [f"{escape(table.caption)}\n"] if table.caption else []
-    lines.append(_pipes([escape(_title(column, "↑", "↓")) for column in table.columns]))
+    lines.append(_pipes([escape(_title(column.title, column.better)) for column in table.columns]))
     lines.append(_pipes(["---:" if numeric else "---" for numeric in _numeric(table)]))
-    for section in _marked_rows(table, escape, str, ("**@**", "<u>@</u>")):
+    for section in _marked_rows(table, escape, lambda text: text.replace("*", r"\*"), ("**@**", "<u>@</u>")):
         lines += [_pipes(row) for row in section]
     return "\n".join(lines) + "\n"
 
@@ -181,6 +214,7 @@ _LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
     "α": r"$\alpha$",
     "±": r"$\pm$",
     "×": r"$\times$",
+    "†": r"$^{\dagger}$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
 }
@@ -191,14 +225,15 @@ def _latex(table: Table) -> str:
         return "".join(_LATEX.get(character, character) for character in text)
 
     def number(text: str) -> str:
-        # A minus, not a hyphen.
-        return re.sub(r"[-+](?=\d)", r"$\g<0>$", text)
+        # A minus, not a hyphen, and stars above the line.
+        signed = re.sub(r"[-+](?=\d)", r"$\g<0>$", text)
+        return re.sub(r"[*†]+$", lambda found: f"$^{{{found[0].replace('†', chr(92) + 'dagger')}}}$", signed)
 
     lines = [
         "\\begin{tabular}{" + "".join("r" if numeric else "l" for numeric in _numeric(table)) + "}",
         "\\toprule",
     ]
-    lines.append(" & ".join(escape(_title(column, "↑", "↓")) for column in table.columns) + r" \\")
+    lines.append(" & ".join(escape(_title(column.title, column.better)) for column in table.columns) + r" \\")
     for section in _marked_rows(table, escape, number, (r"\textbf{@}", r"\underline{@}")):
         lines.append("\\midrule")
         lines += [" & ".join(row) + r" \\" for row in section]
@@ -216,18 +251,23 @@ def _latex(table: Table) -> str:
 
 def _csv(table: Table) -> str:
     rows = [row for section in table.sections for row in section]
-    wide = [any(isinstance(row[place], Estimate) for row in rows) for place in range(len(table.columns))]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     header: list[str] = []
-    for column, expand in zip(table.columns, wide, strict=True):
+    more: list[list[str]] = []
+    for place, column in enumerate(table.columns):
+        cells = [row[place] for row in rows]
         key = column.key or column.title
-        header += [key, f"{key}_low", f"{key}_high"] if expand else [key]
+        parts = ["low", "high"] if any(isinstance(cell, Estimate) for cell in cells) else []
+        parts += ["p"] if any(isinstance(cell, Figure) and cell.p is not None for cell in cells) else []
+        header += [key, *(f"{key}_{part}" for part in parts)]
+        more.append(parts)
     writer.writerow(header)
     for row in rows:
-        values: list[Cell] = []
-        for cell, expand in zip(row, wide, strict=True):
-            whole = (cell.value, cell.low, cell.high) if isinstance(cell, Estimate) else (cell, None, None)
-            values += whole if expand else whole[:1]
+        values: list[object] = []
+        for cell, parts in zip(row, more, strict=True):
+            whole = cell.value if isinstance(cell, Estimate | Figure) else cell
+            values += [whole.name if isinstance(whole, Measure) else whole]
+            values += [getattr(cell, part, None) for part in parts]
         writer.writerow(values)
     return file.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perpcs_cli.cli.tables import Column, Estimate, Table, render
+from perpcs_cli.cli.tables import Column, Estimate, Figure, Measure, Table, places, render
 
 COLUMNS = [
     Column("system"),
@@ -123,3 +123,54 @@ def test_a_name_cannot_move_the_cursor_or_break_a_row():
 
 def test_names_are_no_markup():
     assert "[red]x" in render(Table([Column("[b]x")], [[["[red]x"]]]), "table", terminal=False)
+
+
+COMPARED = Table(
+    [Column("task"), Column("metric"), Column("base"), Column("ours")],
+    [
+        [
+            ["ratings", Measure("mae", "lower"), Figure(1.0, 2, "†"), Figure(0.5, 1, "**", 0.002)],
+            ["ratings", Measure("n"), Figure(3.0), None],
+        ]
+    ],
+)
+
+
+def test_a_figure_brings_its_mark_stars_and_p_value():
+    assert render(COMPARED, "table", terminal=False) == (
+        "task      metric     base      ours\n"
+        "───────────────────────────────────\n"
+        "ratings   mae ↓    1.000†   0.500**\n"
+        "ratings   n         3.000\n"
+    )
+    assert render(COMPARED, "markdown") == (
+        "| task | metric | base | ours |\n"
+        "| --- | --- | ---: | ---: |\n"
+        "| ratings | mae ↓ | <u>1.000†</u> | **0.500\\*\\*** |\n"
+        "| ratings | n | 3.000 |  |\n"
+    )
+    assert render(COMPARED, "latex").splitlines()[4:6] == [
+        "ratings & mae $\\downarrow$ & \\underline{1.000$^{\\dagger}$} & \\textbf{0.500$^{**}$} \\\\",
+        "ratings & n & 3.000 &  \\\\",
+    ]
+    assert render(COMPARED, "csv") == "task,metric,base,ours,ours_p\nratings,mae,1.0,0.5,0.002\nratings,n,3.0,,\n"
+
+
+def test_a_figure_without_a_place_is_marked_by_its_column():
+    table = Table([Column("x", better="lower")], [[[Figure(0.1)], [0.2], [Figure(0.05, 0)]]])
+    assert render(table, "markdown").splitlines()[2:] == ["| **0.100** |", "| <u>0.200</u> |", "| 0.050 |"]
+
+
+@pytest.mark.parametrize(
+    ("values", "better", "found"),
+    [
+        ({"a": 0.1, "b": 0.3, "c": 0.2}, "higher", {"b": 1, "c": 2}),
+        ({"a": 0.1, "b": 0.3, "c": 0.2}, "lower", {"a": 1, "c": 2}),
+        ({"a": 0.3001, "b": 0.3, "c": 0.2}, "higher", {"a": 1, "b": 1, "c": 2}),
+        ({"a": 0.3, "b": 0.3}, "higher", {}),
+        ({"a": 0.3}, "higher", {}),
+        ({}, "higher", {}),
+    ],
+)
+def test_places(values, better, found):
+    assert places(values, better) == found
