@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from perpcs_cli.artifacts import store, tensors
+from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.errors import DataError
@@ -54,8 +57,6 @@ class Card(
 
     With a guarantee of privacy, what depends on the data and was not noised (losses, count of tokens) is left out.
     """
-
-    OLDER: ClassVar[tuple[str, ...]] = ("perpcs.sharer/1",)
 
     user_id: str
     examples: int
@@ -209,6 +210,27 @@ def divided(adapter: Adapter, user: User) -> tuple[User, User]:
     if not origin or not share:
         return held_out(user, 0.0, 0)
     return held_out(newest(user, origin.settings.get("recent")), share, origin.seed)
+
+
+def link_adapter(source: Path, target: Path, *, force: bool = False) -> None:
+    """Make a directory of the same adapter at `target`, as hard links where the file system has them; no gates.
+
+    An adapter of the same weights that is there already stays, with what lies beside it. Raises DataError where
+    another one is there, unless `force`.
+    """
+    digest = open_adapter(source).digest_weights()
+    if (target / WEIGHTS).exists() and not force:
+        if open_adapter(target).digest_weights() != digest:
+            raise DataError("is another adapter", where=target, hint=f"Use --force to replace it by {source}.")
+        return
+    with store.replacing_directory(target) as temporary:
+        for name in (WEIGHTS, CONFIG, CARD):
+            if not (source / name).exists():
+                continue
+            try:
+                os.link(source / name, temporary / name)
+            except OSError:
+                shutil.copyfile(source / name, temporary / name)
 
 
 def write_adapter(

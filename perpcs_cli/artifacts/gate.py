@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from perpcs_cli.artifacts import tensors
+from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.errors import DataError
 
@@ -19,7 +20,7 @@ META = "perpcs"
 
 
 class GateCard(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.gate/1"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.gate/2"
 ):
     """The metadata of a gate file: whose gates they are, for which adapter, and how they were trained."""
 
@@ -27,8 +28,11 @@ class GateCard(
     adapter: str
     """SHA-256 of the adapter's weights."""
     steps: int
-    first_loss: float
-    last_loss: float
+    first_loss: float | None = None
+    last_loss: float | None = None
+    """Left out with a guarantee of privacy, as in the sharer's card."""
+    privacy: Guarantee | None = None
+    """What the gates alone guarantee; what they guarantee together with the adapter is in the pool's manifest."""
     provenance: Provenance
 
 

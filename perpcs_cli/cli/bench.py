@@ -11,6 +11,7 @@ import typer
 
 from perpcs_cli.artifacts.users import newest, read_users
 from perpcs_cli.artifacts.workspace import FILE
+from perpcs_cli.cli.bench_mia import mia
 from perpcs_cli.cli.bench_prime import prime
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import BaseFlags, JsonOption, takes
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 
 app.command("prime")(prime)
+app.command("mia")(mia)
 
 
 @app.callback()
@@ -108,7 +110,7 @@ def assemble(
     rows = encode_all(model, training_prompts(context.task, newest(user, items)), context, console, who=user.user_id)
     groups = make_groups(user.user_id, rows, settings.assemble.batch_size)
     with tempfile.TemporaryDirectory() as directory:
-        pool = _random_pool(Path(directory), model, context.settings.lora.rank, sharers)
+        pool = random_pool(Path(directory), model, context.settings.lora.rank, sharers)
         forward, assembly = [], []
         recipe_path = Path(directory) / "recipe.json"
         with console.progress("measuring", repeats) as bar:
@@ -173,7 +175,7 @@ def assemble(
     console.result(times, "\n".join(lines))
 
 
-def _random_pool(directory: Path, model: Base, rank: int, count: int) -> OpenPool:
+def random_pool(directory: Path, model: Base, rank: int, count: int) -> OpenPool:
     """A pool of `count` sharers with random pieces and gates, below `directory`."""
     import torch
 
@@ -181,7 +183,8 @@ def _random_pool(directory: Path, model: Base, rank: int, count: int) -> OpenPoo
     from perpcs_cli.artifacts.adapter import CARD, AdapterConfig, Card, write_adapter
     from perpcs_cli.artifacts.gate import FILE as GATE_FILE
     from perpcs_cli.artifacts.gate import GateCard, write_gates
-    from perpcs_cli.artifacts.pool import build_pool, open_pool
+    from perpcs_cli.artifacts.pool import open_pool
+    from perpcs_cli.artifacts.pooling import build_pool
     from perpcs_cli.artifacts.provenance import Provenance
 
     generator = torch.Generator().manual_seed(0)
@@ -199,13 +202,12 @@ def _random_pool(directory: Path, model: Base, rank: int, count: int) -> OpenPoo
             gates[module] = torch.randn(linear.in_features, generator=generator) * 1e-3
         config = AdapterConfig(r=rank, lora_alpha=float(rank), target_modules=targets)
         digest = write_adapter(path, pieces, config, "")
-        losses = {"first_loss": 0.0, "last_loss": 0.0}
-        card = Card(user_id=path.name, examples=0, steps=0, tokens=0, digest=digest, provenance=provenance, **losses)
+        card = Card(user_id=path.name, examples=0, steps=0, tokens=0, digest=digest, provenance=provenance)
         store.write_json(path / CARD, card)
         write_gates(
             path / GATE_FILE,
             gates,
-            GateCard(user_id=path.name, adapter=digest, steps=0, provenance=provenance, **losses),
+            GateCard(user_id=path.name, adapter=digest, steps=0, provenance=provenance),
         )
         paths.append(path)
     manifest = directory / "pool.json"

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import CARD, AdapterConfig, Card, write_adapter
+from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.artifacts.workspace import LoraSettings, TrainSettings
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.running import first_and_last
+from perpcs_cli.cli.privacy import Budget, told, train_with_guarantee
 from perpcs_cli.model.catalogue import hub_name
 
 if TYPE_CHECKING:
@@ -31,25 +32,43 @@ def train_loras(
     console: Console,
     *,
     seed: int,
+    budget: Budget | None = None,
 ) -> list[Card]:
-    """Train one LoRA for each (name, directory, examples, provenance), all in shared batches, and write them."""
+    """Train one LoRA for each (name, directory, examples, provenance), all in shared batches, and write them.
+
+    With a budget each is trained alone, with differential privacy.
+    """
     from perpcs_cli.model.train import new_lora, total_steps, train
 
     for _, directory, _, _ in work:
         store.check_writable(directory)
     jobs = [new_lora(base, name, examples, lora, seed) for name, _, examples, _ in work]
-    steps = sum(total_steps(settings, len(job.examples)) for job in jobs)
-    label = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} users"
-    with console.progress(label, steps) as bar:
-        train(base, jobs, settings, seed=seed, dropout=lora.dropout, report=bar.loss)
+    spent: list[Guarantee | None] = [None] * len(jobs)
+    if budget:
+        origins = [origin for *_, origin in work]
+        spent = [
+            train_with_guarantee(base, job, settings, budget, origin, console)
+            for job, origin in zip(jobs, origins, strict=True)
+        ]
+    else:
+        steps = sum(total_steps(settings, len(job.examples)) for job in jobs)
+        label = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} users"
+        with console.progress(label, steps) as bar:
+            train(base, jobs, settings, seed=seed, dropout=lora.dropout, report=bar.loss)
     return [
-        _write(job, directory, base, lora, provenance)
-        for job, (_, directory, _, provenance) in zip(jobs, work, strict=True)
+        _write(job, directory, base, lora, provenance, one)
+        for job, (_, directory, _, provenance), one in zip(jobs, work, spent, strict=True)
     ]
 
 
-def _write(job: Job, directory: Path, base: Base, lora: LoraSettings, provenance: Provenance) -> Card:
-    first, last = first_and_last([step.loss for step in job.log])
+def _write(
+    job: Job,
+    directory: Path,
+    base: Base,
+    lora: LoraSettings,
+    provenance: Provenance,
+    spent: Guarantee | None,
+) -> Card:
     config = AdapterConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -59,14 +78,13 @@ def _write(job: Job, directory: Path, base: Base, lora: LoraSettings, provenance
     )
     with store.replacing_directory(directory) as temporary:
         digest = write_adapter(temporary, job.pieces, config, version("peft"))
-        store.write_jsonl(temporary / LOG, job.log)
+        if not spent:
+            store.write_jsonl(temporary / LOG, job.log)
         card = Card(
             user_id=job.name,
             examples=len(job.examples),
-            steps=len(job.log),
-            tokens=sum(len(row.answer) for row in job.examples),
-            first_loss=first,
-            last_loss=last,
+            tokens=None if spent else sum(len(row.answer) for row in job.examples),
+            **told(job, spent),
             digest=digest,
             provenance=provenance,
         )

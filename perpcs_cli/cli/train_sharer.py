@@ -25,18 +25,20 @@ from perpcs_cli.cli.options import (
     UserFlags,
     takes,
 )
+from perpcs_cli.cli.privacy import LORA_CLIP, PrivacyFlags, columns
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.provenance import Provenance
 
 
-@takes(BaseFlags, UserFlags, TrainingFlags, LoraFlags, ExampleFlags)
+@takes(BaseFlags, UserFlags, TrainingFlags, LoraFlags, ExampleFlags, PrivacyFlags)
 def train_sharer(
     base: BaseFlags,
     who: UserFlags,
     training: TrainingFlags,
     lora: LoraFlags,
     asked: ExampleFlags,
+    private: PrivacyFlags,
     recent: RecentOption = None,
     hold_out: HoldOutOption = 0.0,
     together: TogetherOption = 1,
@@ -49,16 +51,17 @@ def train_sharer(
 ) -> None:
     """Train a LoRA for each user.
 
-    The users are those of splits/candidate.txt by default; each gets a directory in PEFT's layout. Users who are
-    finished are skipped, so a run that was stopped goes on where it was. Trained on target users (--users
-    @splits/target.txt --out oppu), it is the OPPU baseline.
+    The users are those of splits/sharer.txt by default (see `perpcs select`), or of splits/candidate.txt where nobody
+    was selected; each gets a directory in PEFT's layout. Users who are finished are skipped, so a run that was stopped
+    goes on where it was. Trained on target users (--users @splits/target.txt --out oppu), it is the OPPU baseline.
     """
     console = Console(json=json, quiet=base.quiet)
     context = base.open(train=training.given(), lora=lora.given())
     settings = context.settings
-    users = who.select(context, "candidate")
+    users = who.select(context, "sharer", "candidate")
     directory = out or context.sharers
     shown = asked.examples()
+    budget = private.budget(context.root, training, shown, together, clip=LORA_CLIP)
 
     from perpcs_cli.tasks.examples import training_prompts
     from perpcs_cli.tasks.prompts import digest
@@ -96,12 +99,12 @@ def train_sharer(
         "prompts": shown,
         "together": together,
     }
-    shared |= {"max_length": settings.max_length, **model.describe()}
+    shared |= {"max_length": settings.max_length, **model.describe(), **(budget.settings() if budget else {})}
 
     def provenance(user: User) -> Provenance:
-        return context.provenance(
-            "train-sharer", shared, {"examples": digest(prompts[user.user_id])}, model.fingerprint
-        )
+        examples = digest(prompts[user.user_id])
+        inputs = {"examples": budget.hide(examples) if budget else examples}
+        return context.provenance("train-sharer", shared, inputs, model.fingerprint)
 
     cards = {user.user_id: finished(directory / user.user_id, provenance(user), force) for user in users}
     todo = [user for user in users if cards[user.user_id] is None]
@@ -118,15 +121,14 @@ def train_sharer(
             )
             for user in group
         ]
-        for card in train_loras(model, work, settings.lora, settings.train, console, seed=settings.seed):
+        for card in train_loras(model, work, settings.lora, settings.train, console, seed=settings.seed, budget=budget):
             cards[card.user_id] = card
-            console.note(f"{card.user_id}: loss {card.first_loss:.3f} -> {card.last_loss:.3f}, {card.steps} steps")
+            if not budget:
+                console.note(f"{card.user_id}: loss {card.first_loss:.3f} -> {card.last_loss:.3f}, {card.steps} steps")
     done = [card for card in cards.values() if card]
     console.result(
         done,
-        "\n".join(
-            f"{c.user_id}\t{directory / c.user_id}\t{c.first_loss:.4f}\t{c.last_loss:.4f}\t{c.steps}" for c in done
-        ),
+        "\n".join(f"{c.user_id}\t{directory / c.user_id}\t{columns(c, c.steps)}" for c in done),
     )
 
 

@@ -56,8 +56,12 @@ class Job:
 
 
 def new_lora(base: Base, name: str, examples: Sequence[Encoded], lora: LoraSettings, seed: int) -> Job:
-    """A job that trains a fresh LoRA: A by Kaiming's uniform rule, B zero, as in the LoRA paper's code."""
-    generator = torch.Generator().manual_seed(store.derive_seed(seed, "init", name))
+    """A job that trains a fresh LoRA: A by Kaiming's uniform rule, B zero, as in the LoRA paper's code.
+
+    With the same seed every LoRA starts from the same A. Training hardly turns it: a start drawn from the name would
+    let whoever guesses a name confirm it in a pool of pseudonyms.
+    """
+    generator = torch.Generator().manual_seed(store.derive_seed(seed, "init"))
     pieces = {}
     for module, linear in base.targets.items():
         bound = 1 / math.sqrt(linear.in_features)
@@ -85,6 +89,21 @@ def total_steps(settings: TrainSettings, examples: int) -> int:
     return settings.steps or settings.epochs * math.ceil(batches / settings.accumulate)
 
 
+def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
+    """The rate of the step after `step` of `steps` steps."""
+    warm = round(settings.warmup * steps)
+    if step < warm:
+        return settings.lr * (step + 1) / warm
+    left = 1 - (step - warm) / max(1, steps - warm)
+    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
+    return settings.lr * shape[settings.schedule]
+
+
+def new_optimizer(job: Job, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The AdamW of every training."""
+    return torch.optim.AdamW(job.parameters, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
+
+
 def train(
     base: Base,
     jobs: Sequence[Job],
@@ -103,7 +122,7 @@ def train(
         raise PerpcsError(f"{empty[0]!r} has no examples to train on")
     torch.manual_seed(store.derive_seed(seed, "dropout", *(job.name for job in jobs)))
     running = [_Run(job, settings, seed) for job in jobs]
-    with _checkpointing(base, settings.checkpointing):
+    with checkpointing(base, settings.checkpointing):
         while active := [run for run in running if run.step < run.steps]:
             for _ in range(settings.accumulate):
                 rows = [run.next_rows() for run in active]
@@ -123,9 +142,7 @@ class _Run:
         self.steps = total_steps(settings, len(job.examples))
         self.step = 0
         self.losses: list[Tensor] = []
-        self.optimizer = torch.optim.AdamW(
-            job.parameters, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay
-        )
+        self.optimizer = new_optimizer(job, settings)
         self._batches = self._endless(random.Random(store.derive_seed(seed, "order", job.name)))
 
     def _endless(self, shuffler: random.Random) -> Iterator[list[Encoded]]:
@@ -139,15 +156,6 @@ class _Run:
     def next_rows(self) -> list[Encoded]:
         return next(self._batches)
 
-    def rate(self) -> float:
-        """The learning rate of the coming step."""
-        warm = round(self.settings.warmup * self.steps)
-        if self.step < warm:
-            return self.settings.lr * (self.step + 1) / warm
-        left = 1 - (self.step - warm) / max(1, self.steps - warm)
-        shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
-        return self.settings.lr * shape[self.settings.schedule]
-
     def apply(self) -> float:
         loss = float(torch.stack(self.losses).mean())
         self.losses.clear()
@@ -158,7 +166,7 @@ class _Run:
                 f"the loss of {self.job.name!r} is {loss} and its gradient {norm} at step {self.step + 1}",
                 hint="Try a lower learning rate, a lower --clip or --dtype float32.",
             )
-        rate = self.optimizer.param_groups[0]["lr"] = self.rate()
+        rate = self.optimizer.param_groups[0]["lr"] = learning_rate(self.settings, self.step, self.steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -199,7 +207,7 @@ def answer_losses(base: Base, batch: Batch) -> tuple[Tensor, Tensor]:
     return losses.view(targets.shape).sum(1), (targets != -100).sum(1)
 
 
-class _checkpointing:
+class checkpointing:
     """Gradient checkpointing while the block lasts; the model is left as it was."""
 
     def __init__(self, base: Base, wanted: bool) -> None:

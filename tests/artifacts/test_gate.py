@@ -46,7 +46,7 @@ def test_no_gates_yet(tmp_path):
 
 @pytest.mark.parametrize(
     "metadata",
-    [None, {META: "{"}, {META: '{"format": "perpcs.gate/2"}'}, {META: '{"format": "perpcs.gate/1", "user_id": "u"}'}],
+    [None, {META: "{"}, {META: '{"format": "perpcs.gate/9"}'}, {META: '{"format": "perpcs.gate/2", "user_id": "u"}'}],
 )
 def test_another_kind_of_file(tmp_path, metadata):
     save_file(GATES, tmp_path / "gate.safetensors", metadata=metadata)

@@ -324,10 +324,10 @@ CASES = {
     ),
     "pool cut off": Case(cut("pool.json"), "assemble", DATA, "pool.json: not valid JSON … truncated"),
     "pool of another version": Case(
-        replace("pool.json", "perpcs.pool/1", "perpcs.pool/9"),
+        replace("pool.json", "perpcs.pool/2", "perpcs.pool/9"),
         "assemble",
         DATA,
-        "pool.json: expected the format 'perpcs.pool/1' and found 'perpcs.pool/9' … version",
+        "pool.json: expected the format 'perpcs.pool/2' and found 'perpcs.pool/9' … version",
     ),
     "recipe of another version": Case(
         replace("recipes/TARGET.json", "recipe/1", "recipe/9"),
@@ -336,7 +336,7 @@ CASES = {
         "recipes/TARGET.json: expected the format … 'perpcs.recipe/9'",
     ),
     "sharer of another version": Case(
-        replace("sharers/SHARER/sharer.json", "sharer/1", "sharer/9"),
+        replace("sharers/SHARER/sharer.json", "sharer/2", "sharer/9"),
         "gate",
         DATA,
         "sharer.json: expected the format … 'perpcs.sharer/9'",
@@ -351,7 +351,7 @@ CASES = {
         nothing,
         "assemble --pool metrics/eval.json",
         DATA,
-        "eval.json: expected the format 'perpcs.pool/1' and found 'perpcs.metrics/1'",
+        "eval.json: expected the format 'perpcs.pool/2' and found 'perpcs.metrics/1'",
     ),
     "unfinished sharer": Case(
         remove("sharers/SHARER/sharer.json"), "pool build --force --no-gates", DATA, "holds no sharer.json"
