@@ -13,7 +13,8 @@ from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import CARD, AdapterConfig, Card, write_adapter
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, write_gates
-from perpcs_cli.artifacts.pool import OpenPool, build_pool, open_pool
+from perpcs_cli.artifacts.pool import OpenPool, open_pool
+from perpcs_cli.artifacts.pooling import build_pool
 from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.model.base import Base
 from perpcs_cli.model.batching import Encoded

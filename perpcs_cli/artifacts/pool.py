@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import msgspec
 
 from perpcs_cli.artifacts import store, tensors
 from perpcs_cli.artifacts.adapter import WEIGHTS, Adapter, open_adapter
-from perpcs_cli.artifacts.gate import FILE as GATE_FILE
-from perpcs_cli.artifacts.gate import read_gates
+from perpcs_cli.artifacts.embeddings import Embeddings, read_embeddings
+from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.artifacts.provenance import Provenance
-from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.errors import DataError
 
 
 class Sharer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -28,10 +27,12 @@ class Sharer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """SHA-256 of the gate file; empty where the sharer has no gates."""
     shared: tuple[int, ...] | None = None
     """The pieces that this sharer gives; None for all."""
+    privacy: Guarantee | None = None
+    """What this sharer's pieces and gates guarantee together; None for nothing. An embedding is not covered."""
 
 
 class Pool(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.pool/1"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.pool/2"
 ):
     """The manifest: one base, one rank, the linear layers in the model's order with their shapes, the sharers."""
 
@@ -45,6 +46,10 @@ class Pool(
     share_ratio: float
     gates: str
     """SHA-256 of the stacked gates; empty where a sharer has none."""
+    pseudonyms: bool = False
+    """Whether the ids are pseudonyms and the files are copies that hold nothing else of the sharers."""
+    embeddings: str = ""
+    """SHA-256 of the sharers' embeddings; empty where the pool does not carry them."""
     provenance: Provenance
 
 
@@ -97,6 +102,26 @@ class OpenPool:
                 raise DataError(f"the gates of {module!r} have shape {file.shape(module)}, not {expected}", where=path)
         return file
 
+    def embeddings(self) -> Embeddings:
+        """The sharers' embeddings that the pool carries. Raises DataError where it carries none."""
+        path = embeddings_path(self.path)
+        if not self.manifest.embeddings:
+            raise DataError(
+                "the pool does not carry its sharers' embeddings",
+                where=self.path,
+                hint="Make them with `perpcs embed`, then build the pool again with `perpcs pool build --force`.",
+            )
+        if not path.exists() or store.digest_file(path) != self.manifest.embeddings:
+            raise DataError(
+                "the pool's embeddings are missing or have changed", where=path, hint="Build the pool again."
+            )
+        return read_embeddings(path)
+
+    def given(self, index: int) -> dict[str, tuple[int, int]]:
+        """The linear layers, with (d, n), that a sharer's files have pieces of: a copy has the shared ones alone."""
+        modules = self.manifest.modules
+        return {m: modules[m] for m in self.modules if m in self.shares(index)} if self.manifest.pseudonyms else modules
+
     def shares(self, index: int) -> set[str]:
         """The linear layers whose pieces a sharer gives."""
         shared = self.manifest.sharers[index].shared
@@ -108,18 +133,39 @@ def gates_path(pool: Path) -> Path:
     return pool.with_suffix(".gates.safetensors")
 
 
+def embeddings_path(pool: Path) -> Path:
+    """Where the sharers' embeddings lie, if the pool carries them: beside the manifest."""
+    return pool.with_suffix(".embeddings.safetensors")
+
+
+def revocation_path(pool: Path) -> Path:
+    """Where a revocation that is under way says so: beside the manifest."""
+    return pool.with_suffix(".revoking.json")
+
+
+def refuse_half_revoked(path: Path) -> None:
+    """Raise DataError where sharers are being taken out of the pool at `path`, and that has not come to its end."""
+    if revocation_path(path).exists():
+        raise DataError(
+            "a revocation was stopped half-way",
+            where=revocation_path(path),
+            hint="Finish it with `perpcs pool revoke`, without ids.",
+        )
+
+
 def open_pool(path: Path) -> OpenPool:
     """Read a manifest. Raises DataError where it is missing, broken, or a path leaves its directory."""
     if not path.exists():
         raise DataError("there is no pool", where=path, hint="Build it with `perpcs pool build`.")
+    refuse_half_revoked(path)
     manifest = store.read_json(path, Pool)
     for sharer in manifest.sharers:
         store.check_id(sharer.user_id, "sharer", where=path)
         store.inside(path.parent, sharer.path, where=path)
         if any(not 0 <= i < len(manifest.modules) for i in sharer.shared or ()):
             raise DataError(f"{sharer.user_id!r} shares a piece that is not in the list of modules", where=path)
-    if len({s.user_id for s in manifest.sharers}) < len(manifest.sharers) or not manifest.sharers:
-        raise DataError("a sharer is listed twice, or there is none", where=path)
+    if len({s.user_id for s in manifest.sharers}) < len(manifest.sharers):
+        raise DataError("a sharer is listed twice", where=path)
     return OpenPool(path, manifest, store.digest_file(path))
 
 
@@ -142,146 +188,3 @@ def check_base(pool: OpenPool, fingerprint: str, model: str, layers: Mapping[str
             where=pool.path,
             hint="Set lora.targets in perpcs.toml to the target modules that the sharers were trained with.",
         )
-
-
-def build_pool(
-    path: Path,
-    directories: Sequence[Path],
-    order: Sequence[str],
-    *,
-    share_ratio: float,
-    need_gates: bool,
-    provenance: Provenance,
-) -> Pool:
-    """Check the sharers against each other and write the manifest and the stacked gates.
-
-    `order`: the model's target layers. Raises DataError where bases, modules or ranks differ, values are not
-    finite, gates are missing or belong to another adapter, or a directory is outside the manifest's.
-    """
-    adapters = [open_adapter(directory) for directory in directories]
-    first = adapters[0]
-    import torch
-
-    entries: list[Sharer] = []
-    stacks: dict[str, list[torch.Tensor]] = {module: [] for module in order}
-    shapes = {module: first.shape(module) for module in order}
-    for adapter in adapters:
-        _check_alike(adapter, first, shapes)
-        name = adapter.card.user_id if adapter.card else adapter.path.name
-        if twice := [entry.path for entry in entries if entry.user_id == name]:
-            raise DataError(f"is the same sharer as {twice[0]}: {name!r}", where=adapter.path, hint="Remove one.")
-        digest = _check_finite(adapter)
-        gate = ""
-        if need_gates:
-            gates, card = read_gates(adapter.path / GATE_FILE)
-            if card.adapter != digest:
-                raise DataError(
-                    f"the gates of {name!r} belong to another adapter",
-                    where=gates.path,
-                    hint="Train them again with `perpcs gate --force`.",
-                )
-            if extra := sorted(set(gates.keys) - set(order), key=tensors.natural):
-                raise DataError(f"unexpected tensor {extra[0]!r}", where=gates.path)
-            for module in order:
-                vector = gates.read(module)
-                if tuple(vector.shape) != (shapes[module][1],):
-                    raise DataError(f"the gate of {module!r} has shape {list(vector.shape)}", where=gates.path)
-                stacks[module].append(vector)
-            gate = store.digest_file(gates.path)
-        try:
-            relative = adapter.path.resolve().relative_to(path.parent.resolve())
-        except ValueError:
-            raise UsageError(
-                f"the sharer {adapter.path} is not below the pool's directory {path.parent}",
-                hint="A manifest holds relative paths only; write it above its sharers with --out.",
-            ) from None
-        entries.append(
-            Sharer(
-                user_id=store.check_id(name, "sharer", where=adapter.path),
-                path=str(relative),
-                adapter=digest,
-                gate=gate,
-                shared=shared_pieces(name, len(order), share_ratio, provenance.seed),
-            )
-        )
-    gates_digest = ""
-    if need_gates:
-        stacked = {module: torch.stack(vectors) for module, vectors in stacks.items()}
-        tensors.write_tensors(gates_path(path), stacked, {})
-        gates_digest = store.digest_file(gates_path(path))
-    pool = Pool(
-        base=first.base,
-        model=first.config.base_model_name_or_path or "",
-        rank=first.config.r,
-        scale=first.scale,
-        modules=shapes,
-        sharers=tuple(entries),
-        share_ratio=share_ratio,
-        gates=gates_digest,
-        provenance=provenance,
-    )
-    store.write_json(path, pool)
-    return pool
-
-
-def shared_pieces(user_id: str, pieces: int, ratio: float, seed: int) -> tuple[int, ...] | None:
-    """The pieces that a sharer gives: `ratio` of them, drawn by seed and sharer. None for all."""
-    if ratio >= 1:
-        return None
-    draw = random.Random(store.digest_value([seed, "share", user_id]))
-    return tuple(sorted(draw.sample(range(pieces), round(ratio * pieces))))
-
-
-def verify_pool(pool: OpenPool) -> list[str]:
-    """Everything wrong with a pool's files, as sentences; an empty list if it is whole."""
-    problems = []
-    first = None
-    for index, sharer in enumerate(pool.manifest.sharers):
-        try:
-            adapter = pool.adapter(index)
-            first = first or adapter
-            _check_alike(adapter, first, pool.manifest.modules)
-            if (adapter.base, adapter.config.r, adapter.scale) != (
-                pool.manifest.base,
-                pool.manifest.rank,
-                pool.manifest.scale,
-            ):
-                problems.append(f"{adapter.path}: has another base model, rank or scale than the manifest says")
-            _check_finite(adapter)
-            if sharer.gate and store.digest_file(adapter.path / GATE_FILE) != sharer.gate:
-                problems.append(f"{adapter.path / GATE_FILE}: has changed since the pool was built")
-        except DataError as error:
-            problems.append(str(error))
-    try:
-        if pool.manifest.gates:
-            gates = pool.gates()
-            for module in pool.modules:
-                gates.read(module)
-    except DataError as error:
-        problems.append(str(error))
-    return problems
-
-
-def _check_alike(adapter: Adapter, first: Adapter, shapes: dict[str, tuple[int, int]]) -> None:
-    where = adapter.path
-    if adapter.card is None:
-        raise DataError("holds no sharer.json: it was not trained by perpcs, or not to its end", where=where)
-    if adapter.base != first.base:
-        raise DataError(f"trained on another base model than {first.path}", where=where)
-    if adapter.config.r != first.config.r or adapter.scale != first.scale:
-        raise DataError(f"rank {adapter.config.r} and scale {adapter.scale} differ from {first.path}'s", where=where)
-    missing = set(shapes) - set(adapter.modules)
-    extra = set(adapter.modules) - set(shapes)
-    if missing or extra:
-        odd = sorted(missing or extra, key=tensors.natural)[0]
-        raise DataError(f"{'has no' if missing else 'has an unexpected'} piece for {odd!r}", where=where)
-    for module, (outputs, inputs) in shapes.items():
-        if adapter.shape(module) != (outputs, inputs):
-            raise DataError(f"the piece of {module!r} is not for a {outputs} × {inputs} layer", where=where)
-
-
-def _check_finite(adapter: Adapter) -> str:
-    """Read every piece once; the digest of the weights."""
-    for module in adapter.modules:
-        adapter.piece(module)
-    return adapter.digest_weights()

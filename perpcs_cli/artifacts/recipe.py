@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -80,6 +80,56 @@ def unpack(recipe: Recipe, modules: Sequence[str], *, where: object) -> dict[str
         if any(mix and (key, at) not in used for at, mix in enumerate(mixes)):
             raise DataError(f"the recipe has weights for {key!r}, which the pool does not have", where=where)
     return result
+
+
+def mentions(value: object, names: Collection[str]) -> bool:
+    """Whether a JSON value has one of `names` as a key or a text, at any depth."""
+    if isinstance(value, dict):
+        return any(key in names or mentions(inner, names) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return any(mentions(inner, names) for inner in value)
+    return isinstance(value, str) and value in names
+
+
+def without_mentions(value: Any, names: Collection[str]) -> Any:
+    """A JSON value without the entries of lists and dicts that are, or are keyed by, one of `names`."""
+    if isinstance(value, dict):
+        kept = {key: inner for key, inner in value.items() if key not in names}
+        return {key: without_mentions(v, names) for key, v in kept.items() if not (isinstance(v, str) and v in names)}
+    if isinstance(value, list | tuple):
+        return [without_mentions(v, names) for v in value if not (isinstance(v, str) and v in names)]
+    return value
+
+
+def uses(recipe: Recipe, names: Collection[str]) -> bool:
+    """Whether a recipe has weights for one of `names`, or its provenance says that it might have had."""
+    return mentions([recipe.sharers, recipe.provenance.settings], names)
+
+
+def without_sharers(recipe: Recipe, names: Collection[str]) -> Recipe:
+    """The recipe without some sharers: in each mix the other weights are scaled so that Σ|w| stays what it was.
+
+    Where all weights are positive, as in Per-PCs and in retrieval, Σ|w| is Σw; PriME's keep their signs. A mix
+    without other sharers becomes the base model. The provenance says `renormalized`, and no longer who is gone.
+    """
+    kept = tuple(sharer for sharer in recipe.sharers if sharer not in names)
+
+    def renormalized(mix: Mix) -> Mix:
+        rest = [(recipe.sharers[index], weight) for index, weight in mix if recipe.sharers[index] not in names]
+        if len(rest) == len(mix) or not rest:
+            return [(kept.index(sharer), weight) for sharer, weight in rest]
+        scale = sum(abs(weight) for _, weight in mix) / sum(abs(weight) for _, weight in rest)
+        scaled = [(kept.index(sharer), round(weight * scale, DIGITS)) for sharer, weight in rest]
+        return [(index, weight) for index, weight in scaled if weight]
+
+    origin = recipe.provenance
+    settings = {**without_mentions(origin.settings, names), "renormalized": True}
+    return msgspec.structs.replace(
+        recipe,
+        sharers=kept,
+        weights={pattern: [renormalized(mix) for mix in mixes] for pattern, mixes in recipe.weights.items()},
+        provenance=msgspec.structs.replace(origin, settings=settings),
+    )
 
 
 def split_layer(module: str) -> tuple[str, int]:

@@ -16,11 +16,11 @@ from perpcs_cli.cli.options import (
     ForceOption,
     JsonOption,
     MergeOption,
+    PoolOption,
     UserFlags,
     layer,
     takes,
 )
-from perpcs_cli.cli.pool import PoolOption
 from perpcs_cli.cli.recipes import finished, write
 from perpcs_cli.errors import DataError, UsageError
 

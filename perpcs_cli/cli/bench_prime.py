@@ -130,17 +130,17 @@ def prime(
     size = race.prefill_rows()
     used = Techniques(**{name: name not in off for name in TECHNIQUES})
     drafts = Drafts()
-    outputs, engine_s = _timed(console, "the engine", lambda: race.engine(used, drafts))
+    outputs, engine_s = timed(console, "the engine", lambda: race.engine(used, drafts))
     without_s: dict[str, float] = {}
     if ablate:
         for name, variant in _variants(used).items():
-            again, without_s[name] = _timed(console, f"without {name}", partial(race.engine, variant, Drafts()))
+            again, without_s[name] = timed(console, f"without {name}", partial(race.engine, variant, Drafts()))
             if again != outputs:
                 console.warn(f"without {name}, {1 - _share(outputs, again):.2%} of the answers are others")
-    _, prefill_s = _timed(console, f"prefill alone, batches of {size}", lambda: race.prefill(size))
+    _, prefill_s = timed(console, f"prefill alone, batches of {size}", lambda: race.prefill(size))
     peft_s = identical = None
     if not skip_peft:
-        theirs, peft_s = _timed(console, "PEFT", race.peft)
+        theirs, peft_s = timed(console, "PEFT", race.peft)
         identical = _share(outputs, theirs)
     times = PrimeTimes(
         engine_s=engine_s,
@@ -240,7 +240,8 @@ def _variants(used: Techniques) -> dict[str, Techniques]:
     return {**single, "all": replace(used, **dict.fromkeys(on, False))} if len(on) > 1 else single
 
 
-def _timed(console: Console, what: str, run: Callable[[], T]) -> tuple[T, float]:
+def timed(console: Console, what: str, run: Callable[[], T]) -> tuple[T, float]:
+    """(what `run` returns, its seconds), said on stderr."""
     start = time.perf_counter()
     result = run()
     seconds = time.perf_counter() - start

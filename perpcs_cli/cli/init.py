@@ -11,7 +11,7 @@ from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.workspace import FILE, Preset, make_settings, to_toml
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.options import DeviceOption, DtypeOption, ForceOption, QuietOption, SeedOption, layer
-from perpcs_cli.model.catalogue import CATALOGUE
+from perpcs_cli.model.catalogue import absolute
 from perpcs_cli.tasks.presets import published_settings
 
 
@@ -38,10 +38,7 @@ def init(
     """
     path = directory / FILE
     store.refuse_existing(path, force=force)
-    if model not in CATALOGUE and Path(model).is_dir():
-        # A workspace is used from anywhere.
-        model = str(Path(model).resolve())
-    flags = {"model": model, "device": device, "dtype": dtype, "seed": seed}
+    flags = {"model": absolute(model), "device": device, "dtype": dtype, "seed": seed}
     settings = make_settings(
         published_settings(task, preset),
         layer(flags),

@@ -8,18 +8,24 @@ from typing import Annotated
 import typer
 
 from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.pool import build_pool, open_pool, verify_pool
+from perpcs_cli.artifacts.pool import open_pool
+from perpcs_cli.artifacts.pooling import build_pool, verify_pool
 from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.pseudonyms import Copies, copies_root
+from perpcs_cli.artifacts.secret import workspace_secret
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.context import named_users, stored_seed
 from perpcs_cli.cli.options import (
     ForceOption,
     JsonOption,
+    PoolOption,
     QuietOption,
     SeedOption,
     UsersOption,
     WorkspaceOption,
 )
+from perpcs_cli.cli.privacy import spoken
+from perpcs_cli.cli.revoke import revoke
 from perpcs_cli.cli.tables import Column, Table, render
 from perpcs_cli.errors import DataError, UsageError
 
@@ -27,13 +33,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Build, list and verify what sharers give.",
+    help="Build, list, verify and undo what sharers give.",
 )
+
+app.command("revoke")(revoke)
 
 SharersOption = Annotated[
     Path | None, typer.Option("--sharers", help="Directory of the sharers. [default: sharers of the workspace]")
 ]
-PoolOption = Annotated[Path | None, typer.Option("--pool", help="The manifest. [default: pool.json of the workspace]")]
 
 
 def sharer_names(directory: Path) -> list[str]:
@@ -49,6 +56,14 @@ def build(
         float, typer.Option("--share-ratio", min=0.0, max=1.0, help="Share of its pieces that each sharer gives.")
     ] = 1.0,
     no_gates: Annotated[bool, typer.Option("--no-gates", help="Without gates: no assembly from this pool.")] = False,
+    pseudonymize: Annotated[
+        bool,
+        typer.Option("--pseudonymize", help="Copy what is shared under pseudonyms, keyed with the workspace's secret."),
+    ] = False,
+    no_embeddings: Annotated[
+        bool,
+        typer.Option("--no-embeddings", help="Without sharers' embeddings, with --pseudonymize: no similar sharers."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The manifest. [default: pool.json of the workspace]")
     ] = None,
@@ -62,6 +77,10 @@ def build(
 
     Checks the sharers against each other and writes the manifest, with all gates stacked beside it. Which pieces a
     sharer gives with --share-ratio is drawn by the seed and the sharer's id.
+
+    With --pseudonymize the pool consists of copies, of the shared pieces and gates alone, in pool-files/, and holds
+    no id, no digest of a user's data and no training log. The same user has the same pseudonym in all such pools of
+    a workspace, and only its secret.key tells which. Embeddings of the workspace are copied too.
     """
     console = Console(json=json, quiet=quiet)
     directory = sharers or workspace / "sharers"
@@ -84,8 +103,18 @@ def build(
     from perpcs_cli.artifacts.adapter import open_adapter
 
     order = open_adapter(directory / names[0]).modules
-    settings = {"share_ratio": share_ratio, "gates": not no_gates}
+    settings = {"share_ratio": share_ratio, "gates": not no_gates, **({"pseudonymize": True} if pseudonymize else {})}
     provenance = Provenance(command="pool build", settings=settings, seed=stored_seed(workspace, seed))
+    copies, embeddings = None, None
+    if pseudonymize:
+        if not round(share_ratio * len(order)):
+            raise UsageError("there is nothing to copy", where="--share-ratio", hint="Share at least one piece.")
+        copies = Copies(copies_root(path), workspace_secret(workspace), provenance)
+        place = workspace / "embeddings.safetensors"
+        if place.exists() and not no_embeddings:
+            from perpcs_cli.artifacts.embeddings import read_embeddings
+
+            embeddings = read_embeddings(place)
     pool = build_pool(
         path,
         [directory / name for name in names],
@@ -93,7 +122,11 @@ def build(
         share_ratio=share_ratio,
         need_gates=not no_gates,
         provenance=provenance,
+        copies=copies,
+        embeddings=embeddings,
     )
+    if embeddings and any(sharer.privacy for sharer in pool.sharers):
+        console.warn("differential privacy covers pieces and gates, not the embeddings; see --no-embeddings")
     shared = f", {round(share_ratio * len(order))} of {len(order)} pieces each" if share_ratio < 1 else ""
     console.result(pool, f"{path}\t{len(pool.sharers)} sharers{shared}, rank {pool.rank}, {len(order)} linear layers")
 
@@ -107,9 +140,15 @@ def list_(
     """List the sharers of a pool."""
     opened = open_pool(pool or workspace / "pool.json")
     pieces = len(opened.modules)
-    columns = (Column("sharer"), Column("pieces"), Column("gates"), Column("path"))
+    columns = (Column("sharer"), Column("pieces"), Column("gates"), Column("privacy"), Column("path"))
     rows = [
-        (s.user_id, str(pieces if s.shared is None else len(s.shared)), "yes" if s.gate else "no", s.path)
+        (
+            s.user_id,
+            str(pieces if s.shared is None else len(s.shared)),
+            "yes" if s.gate else "no",
+            spoken(s.privacy),
+            s.path,
+        )
         for s in opened.manifest.sharers
     ]
     Console(json=json).result(opened.manifest.sharers, render(Table(columns, (rows,)), "table"))

@@ -21,8 +21,7 @@ from perpcs_cli.artifacts.predictions import (
 from perpcs_cli.artifacts.provenance import check_same
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.lineup import adapter_lineup, base_lineup, recipe_lineup, recipes_name
-from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, PromptFlags, UserFlags, layer, takes
-from perpcs_cli.cli.pool import PoolOption
+from perpcs_cli.cli.options import BaseFlags, ForceOption, JsonOption, PoolOption, PromptFlags, UserFlags, layer, takes
 from perpcs_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:

@@ -110,6 +110,7 @@ def prime(
     context = base.open(prime=flags.given())
     settings = context.settings
     users = who.select(context, "target")
+    shown = asked.shown()
     if pareto is not None:
         store.refuse_existing(pareto, force=force)
     near = where.open(context)
@@ -126,14 +127,14 @@ def prime(
     make_optimizer(settings.prime, settings.prime.sharers, 1)
     tasks = []
     for user in users:
-        prompts = history_prompts(context.task, newest(user, settings.prime.recent), asked.shown(), seed=settings.seed)
+        prompts = history_prompts(context.task, newest(user, settings.prime.recent), shown, seed=settings.seed)
         items = sample_items(prompts, settings.prime.data_fraction, settings.seed, user.user_id)
         sharers = [one.user_id for one in near.nearest(user, settings.prime.sharers)]
         tasks.append(Task(user, items, make_space(near.pool, sharers, settings.prime.granularity)))
     model = open_base(context, console)
     check_base(near.pool, model.fingerprint, settings.model, model.shapes)
     directory = out or context.root / "recipes-prime"
-    searches = Searches(context, near.pool, model, console, traces or context.traces, directory, force)
+    searches = Searches(context, near.pool, model, console, shown, traces or context.traces, directory, force)
     results = [found for task in tasks for found in searches.run(task)]
     if pareto is not None:
         searches.write_pareto(pareto, users)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from perpcs_cli.methods.prime import Choice
     from perpcs_cli.methods.space import Space
     from perpcs_cli.model.base import Base
-    from perpcs_cli.tasks.prompts import Prompt
+    from perpcs_cli.tasks.prompts import Prompt, Shown
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +62,8 @@ class Searches:
     pool: OpenPool
     model: Base
     console: Console
+    shown: Shown
+    """What the prompts show besides the item."""
     traces: Path
     out: Path
     force: bool
@@ -173,7 +175,8 @@ class Searches:
     def _changes(self, task: Task) -> dict[str, Any]:
         """What changes the outputs of candidates: the embeddings do by the sharers that they chose, for example."""
         settings = self.context.settings
-        shared = {"sharers": task.space.sharers, "max_length": settings.max_length, "predict": self.predict}
+        shared = {"sharers": task.space.sharers, "prompts": self.shown}
+        shared |= {"max_length": settings.max_length, "predict": self.predict}
         return {**shared, **self.model.describe()}
 
     def _origin(self, task: Task, alpha: float) -> Provenance:

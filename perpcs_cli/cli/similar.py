@@ -31,8 +31,7 @@ def similar(
     context = open_context(workspace, task=task)
     users = who.select(context, "target")
     near = where.open(context)
-    everyone = {user.user_id: sum(name != user.user_id for name in near.pool.ids) for user in users}
-    found = {user.user_id: near.nearest(user, top_k or max(1, everyone[user.user_id])) for user in users}
+    found = {user.user_id: near.nearest(user, top_k or max(1, len(near.others(user)))) for user in users}
     columns = (Column("user"), Column("rank"), Column("sharer"), Column("similarity", digits=4))
     sections = [
         [(user, rank, one.user_id, one.similarity) for rank, one in enumerate(ranked, start=1)]

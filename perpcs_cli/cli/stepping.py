@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import shutil
 import time
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +15,7 @@ from perpcs_cli.artifacts.predictions import info_path
 from perpcs_cli.artifacts.sweep import STEPS
 from perpcs_cli.artifacts.workspace import FILE, to_toml
 from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.inprocess import find_command, opened, run_line
 from perpcs_cli.errors import UsageError
 from perpcs_cli.methods.grid import Flag, Flags
 from perpcs_cli.methods.pipeline import COMMANDS, Step, Workspace
@@ -50,14 +48,8 @@ def run_step(step: Step, console: Console) -> Done:
     """Run a step that has not ended yet, and record it. Its data goes nowhere, its talk to stderr."""
     prepare(step.workspace)
     again = ["--force"] if step.name in WHOLE and step.product.exists() else []
-    quiet = ["--quiet"] if console.quiet else []
-    console.note(f"$ {step}")
     began = time.monotonic()
-    with (
-        _opened(step.name, [*step.line, *again, *quiet]) as (command, context),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
-        command.invoke(context)
+    run_line([*step.line, *again], console)
     seconds = round(time.monotonic() - began, 3)
     record = Done(name=step.name, digest=step.digest, command=step.line, seconds=seconds, tool=__version__)
     store.write_json(step.marker, record)
@@ -80,7 +72,10 @@ def known_flags() -> Flags:
     """The flags of each step's command."""
     return {
         step: {
-            flag.name: flag for parameter in _command(step).params for flag in [_flag(parameter)] if flag is not None
+            flag.name: flag
+            for parameter in find_command(COMMANDS.get(step, (step,)))[0].params
+            for flag in [_flag(parameter)]
+            if flag is not None
         }
         for step in STEPS
     }
@@ -89,27 +84,10 @@ def known_flags() -> Flags:
 def check_line(step: Step) -> None:
     """Raise UsageError where the command would not take its own command line."""
     try:
-        with _opened(step.name, step.line):
+        with opened(step.line):
             pass
     except REFUSED as error:
         raise UsageError(error.format_message(), where=str(step)) from None
-
-
-def _command(step: str) -> Any:
-    from perpcs_cli.cli.main import app
-
-    command: Any = typer.main.get_command(app)
-    for word in COMMANDS.get(step, (step,)):
-        command = command.get_command(None, word)
-    return command
-
-
-@contextlib.contextmanager
-def _opened(step: str, line: Sequence[str]) -> Iterator[tuple[Any, Any]]:
-    words = COMMANDS.get(step, (step,))
-    command = _command(step)
-    with command.make_context(" ".join(("perpcs", *words)), list(line[len(words) :])) as context:
-        yield command, context
 
 
 def _flag(parameter: Any) -> Flag | None:

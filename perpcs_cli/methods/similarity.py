@@ -28,9 +28,12 @@ def cosine(vector: Floats, matrix: Floats) -> Floats:
     return np.divide(matrix @ vector, norms, out=np.zeros(len(matrix)), where=norms > 0)
 
 
-def nearest(embeddings: Embeddings, user_id: str, sharers: Sequence[str], count: int) -> list[Neighbour]:
+def nearest(
+    embeddings: Embeddings, user_id: str, sharers: Sequence[str], count: int, theirs: Embeddings | None = None
+) -> list[Neighbour]:
     """The `count` sharers most similar to a user, best first, ties by id; never the user itself.
 
+    `theirs`: the sharers' embeddings, where they are apart from the users' `embeddings`.
     Raises DataError where the user or a sharer has no embedding, UsageError where there are fewer sharers.
     """
     others = sorted(sharer for sharer in sharers if sharer != user_id)
@@ -40,7 +43,7 @@ def nearest(embeddings: Embeddings, user_id: str, sharers: Sequence[str], count:
             hint="Ask for fewer, or build a larger pool.",
         )
     target = embeddings.vector(user_id).double().numpy()
-    matrix = np.stack([embeddings.vector(sharer).double().numpy() for sharer in others])
+    matrix = np.stack([(theirs or embeddings).vector(sharer).double().numpy() for sharer in others])
     found = [Neighbour(*pair) for pair in zip(others, cosine(target, matrix).tolist(), strict=True)]
     return sorted(found, key=lambda one: (-one.similarity, one.user_id))[:count]
 

@@ -15,7 +15,8 @@ from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import CARD, CONFIG, PREFIX, WEIGHTS
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import read_gates
-from perpcs_cli.artifacts.pool import build_pool, check_base, gates_path, open_pool, shared_pieces, verify_pool
+from perpcs_cli.artifacts.pool import check_base, gates_path, open_pool
+from perpcs_cli.artifacts.pooling import build_pool, shared_pieces, verify_pool
 from perpcs_cli.errors import DataError, UsageError
 
 COUNT = 3
@@ -239,9 +240,12 @@ def test_a_manifest_that_was_edited(pool, changes, message):
 
 
 def test_an_empty_manifest(pool):
+    """A pool whose sharers have all been revoked is a pool; gates of sharers that are not there are not."""
     edit(pool.path, sharers=[])
-    with pytest.raises(DataError, match="there is none"):
-        open_pool(pool.path)
+    (problem,) = verify_pool(open_pool(pool.path))
+    assert "have shape" in problem
+    edit(pool.path, gates="")
+    assert (open_pool(pool.path).ids, verify_pool(open_pool(pool.path))) == ([], [])
 
 
 def test_a_link_that_leads_out(pool, root, tmp_path_factory):
@@ -319,7 +323,8 @@ def test_the_manifest_holds_no_more_than_its_fields(pool):
     """Whatever the sharers' files hold, only these keys reach the manifest."""
     content = json.loads(pool.path.read_text())
     assert set(content) == {
-        *("format", "base", "model", "rank", "scale", "modules", "sharers", "share_ratio", "gates", "provenance")
+        *("format", "base", "model", "rank", "scale", "modules", "sharers", "share_ratio", "gates", "provenance"),
+        *("pseudonyms", "embeddings"),
     }
     assert all(set(sharer) <= {"user_id", "path", "adapter", "gate", "shared"} for sharer in content["sharers"])
     assert msgspec.convert(content, type(pool.manifest)) == pool.manifest

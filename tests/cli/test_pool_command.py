@@ -14,8 +14,9 @@ def test_list(walked: Shell) -> None:
     result = walked("pool list")
     assert (result.exit_code, result.stderr) == (0, "")
     header, _, *rows = result.stdout.splitlines()
-    assert header.split() == ["sharer", "pieces", "gates", "path"]
-    assert [row.split() for row in rows] == [[name, "8", "yes", f"sharers/{name}"] for name in walked.ids("candidate")]
+    assert header.split() == ["sharer", "pieces", "gates", "privacy", "path"]
+    expected = [[name, "8", "yes", "none", f"sharers/{name}"] for name in walked.ids("candidate")]
+    assert [row.split() for row in rows] == expected
 
 
 def test_each_sharer_gives_its_share(shell: Shell) -> None:
