@@ -72,4 +72,4 @@ def recipe_lineup(path: Path, pool: OpenPool, users: list[User]) -> Lineup:
 
 def recipes_name(path: Path) -> str:
     """What a directory of recipes is called in tables: `recipes` is Per-PCs', `recipes-prime-1` is `prime-1`."""
-    return "per-pcs" if path.name == "recipes" else path.stem.removeprefix("recipes-")
+    return "per-pcs" if path.name == "recipes" else path.name.removesuffix(".json").removeprefix("recipes-")

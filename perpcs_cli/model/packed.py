@@ -75,7 +75,6 @@ class Rows:
         self._groups: list[Group] = []
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
-    @torch.inference_mode()
     def run(
         self, slots: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], logits: Sequence[int]
     ) -> list[list[int]]:
@@ -83,21 +82,29 @@ class Rows:
 
         `slots[i]` is the row's place in the buffers. The one wait for the device is for the choices.
         """
+        choices = iter(self.logits(slots, starts, tokens, logits).argmax(-1).tolist())
+        return [[next(choices) for _ in range(count)] for count in logits]
+
+    @torch.inference_mode()
+    def logits(
+        self, slots: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], counts: Sequence[int]
+    ) -> Tensor:
+        """[Σ counts, vocabulary]: the same pass, and the logits after each row's last `counts[i]` tokens."""
         lengths = [len(row) for row in tokens]
         self._plan(slots, starts, lengths)
         ends = torch.tensor(lengths).cumsum(0).tolist()
-        wanted = [place for end, count in zip(ends, logits, strict=True) for place in range(end - count, end)]
+        wanted = [place for end, count in zip(ends, counts, strict=True) for place in range(end - count, end)]
         place = self.base.device
         ids = torch.tensor([token for row in tokens for token in row])
         result = self.base.model(
             input_ids=ids[None].to(place),
             position_ids=self._positions[None],
             use_cache=False,
-            logits_to_keep=torch.tensor(wanted).to(place),
+            logits_to_keep=torch.tensor(wanted, dtype=torch.long).to(place),
             perpcs_rows=self,
         )
-        choices = iter(result.logits[0].argmax(-1).tolist())
-        return [[next(choices) for _ in range(count)] for count in logits]
+        found: Tensor = result.logits[0]
+        return found
 
     @torch.inference_mode()
     def copy(self, pairs: Sequence[tuple[int, int]], length: int) -> None:

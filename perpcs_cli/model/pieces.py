@@ -27,7 +27,9 @@ class Pieces:
     """What one linear layer adds in one batch: U sharers' factors, side by side, and each row's weights.
 
     `a`: [U·r, n]; `b`: [d, U·r], with the scale alpha / r folded in; `weights`: [rows, U], or [1, tokens, U] where
-    several rows lie side by side in one line of tokens; `gates`: [U, n], only while gates are trained.
+    several rows lie side by side in one line of tokens; `gates`: [U, n], where pieces run as gated.
+
+    Each may also differ from row to row, with the rows in front: `a` [rows, U·r, n], `gates` [rows, U, n].
     """
 
     a: Tensor
@@ -56,11 +58,11 @@ def update(x: Tensor, pieces: Pieces, merge: Merge) -> Tensor:
     if weights.dim() == 2:
         weights = weights[:, None, :]
     if pieces.gates is not None:
-        weights = weights * torch.sigmoid(F.linear(x, pieces.gates.to(x.dtype)))
-    hidden = F.linear(x, a).unflatten(-1, (sharers, -1)) * weights[..., None]
+        weights = weights * torch.sigmoid(x @ pieces.gates.to(x.dtype).mT)
+    hidden = (x @ a.mT).unflatten(-1, (sharers, -1)) * weights[..., None]
     if merge == "factor":
         hidden = hidden.sum(-2, keepdim=True) * weights[..., None]
-    return F.linear(hidden.flatten(-2), b)
+    return hidden.flatten(-2) @ b.mT
 
 
 @contextmanager
@@ -93,13 +95,27 @@ BANK_BYTES = 2 << 30
 """Pieces up to this size stay on the device; then the ones not used for longest make room."""
 
 
-class Bank:
-    """The pieces of some adapters, read from disk when first used and then kept on the device while there is room."""
+def ungated(module: str, sharer: int) -> Tensor | None:  # noqa: ARG001
+    """No gates: what personal models are made of."""
+    return None
 
-    def __init__(self, base: Base, adapter: Callable[[int], Adapter]) -> None:
+
+class Bank:
+    """The pieces of some adapters, read from disk when first used and then kept on the device while there is room.
+
+    `gate` gives the gate [n] of an adapter's piece where the piece runs as gated: z = W v + B A v · σ(gᵀ v).
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        adapter: Callable[[int], Adapter],
+        gate: Callable[[str, int], Tensor | None] = ungated,
+    ) -> None:
         self.device = base.device
         self.dtype = base.dtype
         self.adapter = adapter
+        self.gate = gate
         self._pieces: OrderedDict[tuple[str, int], tuple[Tensor, Tensor]] = OrderedDict()
         self._bytes = 0
 
@@ -109,6 +125,15 @@ class Bank:
         if len(pieces) == 1:
             return pieces[0]
         return torch.cat([a for a, _ in pieces]), torch.cat([b for _, b in pieces], dim=1)
+
+    def gates(self, module: str, sharers: Sequence[int]) -> tuple[Tensor, list[bool]] | None:
+        """(gates [U, n], zeros where a sharer has none; who has one), or None where nobody has."""
+        found = [self.gate(module, sharer) for sharer in sharers]
+        some = next((gate for gate in found if gate is not None), None)
+        if some is None:
+            return None
+        stacked = torch.stack([torch.zeros_like(some) if gate is None else gate for gate in found])
+        return stacked.to(self.device, self.dtype), [gate is not None for gate in found]
 
     def _piece(self, module: str, sharer: int) -> tuple[Tensor, Tensor]:
         key = (module, sharer)
@@ -140,7 +165,7 @@ class Recipes:
         self.bank = bank
         self.recipes = recipes
         self._running: tuple[int, ...] = ()
-        self._stacks: dict[str, tuple[Tensor, Tensor, Table] | None] = {}
+        self._stacks: dict[str, tuple[Tensor, Tensor, Table, Tensor | None] | None] = {}
         self._rows: tuple[list[int], list[int] | None] = ([], None)
         self._places = torch.empty(0, dtype=torch.long)
         self._weights: dict[Table, Tensor] = {}
@@ -173,13 +198,13 @@ class Recipes:
         stack = self._stacks[module]
         if stack is None:
             return None
-        a, b, table = stack
+        a, b, table, gates = stack
         if table not in self._weights:
             self._weights[table] = torch.tensor(table).to(self.bank.device)[self._places]
-        return Pieces(a, b, self._weights[table])
+        return Pieces(a, b, self._weights[table], gates)
 
-    def _stack(self, module: str) -> tuple[Tensor, Tensor, Table] | None:
-        """(a, b, table) over the sharers that the running recipes use; None where they use none."""
+    def _stack(self, module: str) -> tuple[Tensor, Tensor, Table, Tensor | None] | None:
+        """(a, b, table, gates) over the sharers that the running recipes use; None where they use none."""
         mixes = [self.recipes[recipe].get(module, []) for recipe in self._running]
         used = sorted({sharer for mix in mixes for sharer, weight in mix if weight})
         if not used:
@@ -190,4 +215,9 @@ class Recipes:
             for sharer, weight in mix:
                 if weight:
                     row[column[sharer]] += weight
-        return *self.bank.stack(module, used), tuple(map(tuple, table))
+        gates = self.bank.gates(module, used)
+        if gates is not None:
+            # A gate of zeros is σ(0) = ½ everywhere.
+            factors = [1.0 if gated else 2.0 for gated in gates[1]]
+            table = [[weight * factor for weight, factor in zip(row, factors, strict=True)] for row in table]
+        return *self.bank.stack(module, used), tuple(map(tuple, table)), gates[0] if gates else None

@@ -1,0 +1,222 @@
+"""`mia/NAME.json`: what membership attacks find out; with `NAME.jsonl`, each example's scores, and `NAME.roc.csv`.
+
+Neither holds any text: examples are named by user, place in the history and id.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.metrics import Interval, Resampling, Source
+from perpcs_cli.artifacts.provenance import Provenance, check_same
+from perpcs_cli.errors import DataError
+
+Protocol = Literal["published", "held-out"]
+Kind = Literal["base", "recipes", "own", "sharers"]
+
+CAUTION = (
+    "The published protocol takes members and non-members from different users, so that its AUC also shows what tells "
+    "the users apart: compare it with the AUC without the recipe, on the same examples. In the held-out protocol both "
+    "come from the same users."
+)
+
+
+class ScoredExample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One history item under one target's model. A higher score says: rather a member."""
+
+    system: str
+    target: str
+    """Whose model it is; `*` for the base, as one model for everyone."""
+    user_id: str
+    """Whose item it is."""
+    item: int
+    """Its place in the history, from 0."""
+    id: str
+    """The item's own id, as the data have it."""
+    published: bool | None = None
+    """Member, non-member, or no part of this protocol."""
+    held_out: bool | None = None
+    tokens: int
+    """Answer tokens, with end of sequence."""
+    logprob: float
+    """Summed log-probability of the answer, in nats."""
+    reference: float
+    """The same without the recipe: base with task adapter."""
+    scores: dict[str, float]
+    """By attack; `rmia` is missing where there is no reference sharer."""
+
+    def member(self, protocol: Protocol) -> bool | None:
+        """Member, non-member, or no part of `protocol`."""
+        return self.published if protocol == "published" else self.held_out
+
+
+class AttackLeakage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one attack finds out. Rates are of all targets' examples together, under one threshold."""
+
+    auc: float
+    """The mean over the targets."""
+    interval: Interval | None = None
+    """Users were drawn; None where fewer than two can be."""
+    without: float | None = None
+    """The AUC of the same attack on the same examples without the recipe; None for attacks that compare with it."""
+    tpr_at_1: float | None = None
+    """True positive rate at a false positive rate of 1 %; None with fewer than 100 non-members."""
+    tpr_at_01: float | None = None
+    """At 0.1 %; None with fewer than 1000 non-members."""
+    balanced_accuracy: float
+    """At the best threshold."""
+    targets: dict[str, float] = {}
+    """Each target's AUC."""
+
+
+class ProtocolLeakage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One system under one protocol. Without targets there are no attacks, and `left_out` says why."""
+
+    targets: int
+    left_out: dict[str, int] = {}
+    """Reason → targets without members or without non-members."""
+    members: int
+    """Different items that are a member for some target."""
+    non_members: int
+    users: int
+    """Users whose items these are."""
+    strongest: str = ""
+    """The attack with the highest AUC."""
+    attacks: dict[str, AttackLeakage] = {}
+
+
+class SystemLeakage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A kind of model, attacked for each of its targets."""
+
+    kind: Kind
+    protocols: dict[Protocol, ProtocolLeakage]
+
+
+class Leakage(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.mia/1"
+):
+    """The summary: systems side by side, attacked in one run."""
+
+    task: str
+    systems: dict[str, SystemLeakage]
+    caution: str = CAUTION
+    duplicates: int
+    """Pairs of target and item left out because the target's model was trained on the same text from elsewhere."""
+    scores: Source
+    """The examples' scores, beside this file."""
+    roc: Source
+    resampling: Resampling | None
+    """How the intervals were made; None without."""
+    provenance: Provenance
+
+
+class RocPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Rates of one attack if scores from `threshold` on are called members."""
+
+    system: str
+    protocol: Protocol
+    attack: str
+    threshold: float
+    fpr: float
+    tpr: float
+
+
+class Observations(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="format",
+    tag="perpcs.observations/1",
+):
+    """The first line of what a run has found so far, `NAME.partial.jsonl`: what the run is."""
+
+    provenance: Provenance
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model says of one item's answer, by the numbers that both have in this run; one value per token."""
+
+    item: int
+    model: int
+    logprobs: tuple[float, ...]
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+
+def partial_path(path: Path) -> Path:
+    """Where a run that has not ended keeps what it has found."""
+    return path.with_suffix(".partial.jsonl")
+
+
+def open_observations(path: Path, provenance: Provenance) -> tuple[store.Journal, list[Observation]]:
+    """(journal to go on with, what is in it). Raises DataError where it is another run's, or broken."""
+    if not path.exists():
+        store.write_jsonl(path, [Observations(provenance=provenance)])
+    journal = store.Journal(path)
+    first, *lines = store.read_bytes(path).splitlines() or [b""]
+    try:
+        header = msgspec.json.decode(first, type=Observations)
+        found = [msgspec.json.decode(line, type=Observation) for line in lines]
+    except msgspec.DecodeError as error:
+        raise DataError(f"is no stopped run's: {error}", where=path, hint="Use --force to begin again.") from None
+    check_same(header.provenance, provenance, where=path)
+    return journal, found
+
+
+def scores_path(path: Path) -> Path:
+    """Where the examples' scores of the summary `NAME.json` lie."""
+    return path.with_suffix(".jsonl")
+
+
+def roc_path(path: Path) -> Path:
+    """Where its ROC curves lie."""
+    return path.with_suffix(".roc.csv")
+
+
+def write_roc(path: Path, points: Iterable[RocPoint]) -> None:
+    """Write ROC curves as CSV with a header, atomically."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(RocPoint.__struct_fields__)
+    writer.writerows(msgspec.structs.astuple(point) for point in points)
+    store.write_text(path, file.getvalue())
+
+
+def source(path: Path) -> Source:
+    """A file beside the summary, by name and digest."""
+    return Source(file=path.name, sha256=store.digest_file(path))
+
+
+def read_leakage(path: Path) -> Leakage:
+    """Read a summary. Raises DataError where it is broken or does not have the attack that it calls the strongest."""
+    leakage = store.read_json(path, Leakage)
+    for name, system in leakage.systems.items():
+        for protocol, found in system.protocols.items():
+            if bool(found.targets) != bool(found.attacks) or (found.targets and found.strongest not in found.attacks):
+                raise DataError(f"the attacks on {name!r}, protocol {protocol!r}, are incomplete", where=path)
+    return leakage
+
+
+def read_scores(path: Path) -> list[ScoredExample]:
+    """The examples' scores of the summary at `path`.
+
+    Raises DataError where they are missing, broken or not those that the summary was made from.
+    """
+    leakage = read_leakage(path)
+    beside = scores_path(path)
+    if store.digest_file(beside) != leakage.scores.sha256:
+        raise DataError("has changed since the summary was written", where=beside, hint="Run `perpcs mia --force`.")
+    return store.read_jsonl(beside, ScoredExample)
+
+
+def write_leakage(path: Path, leakage: Leakage) -> None:
+    """Write a summary, atomically."""
+    store.write_json(path, leakage)
