@@ -14,7 +14,7 @@ import typer
 
 from perpcs_cli.artifacts.users import User, read_users
 from perpcs_cli.artifacts.workspace import FILE
-from perpcs_cli.cli.bench_prime import timed
+from perpcs_cli.cli.benching import random_pool, timed
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.context import Context
 from perpcs_cli.cli.options import BaseFlags, JsonOption, layer, takes
@@ -78,7 +78,6 @@ def mia(
     settings = context.settings
     users = _users(context, users_file, examples)
 
-    from perpcs_cli.cli.bench import random_pool
     from perpcs_cli.cli.running import encode_all, open_base
     from perpcs_cli.model.pieces import Bank, Recipes
     from perpcs_cli.model.scoring import score

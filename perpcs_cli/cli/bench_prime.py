@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -17,6 +15,7 @@ from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import WEIGHTS, Adapter, open_adapter
 from perpcs_cli.artifacts.users import User, read_users
 from perpcs_cli.artifacts.workspace import FILE
+from perpcs_cli.cli.benching import timed
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.context import Context
 from perpcs_cli.cli.options import BaseFlags, JsonOption, layer, takes
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from perpcs_cli.model.base import Base
     from perpcs_cli.model.decode import Techniques
 
-T = TypeVar("T")
 POPULATION = 7
 """Candidates of a generation: CMA-ES's own number for three weights."""
 BOUND = 1.5
@@ -238,15 +236,6 @@ def _variants(used: Techniques) -> dict[str, Techniques]:
     on = [name for name, value in asdict(used).items() if value]
     single = {name: replace(used, **{name: False}) for name in on}
     return {**single, "all": replace(used, **dict.fromkeys(on, False))} if len(on) > 1 else single
-
-
-def timed(console: Console, what: str, run: Callable[[], T]) -> tuple[T, float]:
-    """(what `run` returns, its seconds), said on stderr."""
-    start = time.perf_counter()
-    result = run()
-    seconds = time.perf_counter() - start
-    console.note(f"{what}: {seconds:.2f} s")
-    return result, seconds
 
 
 def _share(ours: list[list[int]], theirs: list[list[int]]) -> float:
