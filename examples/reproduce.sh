@@ -7,7 +7,7 @@
 #
 # The grid is examples/configs/reproduce.toml, with the published settings for a 7B model on a GPU. SMALL=1 takes
 # examples/configs/reproduce-small.toml instead, for a 135M model on two processor cores in about half an hour;
-# CONFIG=FILE takes any other. Prints where each table is.
+# CONFIG=FILE takes any other that has the methods of both papers. Prints where each table is.
 set -euo pipefail
 [ $# -eq 3 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 data=$1 task=$2 out=$3
@@ -23,6 +23,7 @@ for like in per-pcs-1 per-pcs-2 prime-1 prime-2 prime-4; do
   perpcs table "$out" --like "$like" --format markdown >"$out/tables/$like.md"
   echo "$out/tables/$like.md"
 done
-perpcs table "$out" --experiment base --experiment prompts --experiment methods --by activity --format markdown \
-  >"$out/tables/activity.md"
+only=(--experiment base --experiment prompts --experiment methods)
+[ -z "${CONFIG:-}" ] || only=()
+perpcs table "$out" "${only[@]}" --by activity --format markdown >"$out/tables/activity.md"
 echo "$out/tables/activity.md"

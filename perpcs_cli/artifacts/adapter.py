@@ -128,6 +128,13 @@ class Adapter:
         """SHA-256 of the weights and of what the configuration makes of them."""
         return store.digest_value([self.digest_weights(), self.scale])
 
+    def is_source_of(self, copy: Adapter) -> bool:
+        """Whether a copy of some of the pieces was made of this adapter; its first piece tells."""
+        module = copy.modules[0]
+        if module not in self.modules:
+            return False
+        return all(x.float().equal(y.float()) for x, y in zip(copy.piece(module), self.piece(module), strict=True))
+
     def check_fits(self, base: str, layers: Mapping[str, tuple[int, int]]) -> None:
         """Raise DataError where it was trained on another base, or changes other linear layers than `layers`.
 

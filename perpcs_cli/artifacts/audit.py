@@ -72,6 +72,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="
     attacks: list[Attacked]
     files: int
     """Files that were looked through."""
+    names: int
+    """Ids behind pseudonyms that were looked for in them; 0 where the secret is not here."""
     users: int | None
     """Users whose texts were looked for; None where there were none to compare with."""
     data_digests: list[str]
@@ -129,6 +131,7 @@ def audit_pool(
         other_recipes=len(recipes) - bound,
         attacks=[one for path, leakage in attacked.items() for one in _attacks(path, leakage, pool)],
         files=len(files),
+        names=len(ids),
         users=None if users is None else len(users),
         data_digests=[str(path) for path in digests],
         logs=[str(path) for path in logs],

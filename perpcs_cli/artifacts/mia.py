@@ -1,6 +1,7 @@
 """`mia/NAME.json`: what membership attacks find out; with `NAME.jsonl`, each example's scores, and `NAME.roc.csv`.
 
-Neither holds any text: examples are named by user, place in the history and id.
+Neither holds any text: examples are named by user and place in the history. Their own ids stay out, since they may
+name the user behind a pseudonym.
 """
 
 from __future__ import annotations
@@ -38,8 +39,6 @@ class ScoredExample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Whose item it is."""
     item: int
     """Its place in the history, from 0."""
-    id: str
-    """The item's own id, as the data have it."""
     published: bool | None = None
     """Member, non-member, or no part of this protocol."""
     held_out: bool | None = None

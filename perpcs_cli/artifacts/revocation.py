@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from perpcs_cli.artifacts import store, tensors
-from perpcs_cli.artifacts.embeddings import without_users
+from perpcs_cli.artifacts.embeddings import read_embeddings, without_users
 from perpcs_cli.artifacts.pool import OpenPool, Pool, embeddings_path, gates_path, revocation_path
 from perpcs_cli.artifacts.recipe import Recipe, uses, without_sharers, write_recipe
 from perpcs_cli.artifacts.trace import TraceHeader
@@ -67,9 +67,21 @@ def plan(
     embeddings: Path,
     directories: Sequence[Path],
 ) -> Revocation:
-    """What is to be done to take sharers, {their name in the pool: all their names}, out of a whole pool."""
+    """What is to be done to take sharers, {their name in the pool: all their names}, out of a whole pool.
+
+    Raises DataError for what could not be finished: broken gates or embeddings, and a directory that holds more than
+    one sharer.
+    """
     if pool.manifest.gates:
         pool.gates()
+    if pool.manifest.embeddings:
+        pool.embeddings()
+    if embeddings.exists():
+        read_embeddings(embeddings)
+    kept = [pool.path, *(pool.path.parent / s.path for s in pool.manifest.sharers if s.user_id not in names)]
+    for directory in directories:
+        if inner := [path for path in kept if path.resolve().is_relative_to(directory.resolve())]:
+            raise DataError(f"would be deleted, and holds {inner[0]}", where=directory, hint="Build the pool again.")
     return Revocation(
         sharers=tuple(names),
         names=tuple(sorted(set().union(*names.values()))),
@@ -116,7 +128,8 @@ def finish(pool: Path, todo: Revocation) -> None:
         gates = _keep_gates(pool, manifest, todo) if manifest.gates else ""
         carried = manifest.embeddings
         if carried:
-            without_users(embeddings_path(pool), todo.names)
+            if embeddings_path(pool).exists():
+                without_users(embeddings_path(pool), todo.names)
             carried = store.digest_file(embeddings_path(pool)) if rest else ""
         store.write_json(pool, msgspec.structs.replace(manifest, sharers=rest, gates=gates, embeddings=carried))
     after = store.digest_file(pool)
@@ -139,7 +152,10 @@ def finish(pool: Path, todo: Revocation) -> None:
         if Path(directory).exists():
             raise DataError("cannot be deleted", where=directory, hint="Delete it, and run the command again.")
     if todo.commands:
-        store.write_json(remaking_path(pool), Remaking(commands=todo.commands))
+        path = remaking_path(pool)
+        # An earlier revocation may have been stopped while recipes were made again.
+        before = store.read_json(path, Remaking).commands if path.exists() else ()
+        store.write_json(path, Remaking(commands=tuple(dict.fromkeys([*before, *todo.commands]))))
     revocation_path(pool).unlink()
 
 

@@ -119,10 +119,7 @@ def read_sweep(path: Path) -> Sweep:
     seeds = [raw.seed or 0] if raw.seeds is None else raw.seeds
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UsageError(f"seeds are one or more different numbers from 0, not {seeds}", where=path)
-    top = [key for key in ("task", "model", "preset", "seed", "task_adapter") if key in raw.settings]
-    if top:
-        hint = "`adapt` makes the task adapter." if top[0] == "task_adapter" else f"Give {top[0]} at the top."
-        raise UsageError(f"{top[0]} is not for [settings]", where=path, hint=hint)
+    _refuse_top(raw.settings, path)
     if not raw.experiment:
         raise UsageError("has no experiment", where=path, hint="Add a table [[experiment]] with name and method.")
     experiments = tuple(_experiment(table, number, path) for number, table in enumerate(raw.experiment, start=1))
@@ -140,6 +137,14 @@ def read_sweep(path: Path) -> Sweep:
         experiments=experiments,
         plan=_checked(raw.plan, path),
     )
+
+
+def _refuse_top(settings: Collection[str], where: object) -> None:
+    """Raise UsageError for what is no setting of a step: it would be overridden, or mix two tasks."""
+    top = [key for key in ("task", "model", "preset", "seed", "task_adapter") if key in settings]
+    if top:
+        hint = "`adapt` makes the task adapter." if top[0] == "task_adapter" else f"Give {top[0]} at the top."
+        raise UsageError(f"{top[0]} is not for settings", where=where, hint=hint)
 
 
 def _checked(plan: PlanSettings, path: Path) -> PlanSettings:
@@ -182,7 +187,10 @@ def _experiment(table: Mapping[str, Any], number: int, path: Path) -> Experiment
         check_names([step], [*STEPS, "settings"], "step or key", where)
         if not isinstance(flags, dict):
             raise UsageError(f"{step} is a table, as {{ top-k = [1, 2] }}, not {flags!r}", where=where)
-        for flag, values in _flat(flags).items() if step == "settings" else flags.items():
+        if step == "settings":
+            flags = _flat(flags)
+            _refuse_top(flags, where)
+        for flag, values in flags.items():
             place = f"{where}, {step}.{flag}"
             several = values if isinstance(values, list) else [values]
             if not several:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from perpcs_cli.cli.options import (
     ForceOption,
     JsonOption,
     LoraFlags,
+    SourceOption,
     TrainingFlags,
     UserFlags,
     takes,
@@ -29,10 +30,7 @@ def adapt(
     training: TrainingFlags,
     lora: LoraFlags,
     asked: ExampleFlags,
-    source: Annotated[
-        Literal["auto", "queries", "history", "both"],
-        typer.Option("--source", help="Train on the queries, the history or both; auto: the queries where there are."),
-    ] = "auto",
+    source: SourceOption = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="At most so many examples, drawn by seed. [default: all]")
     ] = None,
@@ -72,7 +70,7 @@ def adapt(
     from perpcs_cli.tasks.examples import adaptation_prompts
     from perpcs_cli.tasks.prompts import digest
 
-    prompts = adaptation_prompts(context.task, users, shown, source=source, seed=settings.seed)
+    prompts = adaptation_prompts(context.task, users, shown, source=source or "auto", seed=settings.seed)
     if limit and limit < len(prompts):
         prompts = random.Random(settings.seed).sample(prompts, limit)
     model = open_base(context, console, adapted=False, changed=save_merged is not None)
@@ -80,7 +78,7 @@ def adapt(
     console.note(f"adapting on {len(rows)} examples of {len(users)} users")
     provenance = context.provenance(
         "adapt",
-        {"adapt": settings.adapt, "lora": settings.lora, "source": source, "prompts": shown, "limit": limit}
+        {"adapt": settings.adapt, "lora": settings.lora, "source": source or "auto", "prompts": shown, "limit": limit}
         | {"max_length": settings.max_length, **model.describe()},
         {"examples": digest(prompts)},
         model.fingerprint,

@@ -32,7 +32,7 @@ def find_owners(context: Context, adapters: Mapping[str, Adapter], users: Mappin
     """The user behind each attacked adapter, by the name that the adapter has where it is attacked.
 
     In a pool of pseudonyms the workspace's secret tells whose an adapter is, and the sharer's own directory how it was
-    trained. Raises DataError where that cannot be told.
+    trained, if it still holds the adapter that was copied. Raises DataError where that cannot be told.
     """
     secret = existing_secret(context.root)
     behind = {pseudonym(secret, user_id): user_id for user_id in users} if secret else {}
@@ -41,7 +41,14 @@ def find_owners(context: Context, adapters: Mapping[str, Adapter], users: Mappin
         if name in users:
             found[name] = Owner(users[name], adapter)
         elif name in behind:
-            found[name] = Owner(users[behind[name]], open_adapter(context.sharers / behind[name]))
+            own = open_adapter(context.sharers / behind[name])
+            if not own.is_source_of(adapter):
+                raise DataError(
+                    f"{own.path} is another adapter than the one that was copied",
+                    where=adapter.path,
+                    hint="It cannot tell what the copy was trained on. Build the pool again.",
+                )
+            found[name] = Owner(users[behind[name]], own)
         else:
             raise DataError(
                 f"the users do not have {name!r}, whose adapter is attacked",
@@ -71,7 +78,7 @@ def collect_items(
         if side:
             seen.setdefault((prompt.text, prompt.answer), set()).add(user_id)
     items = [
-        Item(user_id, place, prompt.key, side, frozenset(seen.get((prompt.text, prompt.answer), ())))
+        Item(user_id, place, side, frozenset(seen.get((prompt.text, prompt.answer), ())))
         for user_id, place, side, prompt in found
     ]
     return items, [prompt for *_, prompt in found]

@@ -86,6 +86,8 @@ def _text(report: Audit, form: TableFormat) -> str:
 
 def _facts(report: Audit) -> list[str]:
     ids = "pseudonyms" if report.pseudonyms else "ids as in the data"
+    if report.pseudonyms and not report.names:
+        ids += " (what they stand for was not looked for: the secret is not here)"
     share = f"{report.share_ratio:.0%} of {report.modules} pieces, rank {report.rank}"
     bound = [sharer.privacy for sharer in report.sharers if sharer.privacy]
     carried = "carried by the pool" if report.embeddings else "not part of the pool"

@@ -102,8 +102,9 @@ def mia(
                 model, pool.adapter, some, rows, batch_tokens=tokens, batch_rows=most, share_reference=share
             )
 
-        # The first passes of a process are slower, and the engine reads pieces from disk.
+        # The first passes of a process are slower, and both read pieces from disk.
         engine(work[:: len(rows)])
+        score_one_by_one(model, pool.adapter, recipes, rows[:1], batch_tokens=tokens, batch_rows=most)
         found, engine_s = timed(console, "the engine", lambda: engine(work))
         (theirs, references), loop_s = timed(console, "the loop", lambda: loop(recipes, share=False))
         _, shared_s = timed(console, "the loop, reference shared", lambda: loop(recipes, share=True))

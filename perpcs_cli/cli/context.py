@@ -13,7 +13,7 @@ import msgspec
 from perpcs_cli.artifacts.embeddings import What
 from perpcs_cli.artifacts.profiles import with_profiles
 from perpcs_cli.artifacts.provenance import Provenance
-from perpcs_cli.artifacts.users import User, choose_users, read_users
+from perpcs_cli.artifacts.users import User, choose_users, read_ids, read_users
 from perpcs_cli.artifacts.workspace import FILE, Settings, make_settings, read_settings
 from perpcs_cli.errors import UsageError
 from perpcs_cli.tasks.presets import published_settings
@@ -161,12 +161,25 @@ def stored_seed(workspace: Path, seed: int | None) -> int:
 
 
 def named_users(user: list[str] | None, users: str | None) -> list[str]:
-    """What --user and --users name together. Raises UsageError where --users was given and names nobody."""
-    listed = [users] if users and users.startswith("@") else (users or "").split(",")
-    names = [name.strip() for name in listed if name.strip()]
-    if users is not None and not names:
-        raise UsageError("names no user", where="--users", hint="Give ids separated by commas, or @FILE.")
-    return [*(user or []), *names]
+    """What --user and --users name together, `@FILE` as it is.
+
+    Raises UsageError where --users was given and names nobody.
+    """
+    if users is None or users.startswith("@"):
+        return [*(user or []), *([users] if users else [])]
+    return [*(user or []), *_separated(users, "--users")]
+
+
+def listed_ids(ids: str, flag: str) -> list[str]:
+    """The ids that a flag lists: separated by commas, or @FILE with one id a line. Raises UsageError for none."""
+    return read_ids(Path(ids[1:])) if ids.startswith("@") else _separated(ids, flag)
+
+
+def _separated(ids: str, flag: str) -> list[str]:
+    names = [name.strip() for name in ids.split(",") if name.strip()]
+    if not names:
+        raise UsageError("names no user", where=flag, hint="Give ids separated by commas, or @FILE.")
+    return names
 
 
 def selected(

@@ -91,6 +91,8 @@ def mia(
 
     if out and out.suffix != ".json":
         raise UsageError("the summary's name must end in .json", where="--out")
+    if out and name:
+        raise UsageError("give one", where="--name and --out")
 
     from perpcs_cli.cli.attacked import collect_items, find_owners
     from perpcs_cli.methods.membership import drawn, duplicate, rows_to_run

@@ -14,7 +14,7 @@ from perpcs_cli.artifacts.users import User
 from perpcs_cli.artifacts.workspace import DtypeName, Merge, Schedule
 from perpcs_cli.cli.context import Context, open_context, selected
 from perpcs_cli.errors import UsageError
-from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Shown
+from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Shown, Source
 
 WorkspaceOption = Annotated[
     Path,
@@ -74,6 +74,10 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be
 PoolOption = Annotated[Path | None, typer.Option("--pool", help="The manifest. [default: pool.json of the workspace]")]
 RecentOption = Annotated[
     int | None, typer.Option("--recent", min=1, help="Only the newest items of each history. [default: all]")
+]
+SourceOption = Annotated[
+    Source | None,
+    typer.Option("--source", help="Adapt on the queries, the history or both. [default: the queries, where there are]"),
 ]
 HoldOutOption = Annotated[
     float,

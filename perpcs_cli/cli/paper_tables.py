@@ -39,7 +39,7 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 @dataclass(frozen=True)
-class Shown:
+class Contents:
     """What a table is made of: entries, the panels to compare within, comparisons, leakage and the paper's figures."""
 
     entries: Sequence[Entry]
@@ -93,12 +93,12 @@ class Shown:
         return entry.system.ranked and entry.name in values
 
 
-def layout_table(shown: Shown, layout: Layout, caption: str) -> Table:
+def layout_table(shown: Contents, layout: Layout, caption: str) -> Table:
     """The table of a layout."""
     return _across(shown, caption) if layout.across else _down(shown, layout, caption)
 
 
-def _across(shown: Shown, caption: str) -> Table:
+def _across(shown: Contents, caption: str) -> Table:
     """Systems as columns, a section for each task and model."""
     models = len({panel.model for panel in shown.panels}) > 1
     beside = bool(shown.published and shown.published.figures)
@@ -117,7 +117,7 @@ def _across(shown: Shown, caption: str) -> Table:
     return Table([*map(Column, head), *(Column(entry.name) for entry in shown.entries)], sections, caption)
 
 
-def _down(shown: Shown, layout: Layout, caption: str) -> Table:
+def _down(shown: Contents, layout: Layout, caption: str) -> Table:
     """Systems as rows, columns for each task's metrics."""
     columns = [Column("system")]
     figures = []
@@ -145,7 +145,7 @@ def _panel_name(panel: Panel, panels: Sequence[Panel], metric: str) -> str:
     return " ".join(words)
 
 
-def generic_table(shown: Shown, caption: str) -> Table:
+def generic_table(shown: Contents, caption: str) -> Table:
     """A row for each result with the settings that vary, a section for each task and model."""
     results = [(entry, panel, row.result) for entry in shown.entries for panel, (row,) in entry.cells.items()]
     facts = {
@@ -190,7 +190,7 @@ def _setting(value: object) -> Cell:
     return "yes" if value is True else in_words(value)
 
 
-def activity_table(shown: Shown, reader: Reader, bins: Sequence[int] | None) -> tuple[Table, list[Value]]:
+def activity_table(shown: Contents, reader: Reader, bins: Sequence[int] | None) -> tuple[Table, list[Value]]:
     """The metrics of users with few and with many history items, a section for each task and group."""
     metrics = list(dict.fromkeys(metric for panel in shown.panels for metric in shown.metrics(panel)))
     several = {"task": len({p.task for p in shown.panels}) > 1, "model": len({p.model for p in shown.panels}) > 1}
@@ -229,7 +229,7 @@ def _activity_cells(part: Scored, metrics: Sequence[str]) -> list[Cell]:
     return [len(set(part.users)), len(part.keys), *(values.get(metric) for metric in metrics)]
 
 
-def records(shown: Shown, layout: Layout | None) -> list[Value]:
+def records(shown: Contents, layout: Layout | None) -> list[Value]:
     """Every figure of a table."""
     found = []
     for panel in shown.panels:
@@ -257,7 +257,7 @@ def records(shown: Shown, layout: Layout | None) -> list[Value]:
     return found
 
 
-def caption_of(shown: Shown, layout: Layout | None, resamples: int, seed: int, attack: str = "") -> str:
+def caption_of(shown: Contents, layout: Layout | None, resamples: int, seed: int, attack: str = "") -> str:
     """What a table shows: its paper, models, seeds, the test behind its stars, and where published figures are from."""
     rows = [row for entry in shown.entries for cells in entry.cells.values() for row in cells]
     parts = []
@@ -283,7 +283,7 @@ def caption_of(shown: Shown, layout: Layout | None, resamples: int, seed: int, a
     return "; ".join(parts)
 
 
-def _test_caption(shown: Shown, resamples: int, seed: int) -> list[str]:
+def _test_caption(shown: Contents, resamples: int, seed: int) -> list[str]:
     named = {name for tested in shown.tested.values() for name in tested.baselines.values()}
     if not named:
         return []

@@ -14,7 +14,7 @@ from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.artifacts.pseudonyms import Copies, copies_root
 from perpcs_cli.artifacts.secret import workspace_secret
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.context import named_users, stored_seed
+from perpcs_cli.cli.context import listed_ids, stored_seed
 from perpcs_cli.cli.options import (
     ForceOption,
     JsonOption,
@@ -88,10 +88,7 @@ def build(
     store.refuse_existing(path, force=force)
     names = sharer_names(directory)
     if users is not None:
-        from perpcs_cli.artifacts.users import read_ids
-
-        listed = named_users(None, users)
-        wanted = read_ids(Path(users[1:])) if users.startswith("@") else listed
+        wanted = listed_ids(users, "--users")
         if missing := sorted(set(wanted) - set(names)):
             raise UsageError(
                 f"no such sharer: {missing[0]!r}", where=directory, hint="Train it with `perpcs train-sharer`."
@@ -106,6 +103,8 @@ def build(
     settings = {"share_ratio": share_ratio, "gates": not no_gates, **({"pseudonymize": True} if pseudonymize else {})}
     provenance = Provenance(command="pool build", settings=settings, seed=stored_seed(workspace, seed))
     copies, embeddings = None, None
+    if no_embeddings and not pseudonymize:
+        raise UsageError("a pool carries embeddings only with --pseudonymize", where="--no-embeddings")
     if pseudonymize:
         if not round(share_ratio * len(order)):
             raise UsageError("there is nothing to copy", where="--share-ratio", hint="Share at least one piece.")

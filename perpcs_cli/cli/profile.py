@@ -129,7 +129,8 @@ def profile(
 
 def _known(path: Path, info: ProfilesInfo, *, force: bool) -> dict[str, Profile]:
     """The profiles that are there and stay. Raises where they were made with other settings, or by hand."""
-    if force or not path.exists():
+    # An empty file is of a run that was stopped before its sidecar was there.
+    if force or not path.exists() or not path.stat().st_size:
         return {}
     if not info_path(path).exists():
         raise UsageError("already exists", where=path, hint="Use --force to replace it, or --out for another file.")

@@ -15,10 +15,13 @@ from perpcs_cli.cli.options import (
     HoldOutOption,
     JsonOption,
     RecentOption,
+    SourceOption,
     UserFlags,
+    layer,
     takes,
 )
 from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.tasks.prompts import Source
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.users import User
@@ -26,6 +29,13 @@ if TYPE_CHECKING:
     from perpcs_cli.tasks.prompts import Prompt
 
 Command = Literal["predict", "train-sharer", "gate", "assemble", "prime", "adapt"]
+
+LISTS: dict[Command, tuple[str, ...]] = {
+    "adapt": ("base",),
+    "train-sharer": ("sharer", "candidate"),
+    "gate": ("sharer", "candidate"),
+}
+"""The lists in splits/ whose users a command takes by default; the others take the targets."""
 
 
 @takes(BaseFlags, UserFlags, ExampleFlags)
@@ -42,16 +52,41 @@ def prompt(
     ] = None,
     recent: RecentOption = None,
     hold_out: HoldOutOption = 0.0,
+    source: SourceOption = None,
+    data_fraction: Annotated[
+        float | None, typer.Option("--data-fraction", help="With prime: share of the history. [default: perpcs.toml]")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", min=1, help="With predict: room for the answer. [default: perpcs.toml]"),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show exactly what the model sees.
 
     Prints each prompt as the command given by --for makes it with these flags and the workspace's settings, after it
-    was cut to fit, with special tokens and with the tokens of each part. Loads the tokenizer, not the model.
+    was cut to fit, with special tokens and with the tokens of each part. The users are those that the command takes by
+    default. Loads the tokenizer, not the model.
     """
-    context = base.open()
-    users = who.select(context, "target")
-    prompts = {user.user_id: _prompts(context, user, command, asked, recent, hold_out) for user in users}
+    given = {
+        "--recent": (recent, ("train-sharer", "gate", "assemble", "prime")),
+        "--hold-out": (hold_out, ("train-sharer", "gate")),
+        "--source": (source, ("adapt",)),
+        "--data-fraction": (data_fraction, ("prime",)),
+        "--max-new-tokens": (max_new_tokens, ("predict",)),
+        "--plain": (asked.plain, ("train-sharer", "gate", "assemble", "adapt")),
+    }
+    if odd := [flag for flag, (value, commands) in given.items() if value and command not in commands]:
+        raise UsageError(f"{command} has no such flag", where=odd[0])
+    sections: dict[str, dict[str, object]] = {
+        "prime": {"data_fraction": data_fraction},
+        "predict": {"max_new_tokens": max_new_tokens},
+    }
+    context = base.open(**{name: layer(flags) for name, flags in sections.items()})
+    users = who.select(context, *LISTS.get(command, ("target",)))
+    prompts = {
+        user.user_id: _prompts(context, user, command, asked, recent, hold_out, source or "auto") for user in users
+    }
     wanted = set(key or [])
     if missing := wanted - {one.key for some in prompts.values() for one in some}:
         raise UsageError(f"no such query or item: {min(missing)!r}", where="--id")
@@ -62,8 +97,8 @@ def prompt(
 
     settings = context.settings
     reader = load_vocabulary(locate(settings.model))
-    answers = context.task.generates_history if command == "prime" else 0
-    reserve = (answers or settings.predict.max_new_tokens) if command in ("predict", "prime") else 0
+    longest = context.task.generates_history if command == "prime" else 0
+    reserve = (longest or settings.predict.max_new_tokens) if command in ("predict", "prime") else 0
     rows = []
     for user_id, some in prompts.items():
         for whole in [one for one in some if not wanted or one.key in wanted][:limit]:
@@ -87,17 +122,21 @@ def prompt(
 
 
 def _prompts(
-    context: Context, user: User, command: Command, asked: ExampleFlags, recent: int | None, hold_out: float
+    context: Context,
+    user: User,
+    command: Command,
+    asked: ExampleFlags,
+    recent: int | None,
+    hold_out: float,
+    source: Source,
 ) -> list[Prompt]:
     """The prompts that `command` makes of a user, before they are cut to fit."""
     from perpcs_cli.methods.prime import sample_items
     from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts, training_prompts
 
     settings, task = context.settings, context.task
-    if command in ("predict", "prime") and asked.plain:
-        raise UsageError("these prompts are plain unless another flag says otherwise", where="--plain")
     if command == "adapt":
-        return adaptation_prompts(task, [user], asked.examples(), seed=settings.seed)
+        return adaptation_prompts(task, [user], asked.examples(), source=source, seed=settings.seed)
     if command == "predict":
         prompts = query_prompts(task, user, asked.shown(), seed=settings.seed)
         return [replace(one, answer=None) for one in prompts]

@@ -19,6 +19,7 @@ def command_line(recipe: Recipe, path: Path, places: Sequence[str], sharers: int
     settings = recipe.provenance.settings
     shared = [*places, "--user", recipe.user_id, "--out", str(path.parent.resolve()), "--task", settings["task"]]
     seeded = [*shared, "--seed", str(recipe.provenance.seed), "--max-length", str(settings.get("max_length", 2048))]
+    seeded += _flags({name: settings.get(name) for name in ("model", "dtype", "device")})
     if recipe.method == "per-pcs":
         found = settings["assemble"]
         top_k = min(found["top_k"], sharers)

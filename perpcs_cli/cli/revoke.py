@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,9 @@ def revoke(
     console = Console(json=json, quiet=quiet)
     path = pool or workspace / "pool.json"
     stopped = remaking_path(path).exists()
+    if dry_run and not sharers and (stopped or pending(path)):
+        console.result({"pool": str(path), "revoked": []}, f"{path}\twhat was stopped would be finished")
+        return
     finished = [] if dry_run else _finish_stopped(path, console)
     wanted = [name for name in dict.fromkeys(sharers or []) if name not in finished]
     if not wanted:
@@ -94,7 +98,7 @@ def revoke(
         places = ["--workspace", str(workspace.resolve()), "--pool", str(path.resolve())]
         lines = [command_line(recipe, file, places, len(opened.ids) - len(names)) for file, recipe in affected]
         todo = msgspec.structs.replace(todo, commands=tuple(line for line in lines if line and line[0] != "prime"))
-        by_hand = [" ".join(["perpcs", *line]) for line in lines if line and line[0] == "prime"]
+        by_hand = [shlex.join(["perpcs", *line]) for line in lines if line and line[0] == "prime"]
     report: dict[str, Any] = {
         "pool": str(path),
         "revoked": list(names),
@@ -103,7 +107,7 @@ def revoke(
         "recipes": [str(file) for file, _ in affected],
         "traces": [str(file) for file in affected_traces(todo)],
         "deleted": list(todo.directories),
-        "commands": [" ".join(["perpcs", *line]) for line in todo.commands],
+        "commands": [shlex.join(["perpcs", *line]) for line in todo.commands],
         "by_hand": by_hand,
     }
     if affected and recipes_then == "refuse" and not dry_run:

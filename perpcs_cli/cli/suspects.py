@@ -14,7 +14,7 @@ from perpcs_cli.artifacts.mia import Kind
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.artifacts.workspace import Merge
-from perpcs_cli.cli.context import Context, named_users
+from perpcs_cli.cli.context import Context, listed_ids
 from perpcs_cli.cli.lineup import Lineup, recipe_lineup, recipes_name
 from perpcs_cli.cli.pool import sharer_names
 from perpcs_cli.errors import UsageError
@@ -30,6 +30,8 @@ Recipe = dict[str, list[tuple[int, float]]]
 EVERYONE = "*"
 """The target of a model that is everyone's."""
 ALL = "all"
+SHARERS = ("sharers", "sharers-no-gates")
+"""What the pool's adapters with their gates, and without, are called."""
 PRODUCT: Merge = "product"
 
 
@@ -208,7 +210,7 @@ def assemble_cast(
     digests: dict[str, str] = {}
     sharers = list(what.target_sharer or [])
     if what.target_sharers is not None and what.target_sharers != ALL:
-        sharers += named_users(None, what.target_sharers)
+        sharers += listed_ids(what.target_sharers, "--target-sharers")
     places = what.recipes or []
     if not (places or what.own or sharers or what.target_sharers or what.plain_base):
         places = [context.recipes]
@@ -216,6 +218,13 @@ def assemble_cast(
     names = [*map(recipes_name, places), *(place.resolve().name for place in own)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"two directories are called {twice[0]!r}", where="--recipes and --own", hint="Rename one.")
+    kept = {*(SHARERS if sharers or what.target_sharers else ()), *(["base"] if what.plain_base else [])}
+    if taken := sorted(kept & set(names)):
+        raise UsageError(
+            f"a directory is called {taken[0]!r}, as other models of this run are",
+            where="--recipes and --own",
+            hint="Rename it, or attack them in two runs.",
+        )
     opened = None
     if places or sharers or what.target_sharers or what.plain_base:
         opened = open_pool(pool or context.pool)
@@ -229,7 +238,7 @@ def assemble_cast(
             if missing := [sharer for sharer in wanted if sharer not in opened.ids]:
                 raise UsageError(f"no such sharer in the pool: {missing[0]!r}", where=opened.path)
             gated = bool(opened.manifest.gates) and not what.no_gates
-            cast.add_sharers("sharers" if gated else "sharers-no-gates", opened, wanted, gated=gated)
+            cast.add_sharers(SHARERS[not gated], opened, wanted, gated=gated)
         if what.plain_base:
             cast.add_base(opened)
     for place in own:

@@ -21,7 +21,7 @@ from perpcs_cli.cli.options import (
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.metrics import Metrics
-    from perpcs_cli.artifacts.results import Result
+    from perpcs_cli.artifacts.results import Result, Results
     from perpcs_cli.artifacts.sweep import Sweep
     from perpcs_cli.cli.console import Console
     from perpcs_cli.methods.grid import Cell, Flags
@@ -111,6 +111,7 @@ def sweep(
         _show(planned, console)
         return
     results = open_results(out / FILE)
+    _warn_of_others(planned, results, console)
     for problem in verify_results(out / FILE) if results.rows else []:
         console.warn(f"{problem}; without its line in {out / FILE}, it is made again")
     rows = []
@@ -127,16 +128,40 @@ def sweep(
         console.result(rows, "")
 
 
+def _warn_of_others(planned: Sequence[tuple[Cell, Sequence[Step]]], results: Results, console: Console) -> None:
+    """Say so where a cell was recorded before with other flags or data: tables will show both."""
+    digests = {_digest(cell, steps) for cell, steps in planned}
+    names = {(cell.experiment, cell.method, cell.seed, tuple(cell.settings.items())) for cell, _ in planned}
+    others = [
+        row
+        for row in results.rows.values()
+        if row.digest not in digests and (row.experiment, row.method, row.seed, tuple(row.settings.items())) in names
+    ]
+    if others:
+        console.warn(
+            f"{len(others)} cells were recorded before with other flags, settings or data, and stay in the results; "
+            "use another --out to keep them apart"
+        )
+
+
 def _kit(asked: Sweep, out: Path, sources: Sequence[Path], flags: Flags, given: dict[str, object]) -> Kit:
     from perpcs_cli.artifacts import store
+    from perpcs_cli.errors import UsageError
     from perpcs_cli.methods.pipeline import Kit
     from perpcs_cli.model.catalogue import absolute
     from perpcs_cli.tasks.presets import published_settings
 
     published = published_settings(str(given.pop("task", asked.task)), asked.preset)
     model = absolute(str(given.pop("model", asked.model)))
-    files = {str(file.relative_to(source.parent)): file for source in sources for file in _files(source)}
-    digest = store.digest_value({name: store.digest_file(file) for name, file in files.items()})
+    files: dict[str, str] = {}
+    for source in sources:
+        if out.resolve().is_relative_to(source.resolve()):
+            raise UsageError(f"lies in the data, {source}", where="--out", hint="Its files would count as new data.")
+        for file in _files(source):
+            name = str(file.relative_to(source.parent))
+            # Two sources may have the same name.
+            files[name] = files.get(name, "") + store.digest_file(file)
+    digest = store.digest_value(files)
     return Kit(out, tuple(map(str, sources)), digest, published, {"model": model, **given}, flags)
 
 

@@ -89,9 +89,10 @@ def table(
     _needs("--like prime-4", layout and layout.leakage, {"--mia": mia, "--protocol held-out": protocol != "published"})
     _needs("--by activity", by, {"--bins": bins})
     _needs("--mia, a summary of `perpcs mia`", mia, {"--plot": plot, "--attack": attack})
+    given = {"--plot": plot, "--mia": mia, "--baseline": baseline, "--published": published}
+    if by and (odd := [flag for flag, value in given.items() if value]):
+        raise UsageError("does not go with --by", where=odd[0])
     if plot is not None:
-        if by:
-            raise UsageError("does not go with --by", where="--plot")
         check_plot(plot)
         store.refuse_existing(plot, force=force)
     edges = _edges(bins) if bins else None
@@ -114,7 +115,7 @@ def table(
             if tested[panel].apart:
                 console.warn(f"{panel.task}: not compared, other queries: {', '.join(tested[panel].apart)}")
     auc = tradeoff.areas(mia or [], entries, protocol, attack, console)
-    shown = paper_tables.Shown(entries, kept, tested, auc, figures, bool(layout and layout.stars == "different"))
+    shown = paper_tables.Contents(entries, kept, tested, auc, figures, bool(layout and layout.stars == "different"))
     about = f"AUC of {attack or 'the strongest attack'}, {protocol} protocol" if auc else ""
     if by:
         laid, values = paper_tables.activity_table(shown, reader, edges)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perpcs_cli.artifacts.mia import Protocol, read_leakage
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.paper_tables import UTILITY, Shown
+from perpcs_cli.cli.paper_tables import UTILITY, Contents
 from perpcs_cli.cli.plots import curve_plot
 from perpcs_cli.errors import UsageError
 from perpcs_cli.methods.arranging import Entry, called
@@ -42,7 +42,7 @@ def areas(
     return found
 
 
-def draw(path: Path, shown: Shown) -> None:
+def draw(path: Path, shown: Contents) -> None:
     """Utility against AUC: a series for each task and method, its points in the order of the table."""
 
     series: dict[str, list[tuple[float, float]]] = {}

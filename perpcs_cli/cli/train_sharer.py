@@ -62,6 +62,10 @@ def train_sharer(
     directory = out or context.sharers
     shown = asked.examples()
     budget = private.budget(context.root, training, shown, together, clip=LORA_CLIP)
+    if hold_out and shown.profile is not False and any(user.profile for user in users):
+        console.warn(
+            "profiles were written from whole histories: what is held out may show in them; --plain leaves them out"
+        )
 
     from perpcs_cli.tasks.examples import training_prompts
     from perpcs_cli.tasks.prompts import digest

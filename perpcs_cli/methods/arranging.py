@@ -116,7 +116,13 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     keys = varying(cells)
     told = [[f"{key.partition('.')[2]}={in_words(cell[key])}" for key in keys if key in cell] for cell in cells]
     labels = [" ".join([row.result.method, *words]) for row, words in zip(rows, told, strict=True)]
-    more = (lambda row: f"({row.result.experiment})", lambda row: f"seed {row.result.seed}", lambda row: str(row.root))
+    more = (
+        lambda row: f"({row.result.experiment})",
+        lambda row: f"seed {row.result.seed}",
+        lambda row: str(row.root),
+        # What is left is a config that was changed between them.
+        lambda row: row.result.digest[:8],
+    )
     for tell in more:
         labels = [
             f"{label} {tell(row)}" if labels.count(label) > 1 and len({tell(one) for one in rows}) > 1 else label
@@ -169,10 +175,10 @@ def _add(entry: Entry, row: Row) -> None:
             # The same cell, which two experiments have.
             return
         first, second = (f"{one.root}, experiment {one.result.experiment!r}" for one in (other, row))
-        raise UsageError(
-            f"two results are {entry.name!r} of {row.result.task}: {first}, and {second}",
-            hint="Choose with --experiment.",
-        )
+        hint = "Choose with --experiment."
+        if first == second:
+            hint = "The config was changed between them: remove the older line of results.jsonl, or use another --out."
+        raise UsageError(f"two results are {entry.name!r} of {row.result.task}: {first}, and {second}", hint=hint)
     cells.append(row)
 
 

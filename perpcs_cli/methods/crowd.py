@@ -15,14 +15,13 @@ from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.methods.workload import Length
 from perpcs_cli.model.vocabulary import Reads
 from perpcs_cli.tasks.examples import (
-    Source,
     adaptation_prompts,
     history_prompts,
     query_prompts,
     training_prompts,
 )
 from perpcs_cli.tasks.profiles import profile_lines, profile_prompt
-from perpcs_cli.tasks.prompts import PLAIN, Prompt, Shown
+from perpcs_cli.tasks.prompts import PLAIN, Prompt, Shown, Source, history_line
 from perpcs_cli.tasks.spec import Task
 
 TOKENS_PER_WORD = 1.35
@@ -111,10 +110,8 @@ class Data:
 
     def texts(self, user: str, longest: int) -> list[int]:
         # The encoder has another vocabulary, which need not be here.
-        prompts = history_prompts(self.task, self.users[user])
-        return [
-            min(longest, round(TOKENS_PER_WORD * len((one.article or one.answer or "").split()))) for one in prompts
-        ]
+        lines = [history_line(self.task, item) for item in self.users[user].history]
+        return [min(longest, round(TOKENS_PER_WORD * len(line.split()))) for line in lines]
 
     def _user(self, user: str, shown: Shown) -> User:
         """The user, with a stand-in for a profile that the step before would write."""

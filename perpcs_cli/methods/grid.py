@@ -114,7 +114,12 @@ def _cell(sweep: Sweep, experiment: Experiment, method: Method, seed: int, setti
         step, _, flag = axis.partition(".")
         if step == "settings":
             section, _, key = flag.partition(".")
-            layer = {**layer, section: {**layer.get(section, {}), key: value} if key else value}
+            inner = layer.get(section, {}) if key else {}
+            if not isinstance(inner, dict):
+                raise UsageError(
+                    f"{section} is a table, as {{ {key} = {spelled(value)} }}, not {inner!r}", where="[settings]"
+                )
+            layer = {**layer, section: {**inner, key: value} if key else value}
         else:
             flags.setdefault(step, {})[flag] = value
     return Cell(experiment.name, method, seed, settings, flags, layer)

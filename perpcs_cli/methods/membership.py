@@ -22,7 +22,6 @@ class Item:
     user_id: str
     place: int
     """In the user's history, from 0."""
-    id: str
     trained: bool
     """Its user's adapter was trained on it; else it was kept away from it."""
     seen_by: frozenset[str]

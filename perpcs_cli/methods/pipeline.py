@@ -23,8 +23,14 @@ COMMANDS = {"pool": ("pool", "build"), "oppu": ("train-sharer",)}
 SEARCH = frozenset(f"prime.{key}" for key in ("alpha", "budget", "optimizer", "sigma", "popsize", "bounds"))
 """Settings of PriME that no trace depends on: searches that differ in them alone share their evaluations."""
 
+PROMPTS = frozenset({"plain", "retrieve", "random-history", "with-profile"})
+"""The flags that say together what examples show."""
+
 EXAMPLES = frozenset({"adapt", "train-sharer", "oppu", "gate", "assemble"})
 """The steps whose examples show the user's profile where there is one, unless told otherwise."""
+
+
+ALPHAS = "each alpha is a cell of its own"
 
 
 @dataclass(frozen=True)
@@ -144,15 +150,17 @@ class _Pipeline:
         asking = {name for name in STEPS_OF[self.cell.method] if self._shows_profile(name)}
         if not asking:
             return None
+        # Else an adapter from the environment would write them.
+        bare = (*users, "--task-adapter", "none")
         for part, readers in (("target", {"assemble", "prime", "predict"}), ("candidate", {"select"})):
             if asking <= readers:
-                return self.step("profile", "profiles.jsonl", [*users, *_listed(split, part)], needs=[split, part])
-        return self.step("profile", "profiles.jsonl", users, needs=[data])
+                return self.step("profile", "profiles.jsonl", [*bare, *_listed(split, part)], needs=[split, part])
+        return self.step("profile", "profiles.jsonl", bare, needs=[data])
 
     def _shows_profile(self, name: str) -> bool:
         flags = self._given(name)
         published = "profile" in self.cell.flags and get_task(self.settings().task).trains_with_context
-        default = name in EXAMPLES and not {"plain", "retrieve", "random-history"} & flags.keys()
+        default = name in EXAMPLES and not PROMPTS & flags.keys()
         return bool(flags.get("with-profile") or (default and published) or flags.get("strategy") == "profile-cluster")
 
     def _select(self, users: Sequence[str], data: Step, split: Step) -> Step:
@@ -172,7 +180,11 @@ class _Pipeline:
     def _given(self, name: str) -> dict[str, Value]:
         """The flags of a step that differ from what its command takes without them."""
         shared = self.cell.flags.get("train-sharer", {}) if name == "oppu" else {}
-        given = {**shared, **self.cell.flags.get(name, {})}
+        own = self.cell.flags.get(name, {})
+        if PROMPTS & own.keys():
+            # What examples show is one choice, made of several flags.
+            shared = {flag: value for flag, value in shared.items() if flag not in PROMPTS}
+        given = {**shared, **own}
         if name not in EXAMPLES and given.get("retrieve") == 0:
             del given["retrieve"]
         known = self.kit.flags[name]
@@ -220,6 +232,9 @@ class _Pipeline:
         if same := [step for step in self.steps if step.digest == digest]:
             return same[0]
         if name == "prime":
+            if len(read["prime.alpha"]) > 1:
+                hint = "Give prime = { alpha = [0, 0.2, 1] } in an experiment."
+                raise UsageError(ALPHAS, where="settings.prime.alpha", hint=hint)
             content["settings"] = {path: value for path, value in read.items() if path not in SEARCH}
         place = place or self.kit.out / "steps" / f"{name}-{store.digest_value(content)[:12]}"
         written = place / product.format(digest=digest[:12])
@@ -280,10 +295,13 @@ def _plain(key: str, section: str | None, value: Value) -> Any:
     """What a flag's value is in `perpcs.toml`."""
     if (section, key) == ("prime", "alpha"):
         if isinstance(value, str):
-            raise UsageError("each alpha is a cell of its own", where="prime.alpha", hint="Give numbers: [0, 0.2, 1].")
+            raise UsageError(ALPHAS, where="prime.alpha", hint="Give numbers: [0, 0.2, 1].")
         return [value]
     if (section, key) == ("prime", "bounds"):
-        ends = [float(end) for end in str(value).split(",")]
+        try:
+            ends = [float(end) for end in str(value).split(",")]
+        except ValueError:
+            raise UsageError(f"not numbers separated by commas: {value!r}", where="prime.bounds") from None
         return [-ends[0], ends[0]] if len(ends) == 1 else ends
     return value
 

@@ -88,24 +88,28 @@ def compare(scores: Floats, members: Bools, users: NDArray[np.int64], count: int
 def auc_interval(targets: Sequence[Wins], *, resamples: int, seed: int) -> Interval | None:
     """The 95 % percentile interval of the targets' mean AUC when users are drawn with replacement, with all items.
 
-    All targets get the same draws; one without members or non-members in a draw is passed over in it. None where
-    there are fewer than two users, or no draw has both members and non-members.
+    All targets get the same draws; in the mean of one, a target counts as often as its members' users were drawn, by
+    their members, so that a target with users of its own is drawn as they are. One without members or non-members in
+    a draw is passed over in it. None where there are fewer than two users, or no draw has both members and
+    non-members.
     """
     present = sum((one.members + one.others for one in targets), start=np.zeros(1)) > 0
     users = np.flatnonzero(present)
     if len(users) < 2 or resamples < 1:
         return None
     draws = np.random.default_rng(seed).multinomial(len(users), np.full(len(users), 1 / len(users)), size=resamples)
-    sums, counts = np.zeros(resamples), np.zeros(resamples)
+    sums, weights = np.zeros(resamples), np.zeros(resamples)
     for one in targets:
         wins = one.wins[np.ix_(users, users)]
-        pairs = (draws @ one.members[users]) * (draws @ one.others[users])
+        members = draws @ one.members[users]
+        pairs = members * (draws @ one.others[users])
         found = pairs > 0
-        sums[found] += np.einsum("ri,ij,rj->r", draws[found], wins, draws[found], optimize=True) / pairs[found]
-        counts += found
-    if not counts.any():
+        weight = members[found] / one.members.sum()
+        sums[found] += weight * np.einsum("ri,ij,rj->r", draws[found], wins, draws[found], optimize=True) / pairs[found]
+        weights[found] += weight
+    if not weights.any():
         return None
-    means = sums[counts > 0] / counts[counts > 0]
+    means = sums[weights > 0] / weights[weights > 0]
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(low=float(low), high=float(high))
 

@@ -66,8 +66,12 @@ def tokenize(reader: Reads, prompt: Prompt) -> Encoded:
 
 def encode(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Encoded:
     """Tokenize a prompt and its answer, after `fit`."""
-    short = tokenize(reader, fit(reader, prompt, max_length, reserve=reserve))
-    return replace(short, cut=len(tokenize(reader, prompt)) - len(short))
+    whole = tokenize(reader, prompt)
+    short = fit(reader, prompt, max_length, reserve=reserve)
+    if short is prompt:
+        return whole
+    encoded = tokenize(reader, short)
+    return replace(encoded, cut=len(whole) - len(encoded))
 
 
 def fit(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Prompt:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
@@ -17,6 +16,7 @@ from perpcs_cli.tasks.prompts import (
     PUBLISHED,
     Prompt,
     Shown,
+    Source,
     context_block,
     history_line,
     history_prompt,
@@ -27,9 +27,6 @@ from perpcs_cli.tasks.prompts import (
 )
 from perpcs_cli.tasks.retrieval import best_earlier, best_of_all
 from perpcs_cli.tasks.spec import Task
-
-Source = Literal["auto", "queries", "history", "both"]
-"""Where adaptation takes its examples from; `auto`: a user's answered queries, else the history."""
 
 
 def history_prompts(task: Task, user: User, shown: Shown = PLAIN, *, seed: int = 0) -> list[Prompt]:
@@ -113,13 +110,19 @@ def _answered(task: Task, user: User) -> Sequence[Item]:
 
 
 def _earlier(task: Task, user: User, items: Sequence[Item], shown: Shown, seed: int) -> list[str]:
-    """What stands before each item: the profile, and only items that are older than it."""
+    """What stands before each item: the profile, and only items that are older than it.
+
+    LaMP-7's items have nothing but their answer, so that there is nothing to retrieve by: it is the newest ones.
+    """
     profile = _profile(user, shown)
     if not shown.retrieve and not shown.random_history:
         return [context_block(profile, [])] * len(items)
     lines = [history_line(task, item) for item in items]
     if shown.random_history:
         chosen = [_drawn(place, shown, seed, user.user_id, f"item {place}") for place in range(len(items))]
+    elif "{article}" not in task.history_template:
+        # Such an item asks nothing: to look for what is like it would be to look for what is like the answer.
+        chosen = [list(range(place))[::-1][: shown.retrieve] for place in range(len(items))]
     else:
         chosen = best_earlier(lines, [search_text(task, item_article(task, item)) for item in items], shown.retrieve)
     return [context_block(profile, [lines[place] for place in places]) for places in chosen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -29,6 +30,9 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     profile: bool | None = False
     """The user's profile text; None: where there is one."""
 
+
+Source = Literal["auto", "queries", "history", "both"]
+"""Where adaptation takes its examples from; `auto`: a user's answered queries, else the history."""
 
 PLAIN = Shown()
 PUBLISHED = Shown(retrieve=1, profile=None)

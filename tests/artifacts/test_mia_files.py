@@ -33,7 +33,6 @@ ROW = ScoredExample(
     target="u1",
     user_id="u2",
     item=3,
-    id="27",
     published=True,
     tokens=4,
     logprob=-1.5,

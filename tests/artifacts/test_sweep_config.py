@@ -89,7 +89,11 @@ WRONG = {
     "a value twice": (TOP + ONE + "split = { targets = [1, 1] }", "split.targets: has a value twice"),
     "no value": (TOP + ONE + "split = { targets = [[1]] }", "must be a number, text, true or false, and is [1]"),
     "list in steps": (TOP + "[steps]\nsplit = { targets = [1] }\n" + ONE, "split.targets: must be a number"),
-    "task among settings": (TOP + '[settings]\ntask = "x"\n' + ONE, "task is not for [settings]\n  Give task at"),
+    "task among settings": (TOP + '[settings]\ntask = "x"\n' + ONE, "task is not for settings\n  Give task at"),
+    "model among axes": (
+        TOP + ONE + 'settings = { model = ["a", "b"] }',
+        "experiment 'main': model is not for settings",
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def test_every_model_scores_an_item_once(shell: Shell, monkeypatch: pytest.Monke
 def test_a_sharers_own_adapter_with_and_without_its_gates(shell: Shell) -> None:
     name = shell.ids("candidate")[0]
     gated = run(shell, f"--target-sharer {name} --name gated")["systems"]
-    plain = run(shell, "--target-sharers all --no-gates --name plain")["systems"]
+    plain = run(shell, "--target-sharers @splits/candidate.txt --no-gates --name plain")["systems"]
     assert (list(gated), list(plain)) == (["sharers"], ["sharers-no-gates"])
     found = gated["sharers"]["protocols"]["held-out"]
     assert found["targets"] == found["users"] == 1
@@ -171,6 +172,12 @@ def test_a_pool_of_pseudonyms_and_half_of_the_pieces(shell: Shell) -> None:
     assert found["held-out"]["attacks"]["calibrated"]["auc"] > 0.7
     summary = (shell.root / "mia" / "shared.json").read_text()
     assert not [name for name in shell.ids("candidate") if name in summary]
+    rows = (shell.root / "mia" / "shared.jsonl").read_text().splitlines()
+    assert all("id" not in json.loads(row) for row in rows), "an item's own id may name the user"
+    first, second = shell.ids("candidate")[:2]
+    shutil.copytree(shell.root / "sharers" / second, shell.root / "sharers" / first, dirs_exist_ok=True)
+    message = refused(shell(f"{CHEAP} --target-sharers all --name other"), DATA)
+    assert f"{first} is another adapter than the one that was copied" in message
     (shell.root / "secret.key").unlink()
     assert "do not have 's-" in refused(shell(f"{CHEAP} --target-sharers all --name other"), DATA)
 
@@ -296,6 +303,8 @@ def test_users_have_changed_since(shell: Shell) -> None:
         ("--target-sharer nobody", USAGE, "no such sharer in the pool: 'nobody'"),
         ("--recipes recipes --recipes recipes", USAGE, "two directories are called 'per-pcs'"),
         ("--own nowhere", DATA, "holds no adapter_model.safetensors"),
+        ("--target-sharers ,", USAGE, "--target-sharers: names no user"),
+        ("--own sharers --target-sharers all", USAGE, "a directory is called 'sharers', as other models"),
         ("--recipes nowhere", DATA, "there are no recipes"),
         ("--pool nowhere.json", DATA, "there is no pool"),
         ("--base --protocol published", DATA, "it is made of everyone's adapters (1)"),

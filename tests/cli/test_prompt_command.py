@@ -72,6 +72,15 @@ def test_every_command_has_its_prompts(walked: Shell) -> None:
     assert len(rows(walked, f"--user {candidate} --for gate --plain --limit 2")) == 2
 
 
+def test_users_are_those_of_the_command(walked: Shell) -> None:
+    shown = {line: {row["user_id"] for row in rows(walked, f"--for {line}")} for line in ("adapt", "prime", "gate")}
+    assert shown == {
+        "adapt": set(walked.ids("base")),
+        "prime": set(walked.ids("target")),
+        "gate": set(walked.ids("candidate")),
+    }
+
+
 def test_text_names_user_query_and_tokens(walked: Shell) -> None:
     target = walked.ids("target")[0]
 
@@ -90,6 +99,8 @@ def test_text_names_user_query_and_tokens(walked: Shell) -> None:
         ("--plain", "plain unless another flag says otherwise"),
         ("--for gate --plain --retrieve 1", "shows nothing of the history"),
         ("--retrieve 1 --random-history 2", "choose one"),
+        ("--recent 2", "predict reads the whole history"),
+        ("--for assemble --hold-out 0.5", "assemble keeps nothing away"),
         ("--with-profile", "has no profile text"),
     ],
 )

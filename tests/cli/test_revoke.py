@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from neighbourhood import PRIME, copied, embedded
 from safetensors.torch import load_file
@@ -14,9 +15,10 @@ from shell import DATA, USAGE, Shell, refused
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.embeddings import read_embeddings
-from perpcs_cli.artifacts.pool import open_pool
+from perpcs_cli.artifacts.pool import Pool, open_pool
 from perpcs_cli.artifacts.pseudonyms import pseudonym
 from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.artifacts.revocation import Remaking
 from perpcs_cli.artifacts.secret import workspace_secret
 from perpcs_cli.artifacts.trace import read_trace
 
@@ -300,6 +302,61 @@ def test_a_reassembly_that_was_stopped(near: Shell, monkeypatch: pytest.MonkeyPa
     assert near("pool revoke").exit_code == 0
     check_whole(near, user)
     assert len(list((near.root / "recipes").iterdir())) == len(near.ids("target"))
+
+
+def test_a_dry_run_finishes_nothing(near: Shell) -> None:
+    line = ("assemble", "--workspace", str(near.root), "--user", near.ids("target")[0], "--out", str(near.root / "new"))
+    store.write_json(near.root / "pool.remaking.json", Remaking(commands=(line,)))
+    before = near.walk()
+    assert near("pool revoke --dry-run").stdout == "pool.json\twhat was stopped would be finished\n"
+    assert near.walk() == before
+
+
+def test_recipes_of_an_earlier_revocation_are_not_forgotten(near: Shell) -> None:
+    target, user = near.ids("target")[0], victim(near)
+    line = ("assemble", "--workspace", str(near.root), "--user", target, "--out", str(near.root / "new"))
+    line += ("--plain", "--top-k=1")
+    store.write_json(near.root / "pool.remaking.json", Remaking(commands=(line,)))
+    done = near(f"pool revoke {user} --recipes-then reassemble")
+    assert done.exit_code == 0, done.stderr
+    assert (near.root / "new" / f"{target}.json").exists()
+    check_whole(near, user)
+
+
+def test_everyone_killed_before_the_manifest_is_written(near: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates and embeddings are gone by then, and the manifest still names them."""
+    honest = store.write_json
+
+    def dying(path: Path, value: object) -> None:
+        if path.name == "pool.json":
+            raise KeyboardInterrupt
+        honest(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_json", dying)
+        assert near(f"pool revoke {' '.join(near.ids('candidate'))} --recipes-then delete").exit_code != 0
+    assert near("pool revoke").exit_code == 0
+    assert open_pool(near.root / "pool.json").ids == []
+
+
+def test_what_could_not_be_finished_is_not_begun(near: Shell) -> None:
+    user = victim(near)
+    (near.root / "embeddings.safetensors").write_bytes(b"broken")
+    before = near.walk()
+    assert "not a whole safetensors file" in refused(near(f"pool revoke {user} --recipes-then delete"), DATA)
+    assert near.walk() == before
+
+
+def test_a_manifest_cannot_delete_more_than_a_sharer(near: Shell) -> None:
+    path, user = near.root / "pool.json", victim(near)
+    manifest = store.read_json(path, Pool)
+    entries = [
+        msgspec.structs.replace(s, path=".") if s.user_id in names_of(near, user) else s for s in manifest.sharers
+    ]
+    store.write_json(path, msgspec.structs.replace(manifest, sharers=tuple(entries)))
+    before = near.walk()
+    assert "would be deleted, and holds" in refused(near(f"pool revoke {user} --recipes-then delete"), DATA)
+    assert near.walk() == before
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from shell import DATA, USAGE, Shell, refused
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.results import Result, read_results, verify_results
-from perpcs_cli.cli import sharers, stepping
+from perpcs_cli.artifacts.sweep import read_sweep
+from perpcs_cli.cli import sharers, stepping, sweep
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "small.toml"
 LINE = "sweep small.toml --data synthetic.jsonl --out out --device cpu --dtype float32"
@@ -323,6 +324,18 @@ def test_a_config_is_checked_before_anything_runs(case: str, empty: Shell, tmp_p
     path.write_text(path.read_text().replace(old, new, 1))
     assert message in refused(shell(LINE), USAGE)
     assert not (shell.root / "out").exists()
+
+
+def test_every_source_counts_where_two_have_the_same_name(tmp_path: Path) -> None:
+    asked = read_sweep(EXAMPLE)
+    places = [tmp_path / name / "data.jsonl" for name in ("a", "b")]
+
+    def digest(first: str, second: str) -> str:
+        for place, text in zip(places, (first, second), strict=True):
+            store.write_text(place, text)
+        return sweep._kit(asked, tmp_path, places, {}, {}).data_digest
+
+    assert len({digest("x", "y"), digest("z", "y"), digest("x", "z"), digest("y", "x")}) == 4
 
 
 def test_other_mistakes(empty: Shell, tmp_path: Path) -> None:

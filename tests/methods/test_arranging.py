@@ -104,6 +104,13 @@ def test_a_cell_of_two_experiments_counts_once_and_two_different_ones_are_refuse
         arrange(LAYOUTS["per-pcs-2"], [first, row("per-pcs", 0.5, experiment="other")])
 
 
+def test_results_of_a_changed_config_are_told_apart() -> None:
+    before, after = row("per-pcs", 0.5, digest="a" * 64), row("per-pcs", 0.9, digest="b" * 64)
+    assert [entry.name for entry in each([before, after])] == ["per-pcs aaaaaaaa", "per-pcs bbbbbbbb"]
+    with pytest.raises(UsageError, match=r"The config was changed between them"):
+        arrange(LAYOUTS["per-pcs-2"], [before, after])
+
+
 def test_each_result_has_a_name_of_its_own() -> None:
     rows = [
         row("base"),

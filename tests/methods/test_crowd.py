@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perpcs_cli.artifacts.sweep import PlanSettings
-from perpcs_cli.artifacts.users import held_out, newest
+from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.methods import crowd
 from perpcs_cli.methods.crowd import Data, Typical
 from perpcs_cli.methods.prime import sample_items
@@ -113,3 +113,14 @@ def test_typical_prompts_keep_to_the_longest_sequence() -> None:
     people = Typical(PLAN, 64)
     assert max(row.tokens for row in people.examples("base-0", Shown(retrieve=2), None, 0.0)) == 64
     assert people.queries("target-1", PLAIN, 16) == [Length(48, 7), Length(40, 7)]
+
+
+def test_embedded_texts_are_whole_items_and_nothing_of_a_user_without_history() -> None:
+    items = [{"id": "1", "text": "one two three", "title": "four"}]
+    users = {"a": User(user_id="a", history=items), "b": User(user_id="b")}
+    people = Data(USERS, TASK, None, 250, 0, {"targets": 3})
+    people.users = users
+    # "Article: one two three Headline: four".
+    assert people.texts("a", 100) == [round(crowd.TOKENS_PER_WORD * 6)]
+    assert people.texts("a", 4) == [4]
+    assert people.texts("b", 100) == []

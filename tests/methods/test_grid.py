@@ -135,3 +135,8 @@ def test_other_flags_are_refused(step: str, flag: str, message: str) -> None:
 def test_a_cell_is_named_as_in_toml() -> None:
     cell = Cell("x", "base", 1, {"predict.with-profile": True, "predict.retrieve": 0}, {}, {})
     assert str(cell) == "x base seed=1 predict.with-profile=true predict.retrieve=0"
+
+
+def test_an_axis_within_a_section_that_is_no_table() -> None:
+    with pytest.raises(UsageError, match=r"\[settings\]: max_length is a table, as { x = 1 }, not 64"):
+        cells(sweep(Experiment(name="x", methods=("base",), axes={"settings.max_length.x": (1,)})))

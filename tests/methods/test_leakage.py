@@ -37,7 +37,7 @@ def leak(suspects, items, seen, *, references=0, attacks=NAMES, resamples=100):
 
 def divided(users, count, away):
     return [
-        Item(user, place, str(place), place >= away, frozenset([user] if place >= away else []))
+        Item(user, place, place >= away, frozenset([user] if place >= away else []))
         for user in users
         for place in range(count)
     ]

@@ -24,7 +24,7 @@ USERS = ("a", "b", "c", "d")
 
 
 def item(user_id, place, trained=True, also=()):
-    return Item(user_id, place, f"{user_id}{place}", trained, frozenset([*([user_id] if trained else []), *also]))
+    return Item(user_id, place, trained, frozenset([*([user_id] if trained else []), *also]))
 
 
 def suspect(*trained, model=5, system="x"):

@@ -45,6 +45,7 @@ def short(step: Step) -> str:
 
 USERS = "--users-file o/steps/import/users.jsonl"
 TARGETS = f"{USERS} --users @o/steps/split/splits/target.txt"
+WRITES = "--task-adapter none --seed 0 --out o/steps/profile/profiles.jsonl"
 ADAPTED = "--task-adapter o/steps/adapt/task-adapter"
 SHARED = [
     "perpcs import d --out o/steps/import/users.jsonl",
@@ -189,16 +190,16 @@ def test_searches_share_a_trace_where_it_does_not_depend_on_them() -> None:
 def test_profiles_are_written_for_those_who_need_one() -> None:
     assert "profile" not in steps("adapted", {"predict": {"retrieve": 1}})
     shown = steps("adapted", {"predict": {"with-profile": True}})
-    assert short(shown["profile"]) == f"perpcs profile {TARGETS} --seed 0 --out o/steps/profile/profiles.jsonl"
+    assert short(shown["profile"]) == f"perpcs profile {TARGETS} {WRITES}"
     assert shown["predict"].workspace.profile == shown["profile"]
     assert shown["adapt"].workspace.profile is None
     chosen = steps("per-pcs", {"select": {"strategy": "profile-cluster"}})
     candidates = f"{USERS} --users @o/steps/split/splits/candidate.txt"
-    assert short(chosen["profile"]) == f"perpcs profile {candidates} --seed 0 --out o/steps/profile/profiles.jsonl"
+    assert short(chosen["profile"]) == f"perpcs profile {candidates} {WRITES}"
     assert chosen["embed"].workspace.profile == chosen["select"].workspace.profile == chosen["profile"]
     assert chosen["profile"].digest != shown["profile"].digest
     published = steps("oppu", {"profile": {}, "adapt": {}})
-    assert short(published["profile"]) == f"perpcs profile {USERS} --seed 0 --out o/steps/profile/profiles.jsonl"
+    assert short(published["profile"]) == f"perpcs profile {USERS} {WRITES}"
     assert published["adapt"].workspace.profile == published["profile"]
     assert published["oppu"].workspace.profile is None
 
@@ -233,3 +234,10 @@ def test_flags_as_settings() -> None:
         {"plain": True},
     )
     assert as_settings({"max-length": 64}, "embed") == ({"embed": {"max_length": 64}}, {})
+
+
+def test_prime_settings_that_no_search_can_have() -> None:
+    with pytest.raises(UsageError, match=r"settings.prime.alpha: each alpha is a cell of its own"):
+        steps("prime", prime={"alpha": [0, 1]})
+    with pytest.raises(UsageError, match=r"prime.bounds: not numbers separated by commas: 'a'"):
+        steps("prime", {"prime": {"bounds": "a"}})

@@ -96,6 +96,19 @@ def test_scores_that_know_nothing_have_one_half_in_their_interval():
     assert found.high - found.low < 0.2
 
 
+def test_targets_with_one_user_each_are_drawn_as_their_users_are():
+    """The interval is that of the mean of independent AUCs; a target that is drawn twice counts twice."""
+    rng = np.random.default_rng(5)
+    members = np.arange(20) < 10
+    parts = [rng.normal(size=20) + members * rng.normal() for _ in range(12)]
+    wins = [compare(scores, members, np.full(20, user), 12) for user, scores in enumerate(parts)]
+    found = auc_interval(wins, resamples=300, seed=1)
+    draws = np.random.default_rng(1).multinomial(12, np.full(12, 1 / 12), size=300)
+    areas = draws @ np.array([roc_auc_score(members, scores) for scores in parts]) / 12
+    low, high = np.quantile(areas, [0.025, 0.975])
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
 def test_a_draw_without_one_side_counts_for_the_other_targets_only():
     members = np.array([True, False])
     users = np.array([0, 1])
