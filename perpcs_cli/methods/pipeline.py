@@ -151,11 +151,11 @@ class _Pipeline:
         if not asking:
             return None
         # Else an adapter from the environment would write them.
-        bare = (*users, "--task-adapter", "none")
+        bare = ("--task-adapter", "none")
         for part, readers in (("target", {"assemble", "prime", "predict"}), ("candidate", {"select"})):
             if asking <= readers:
-                return self.step("profile", "profiles.jsonl", [*bare, *_listed(split, part)], needs=[split, part])
-        return self.step("profile", "profiles.jsonl", bare, needs=[data])
+                return self.step("profile", "profiles.jsonl", [*users, *_listed(split, part), *bare], needs=[split, part])
+        return self.step("profile", "profiles.jsonl", [*users, *bare], needs=[data])
 
     def _shows_profile(self, name: str) -> bool:
         flags = self._given(name)

@@ -81,6 +81,18 @@ def test_users_are_those_of_the_command(walked: Shell) -> None:
     }
 
 
+def test_a_command_s_own_flags_change_its_prompts(walked: Shell) -> None:
+    target = walked.ids("target")[0]
+    size = len(read_users(walked.root / "users.jsonl")[target].history)
+
+    assert len(rows(walked, f"--user {target} --for prime --data-fraction 0.5")) == size // 2
+    assert len(rows(walked, f"--user {target} --for adapt --plain --source both")) == 2 + size
+    roomy, narrow = (
+        rows(walked, f"--user {target} --max-length 256 --max-new-tokens {new}")[0]["cut"] for new in (8, 200)
+    )
+    assert roomy < narrow
+
+
 def test_text_names_user_query_and_tokens(walked: Shell) -> None:
     target = walked.ids("target")[0]
 
@@ -96,11 +108,15 @@ def test_text_names_user_query_and_tokens(walked: Shell) -> None:
     ("line", "message"),
     [
         ("--id nobody", "no such query or item: 'nobody'"),
-        ("--plain", "plain unless another flag says otherwise"),
+        ("--plain", "--plain: predict has no such flag"),
         ("--for gate --plain --retrieve 1", "shows nothing of the history"),
         ("--retrieve 1 --random-history 2", "choose one"),
-        ("--recent 2", "predict reads the whole history"),
-        ("--for assemble --hold-out 0.5", "assemble keeps nothing away"),
+        ("--recent 2", "--recent: predict has no such flag"),
+        ("--for assemble --hold-out 0.5", "--hold-out: assemble has no such flag"),
+        ("--for gate --source history", "--source: gate has no such flag"),
+        ("--data-fraction 0.5", "--data-fraction: predict has no such flag"),
+        ("--for prime --max-new-tokens 5", "--max-new-tokens: prime has no such flag"),
+        ("--for prime --data-fraction 2", "prime.data_fraction must be above 0 and at most 1"),
         ("--with-profile", "has no profile text"),
     ],
 )

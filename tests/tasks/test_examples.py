@@ -194,6 +194,17 @@ def test_no_prompt_shows_its_own_item_or_a_later_one(texts: list[str], count: in
         assert all(other < place for other in seen)
 
 
+def test_tweets_are_shown_by_age_since_there_is_nothing_to_look_for_them_by() -> None:
+    texts = ["one two", "three", "two one", "four"]
+    user = User(user_id="u", history=[{"text": text} for text in texts])
+
+    shown = [p.context for p in history_prompts(get_task("LaMP_7"), user, Shown(retrieve=2))]
+
+    # BM25 would choose the first for the third, by the words of the answer itself.
+    assert shown[2] == "### User History:\nTweet: three\nTweet: one two\n\n\n"
+    assert shown[3] == "### User History:\nTweet: two one\nTweet: three\n\n\n"
+
+
 def test_digests_tell_prompts_and_answers_apart() -> None:
     plain, shown = (training_prompts(RATING, reviewer(), how) for how in (PLAIN, PUBLISHED))
 
