@@ -166,7 +166,7 @@ def _sharer(pool: OpenPool, index: int, leakages: Iterable[Leakage]) -> SharerAu
         gates=bool(sharer.gate),
         bytes=4 * size,
         privacy=sharer.privacy,
-        auc=max(found, default=None),
+        auc=max(found, key=lambda auc: abs(auc - 0.5), default=None),
     )
 
 

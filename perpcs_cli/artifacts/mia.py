@@ -25,7 +25,8 @@ Kind = Literal["base", "recipes", "own", "sharers"]
 CAUTION = (
     "The published protocol takes members and non-members from different users, so that its AUC also shows what tells "
     "the users apart: compare it with the AUC without the recipe, on the same examples. In the held-out protocol both "
-    "come from the same users."
+    "come from the same users. An AUC below one half tells members apart as well, by the score turned round: weights "
+    "below zero make what sharers were trained on less likely."
 )
 
 
@@ -74,6 +75,11 @@ class AttackLeakage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     targets: dict[str, float] = {}
     """Each target's AUC."""
 
+    @property
+    def advantage(self) -> float:
+        """How far the AUC is from guessing: below ½ an attacker turns the score round."""
+        return abs(self.auc - 0.5)
+
 
 class ProtocolLeakage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One system under one protocol. Without targets there are no attacks, and `left_out` says why."""
@@ -87,7 +93,7 @@ class ProtocolLeakage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     users: int
     """Users whose items these are."""
     strongest: str = ""
-    """The attack with the highest AUC."""
+    """The attack whose AUC is farthest from one half."""
     attacks: dict[str, AttackLeakage] = {}
 
 

@@ -280,7 +280,7 @@ def _table(leakage: Leakage) -> str:
         Column("model"),
         Column("protocol"),
         Column("attack"),
-        Column("AUC", better="higher"),
+        Column("AUC"),
         Column("without recipe"),
         Column("TPR at 1 % FPR"),
         Column("at 0.1 %"),

@@ -136,7 +136,7 @@ def _protocol(
         members=len({key for key, side in keys if side}),
         non_members=len(others),
         users=len({user_id for (user_id, _), _ in keys}),
-        strongest=max(found, key=lambda attack: found[attack].auc, default=""),
+        strongest=max(found, key=lambda attack: found[attack].advantage, default=""),
         attacks=found,
     )
     return leakage, curves

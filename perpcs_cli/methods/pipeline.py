@@ -154,7 +154,9 @@ class _Pipeline:
         bare = ("--task-adapter", "none")
         for part, readers in (("target", {"assemble", "prime", "predict"}), ("candidate", {"select"})):
             if asking <= readers:
-                return self.step("profile", "profiles.jsonl", [*users, *_listed(split, part), *bare], needs=[split, part])
+                return self.step(
+                    "profile", "profiles.jsonl", [*users, *_listed(split, part), *bare], needs=[split, part]
+                )
         return self.step("profile", "profiles.jsonl", [*users, *bare], needs=[data])
 
     def _shows_profile(self, name: str) -> bool:

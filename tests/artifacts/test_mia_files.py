@@ -120,3 +120,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match="is no stopped run's"):
         open_observations(path, provenance())
+
+
+def test_an_auc_below_one_half_is_an_advantage_too():
+    found = [AttackLeakage(auc=auc, balanced_accuracy=0.5).advantage for auc in (0.5, 0.75, 0.25)]
+    assert found == [0.0, 0.25, 0.25]

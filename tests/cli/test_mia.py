@@ -65,7 +65,8 @@ def test_a_model_that_knows_its_data_by_heart_is_found(shell: Shell) -> None:
         attacks = leaks[protocol]["attacks"]
         assert list(attacks) == list(NAMES)
         assert attacks["calibrated"]["auc"] > 0.95
-        assert attacks[leaks[protocol]["strongest"]]["auc"] == max(one["auc"] for one in attacks.values())
+        farthest = max(abs(one["auc"] - 0.5) for one in attacks.values())
+        assert abs(attacks[leaks[protocol]["strongest"]]["auc"] - 0.5) == farthest
         # The base saw nothing; and what it says alone is what the control says.
         base = found["systems"]["base"]["protocols"][protocol]["attacks"]
         assert base["calibrated"]["auc"] == 0.5
