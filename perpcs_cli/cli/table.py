@@ -116,7 +116,11 @@ def table(
                 console.warn(f"{panel.task}: not compared, other queries: {', '.join(tested[panel].apart)}")
     auc = tradeoff.areas(mia or [], entries, protocol, attack, console)
     shown = paper_tables.Contents(entries, kept, tested, auc, figures, bool(layout and layout.stars == "different"))
-    about = f"AUC of {attack or 'the strongest attack'}, {protocol} protocol" if auc else ""
+    about = (
+        f"AUC of {attack or 'the strongest attack'}, {protocol} protocol, turned round where below one half"
+        if auc
+        else ""
+    )
     if by:
         laid, values = paper_tables.activity_table(shown, reader, edges)
     else:

@@ -17,7 +17,10 @@ from perpcs_cli.methods.papers import AUC
 def areas(
     paths: Sequence[Path], entries: Sequence[Entry], protocol: Protocol, attack: str | None, console: Console
 ) -> dict[tuple[str, str], float]:
-    """(task, entry) → AUC, from the systems of the summaries that are called as an entry is."""
+    """(task, entry) → AUC, from the systems of the summaries that are called as an entry is.
+
+    An AUC below ½ counts as its mirror image, since an attacker turns the score round.
+    """
 
     found: dict[tuple[str, str], float] = {}
     for path in paths:
@@ -35,7 +38,7 @@ def areas(
                 raise UsageError(f"no such attack: {chosen!r}", where="--attack", hint=hint)
             if (leakage.task, owner) in found:
                 raise UsageError(f"{owner} of {leakage.task} is attacked twice", where=path)
-            found[leakage.task, owner] = attacked.attacks[chosen].auc
+            found[leakage.task, owner] = 0.5 + attacked.attacks[chosen].advantage
         if unknown:
             hint = "Name systems as the table does, or as prime-0.2."
             console.note(f"{path}: left out, no row or no {protocol} AUC: {', '.join(unknown)}. {hint}")

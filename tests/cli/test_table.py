@@ -218,7 +218,8 @@ def test_the_same_seed_gives_the_same_stars(run) -> None:
 def test_attacks_are_chosen_and_their_systems_named(run, tmp_path) -> None:
     values = json.loads(done(run("ratings --like prime-4 --mia mia.json --attack loss --json")))
     found = {v["system"]: v["value"] for v in values if v["metric"] == "auc"}
-    assert found == pytest.approx({"Non-personalized": 0.4, "Per-PCs": 0.5, "PriME, α = 0": 0.6})
+    # An AUC of 0.4 is one of 0.6 for an attacker who turns the score round.
+    assert found == pytest.approx({"Non-personalized": 0.6, "Per-PCs": 0.5, "PriME, α = 0": 0.6})
     leakage(tmp_path / "other.json", names=("prime-1", "stranger"))
     result = run(f"ratings --like prime-4 --mia mia.json --mia {tmp_path}/other.json")
     assert "PriME, α = 1" in result.stdout
