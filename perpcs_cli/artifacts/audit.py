@@ -99,6 +99,8 @@ def audit_pool(
     """
     manifest = pool.manifest
     attacked = {path: read_leakage(path) for path in summaries}
+    # Another pool may have sharers with the same ids.
+    mine = [leakage for leakage in attacked.values() if leakage.provenance.inputs.get("pool") == pool.digest]
     own = pool_files(pool)
     files = [*own, *recipes]
     problems = [*verify_pool(pool), *_odd_files(pool)]
@@ -126,7 +128,7 @@ def audit_pool(
         share_ratio=manifest.share_ratio,
         pseudonyms=manifest.pseudonyms,
         embeddings=bool(manifest.embeddings),
-        sharers=[_sharer(pool, index, attacked.values()) for index in range(len(pool.ids))],
+        sharers=[_sharer(pool, index, mine) for index in range(len(pool.ids))],
         recipes=bound,
         other_recipes=len(recipes) - bound,
         attacks=[one for path, leakage in attacked.items() for one in _attacks(path, leakage, pool)],

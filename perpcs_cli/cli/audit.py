@@ -95,7 +95,8 @@ def _facts(report: Audit) -> list[str]:
     privacy = f"{len(bound)} of {len(report.sharers)} sharers have a guarantee"
     if bound:
         privacy += f", epsilon {max(one.epsilon for one in bound):g} at most; one item is what it protects"
-    strongest = max(report.attacks, key=lambda one: abs(one.auc - 0.5), default=None)
+    mine = [one for one in report.attacks if one.same_pool]
+    strongest = max(mine, key=lambda one: abs(one.auc - 0.5), default=None)
     leakage = f"AUC {strongest.auc:.3f} ({strongest.attack}, {strongest.system})" if strongest else "not measured"
     lines = [
         f"pool: {report.pool}, {report.digest[:12]}…",

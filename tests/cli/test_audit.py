@@ -221,6 +221,13 @@ def test_leakage(near: Shell) -> None:
     shown = near("audit").stdout
     assert "strongest attack: AUC 0.750 (rmia, sharers)" in shown
     assert "0.750 [0.700, 0.800]" in shown
+    # What was found of another pool is listed, but is no finding about this one.
+    other = msgspec.structs.replace(leakage.provenance, inputs={"pool": "0"})
+    write_leakage(near.root / "mia" / "sharers.json", msgspec.structs.replace(leakage, provenance=other))
+    value = json.loads(near("audit --json").stdout)
+    assert [sharer["auc"] for sharer in value["sharers"]] == [None] * 4
+    assert [one["same_pool"] for one in value["attacks"]] == [False]
+    assert "strongest attack: not measured" in near("audit").stdout
 
 
 def test_a_guarantee(near: Shell) -> None:
