@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from pathlib import Path
 
 import msgspec
@@ -53,13 +52,7 @@ def read_published(path: Path = SHIPPED) -> dict[str, PublishedTable]:
     Raises DataError for broken TOML, another format, wrong or unknown keys, a layout or a figure that stands twice,
     and a value that is no finite number or no fraction where the metric is one.
     """
-    try:
-        content = tomllib.loads(store.read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"not valid TOML: {error}", where=path) from None
-    expected = Published.__struct_config__.tag
-    if content.get("format") != expected:
-        raise DataError(f"expected format = {expected!r} and found {content.get('format')!r}", where=path)
+    content = store.read_toml(path, str(Published.__struct_config__.tag))
     try:
         published = msgspec.convert(content, Published)
     except msgspec.ValidationError as error:

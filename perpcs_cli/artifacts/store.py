@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +147,21 @@ def _check_format(path: Path, data: bytes, kind: type[Any]) -> None:
             where=path,
             hint="It was written by another version of perpcs, or it is another kind of file.",
         )
+
+
+def read_toml(path: Path, form: str) -> dict[str, Any]:
+    """The content of a TOML file of the format `form`, its name included.
+
+    Raises DataError where the file is missing, broken or of another format.
+    """
+    try:
+        content = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"not valid TOML: {error}", where=path) from None
+    if (found := content.get("format")) != form:
+        hint = f'Add `format = "{form}"` if it is one.'
+        raise DataError(f"expected format = {form!r} and found {found!r}", where=path, hint=hint)
+    return content
 
 
 def read_bytes(path: Path) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +11,7 @@ import msgspec
 
 from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.workspace import Preset
-from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.errors import UsageError
 
 FORMAT = "perpcs.sweep/1"
 
@@ -101,14 +100,8 @@ class _Raw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def read_sweep(path: Path) -> Sweep:
     """Read and check a config. Raises DataError where it cannot be read, and UsageError that names what is unknown."""
-    try:
-        content = tomllib.loads(store.read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"not valid TOML: {error}", where=path) from None
-    if (found := content.pop("format", None)) != FORMAT:
-        raise DataError(
-            f"expected the format {FORMAT!r} and found {found!r}", where=path, hint=f'Add `format = "{FORMAT}"`.'
-        )
+    content = store.read_toml(path, FORMAT)
+    del content["format"]
     check_names(content, _Raw.__struct_fields__, "key", path)
     try:
         raw = msgspec.convert(content, _Raw)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from perpcs_cli.artifacts import store
-from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.errors import UsageError
 
 FILE = "perpcs.toml"
 
@@ -142,14 +141,7 @@ class Settings(
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The plain content of a `perpcs.toml`. Raises DataError where it is missing, broken or of another version."""
-    try:
-        content = tomllib.loads(store.read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"not valid TOML: {error}", where=path) from None
-    expected = Settings.__struct_config__.tag
-    if content.get("format") != expected:
-        raise DataError(f"expected format = {expected!r} and found {content.get('format')!r}", where=path)
-    return content
+    return store.read_toml(path, str(Settings.__struct_config__.tag))
 
 
 def make_settings(*layers: dict[str, Any], where: object = None) -> Settings:

@@ -64,7 +64,7 @@ def test_one_seed_and_no_data_are_the_default(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "no format": ("task = 1", "expected the format 'perpcs.sweep/1' and found None"),
+    "no format": ("task = 1", "expected format = 'perpcs.sweep/1' and found None"),
     "another version": ('format = "perpcs.sweep/9"', "found 'perpcs.sweep/9'"),
     "not TOML": ("format = ", "not valid TOML"),
     "unknown key": (TOP + "modle = 3\n" + ONE, "unknown key 'modle'\n  Did you mean 'model'?"),
