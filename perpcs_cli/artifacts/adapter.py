@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 CARD = "sharer.json"
+LOG = "train.jsonl"
 PREFIX = "base_model.model."
 
 

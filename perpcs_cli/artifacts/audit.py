@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from perpcs_cli.artifacts import store, tensors
-from perpcs_cli.artifacts.adapter import CARD, CONFIG, WEIGHTS, Card
+from perpcs_cli.artifacts.adapter import CARD, CONFIG, LOG, WEIGHTS, Card
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, read_gates
 from perpcs_cli.artifacts.leaks import files_below, find_names, find_words, odd_content
@@ -21,7 +21,6 @@ from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError
 
-LOG = "train.jsonl"
 METADATA = {WEIGHTS: {"format"}, GATE_FILE: {"perpcs"}}
 """The keys of metadata that perpcs writes into a sharer's tensor files."""
 

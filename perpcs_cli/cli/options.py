@@ -83,6 +83,9 @@ HoldOutOption = Annotated[
     float,
     typer.Option("--hold-out", min=0, max=0.99, help="Share of each history that training never sees."),
 ]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", metavar="<name>", help="Only this experiment; may be repeated.")
+]
 MergeOption = Annotated[
     Merge | None,
     typer.Option("--merge", help="Sum w·BA (the paper), or (Sum w·B)(Sum w·A) (the code). [default: perpcs.toml]"),

@@ -14,6 +14,7 @@ from perpcs_cli.cli.options import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    OnlyOption,
     QuietOption,
     TaskOption,
     layer,
@@ -43,9 +44,7 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine with the model, instead of --device-profile.")
     ] = False,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="<name>", help="Only this experiment; may be repeated.")
-    ] = None,
+    only: OnlyOption = None,
     task: TaskOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.adapter import CARD, AdapterConfig, Card, write_adapter
+from perpcs_cli.artifacts.adapter import CARD, LOG, AdapterConfig, Card, write_adapter
 from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.artifacts.workspace import LoraSettings, TrainSettings
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from perpcs_cli.model.base import Base
     from perpcs_cli.model.batching import Encoded
     from perpcs_cli.model.train import Job
-
-LOG = "train.jsonl"
 
 
 def train_loras(

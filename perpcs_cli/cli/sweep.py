@@ -14,6 +14,7 @@ from perpcs_cli.cli.options import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    OnlyOption,
     QuietOption,
     TaskOption,
     layer,
@@ -41,9 +42,7 @@ def sweep(
     model: ModelOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="<name>", help="Only this experiment; may be repeated.")
-    ] = None,
+    only: OnlyOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,

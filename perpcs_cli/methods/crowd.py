@@ -141,12 +141,13 @@ class Data:
         if self.reader is None:
             limit = self.max_length - reserve
             return [self._by_words(prompt, TOKENS_PER_WORD, limit) for prompt in prompts]
-        from perpcs_cli.model.batching import encode
+        from perpcs_cli.model.batching import encode, shared_prefix
 
         places = range(len(prompts))
         chosen = set(places if len(prompts) <= COUNTED else random.Random(self.seed).sample(places, COUNTED))
         rows = {at: encode(self.reader, prompts[at], self.max_length, reserve=reserve) for at in sorted(chosen)}
-        common = _common([row.prompt for row in rows.values()])
+        # The last token of a prompt is run for what comes after it.
+        common = shared_prefix([row.prompt[:-1] for row in rows.values()]) if len(rows) > 1 else 0
         words = sum(len(prompts[at].text.split()) for at in rows) or 1
         rate = sum(len(row.prompt) for row in rows.values()) / words
         limit = min(self.max_length, self.reader.context) - reserve
@@ -161,15 +162,6 @@ class Data:
         answer = 0 if prompt.answer is None else 1 + round(rate * len(prompt.answer.split()))
         size = max(1, round(rate * len(prompt.text.split())))
         return Length(max(1, min(size, limit - answer)), answer)
-
-
-def _common(prompts: Sequence[list[int]]) -> int:
-    """Tokens that all prompts begin with; at least the last one is each prompt's own."""
-    if len(prompts) < 2:
-        return 0
-    first, last = min(prompts), max(prompts)
-    shared = next((at for at, (x, y) in enumerate(zip(first, last, strict=False)) if x != y), min(map(len, prompts)))
-    return min(shared, min(map(len, prompts)) - 1)
 
 
 @dataclass

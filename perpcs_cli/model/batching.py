@@ -60,8 +60,14 @@ def tokenize(reader: Reads, prompt: Prompt) -> Encoded:
     if prompt.answer is None:
         return Encoded(prompt.key, ids, [])
     both = _ids(reader, prompt.text + prompt.answer)
-    shared = next((i for i, (x, y) in enumerate(zip(ids, both, strict=False)) if x != y), min(len(ids), len(both)))
+    shared = shared_prefix([ids, both])
     return Encoded(prompt.key, both[:shared], [*both[shared:], reader.stop[0]])
+
+
+def shared_prefix(lines: Sequence[list[int]]) -> int:
+    """How many tokens all lines begin with: as many as the first and the last of them in order."""
+    low, high = min(lines), max(lines)
+    return next((i for i, (x, y) in enumerate(zip(low, high, strict=False)) if x != y), min(len(low), len(high)))
 
 
 def encode(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Encoded:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from perpcs_cli.artifacts.workspace import Merge
 from perpcs_cli.model.base import Base
-from perpcs_cli.model.batching import Encoded
+from perpcs_cli.model.batching import Encoded, shared_prefix
 from perpcs_cli.model.drafts import NO_DRAFT, Draft, Drafts, fixed_cost
 from perpcs_cli.model.packed import Rows, packed
 from perpcs_cli.model.pieces import Recipes, attached
@@ -221,9 +221,7 @@ def _closest(row: Row, others: list[Row]) -> tuple[int, int]:
     best = (0, 0)
     for place, other in enumerate(others):
         if other.recipe == row.recipe:
-            pairs = enumerate(zip(row.prompt[:-1], other.prompt, strict=False))
-            longest = min(len(row.prompt) - 1, len(other.prompt))
-            best = max(best, (place, next((i for i, (x, y) in pairs if x != y), longest)), key=lambda found: found[1])
+            best = max(best, (place, shared_prefix([row.prompt[:-1], other.prompt])), key=lambda found: found[1])
     return best
 
 

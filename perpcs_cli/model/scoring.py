@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perpcs_cli.artifacts.workspace import Merge
 from perpcs_cli.model.base import Base
-from perpcs_cli.model.batching import Encoded
+from perpcs_cli.model.batching import Encoded, shared_prefix
 from perpcs_cli.model.decode import LEAST_PREFIX
 from perpcs_cli.model.drafts import fixed_cost
 from perpcs_cli.model.packed import Rows, packed
@@ -128,7 +128,7 @@ def _beginnings(base: Base, cache: Rows, recipes: Recipes, rows: Sequence[tuple[
     common: dict[int, int] = {}
     for recipe, places in groups.items():
         # The last token of a prompt must be run for what comes after it.
-        length = _common([rows[place][0].prompt[:-1] for place in places])
+        length = shared_prefix([rows[place][0].prompt[:-1] for place in places])
         if len(places) > 1 and length >= LEAST_PREFIX:
             common[recipe] = length
     if sum((len(groups[recipe]) - 1) * length for recipe, length in common.items()) <= fixed_cost(
@@ -143,9 +143,3 @@ def _beginnings(base: Base, cache: Rows, recipes: Recipes, rows: Sequence[tuple[
     pairs = [(groups[recipe][0], place) for recipe in common for place in groups[recipe][1:]]
     cache.copy(pairs, max(lengths))
     return [common.get(recipe, 0) for _, recipe in rows]
-
-
-def _common(lines: Sequence[list[int]]) -> int:
-    """How many tokens all lines begin with: as many as the first and the last of them in order."""
-    low, high = min(lines), max(lines)
-    return next((i for i, (x, y) in enumerate(zip(low, high, strict=False)) if x != y), min(len(low), len(high)))
