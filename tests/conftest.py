@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TARGETS
+from helpers import TARGETS, load_base
 
-from perpcs_cli.model.base import Base, load_base
+from perpcs_cli.model.loading.base import Base
 
 # The models are so small that a second thread costs more than it gains.
 torch.set_num_threads(1)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perpcs_cli.artifacts import store, tensors
+from perpcs_cli.artifacts.io import atomic, hashing, tensors, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
-from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.errors import DataError
 
@@ -116,7 +116,7 @@ class Adapter:
 
     def digest_weights(self) -> str:
         """SHA-256 of the weights. Raises DataError where they are not the ones that training wrote."""
-        digest = store.digest_file(self.file.path)
+        digest = hashing.digest_file(self.file.path)
         if self.card and digest != self.card.digest:
             raise DataError(
                 "the weights have changed since they were trained",
@@ -127,7 +127,7 @@ class Adapter:
 
     def digest(self) -> str:
         """SHA-256 of the weights and of what the configuration makes of them."""
-        return store.digest_value([self.digest_weights(), self.scale])
+        return hashing.digest_value([self.digest_weights(), self.scale])
 
     def is_source_of(self, copy: Adapter) -> bool:
         """Whether a copy of some of the pieces was made of this adapter; its first piece tells."""
@@ -136,17 +136,17 @@ class Adapter:
             return False
         return all(x.float().equal(y.float()) for x, y in zip(copy.piece(module), self.piece(module), strict=True))
 
-    def check_fits(self, base: str, layers: Mapping[str, tuple[int, int]]) -> None:
-        """Raise DataError where it was trained on another base, or changes other linear layers than `layers`.
-
-        `base` is the fingerprint of the base that runs, `layers` its target layers with their (d, n).
-        """
+    def check_base(self, base: str) -> None:
+        """Raise DataError where it was trained on another base than the one with the fingerprint `base`."""
         if self.base and self.base != base:
             raise DataError(
                 "the adapter was trained on another base model or task adapter",
                 where=self.path,
                 hint="Check --model and --task-adapter.",
             )
+
+    def check_layers(self, layers: Mapping[str, tuple[int, int]]) -> None:
+        """Raise DataError where it changes other linear layers than `layers`, the model's target layers with (d, n)."""
         for module in self.modules:
             if module not in layers:
                 raise DataError(
@@ -161,6 +161,11 @@ class Adapter:
                     where=self.path,
                     hint="Check --model.",
                 )
+
+    def check_fits(self, base: str, layers: Mapping[str, tuple[int, int]]) -> None:
+        """Both."""
+        self.check_base(base)
+        self.check_layers(layers)
 
 
 def open_adapter(path: Path) -> Adapter:
@@ -178,7 +183,7 @@ def open_adapter(path: Path) -> Adapter:
                 hint=f"Convert the adapter to {WEIGHTS} with PEFT, on a machine where you trust the file.",
             )
         raise DataError(f"holds no {WEIGHTS}", where=path, hint="`perpcs train-sharer` and `perpcs adapt` write it.")
-    config = store.read_json(path / CONFIG, AdapterConfig)
+    config = typed_files.read_json(path / CONFIG, AdapterConfig)
     refused = {
         "peft_type": config.peft_type != "LORA",
         "use_dora": config.use_dora,
@@ -204,7 +209,7 @@ def open_adapter(path: Path) -> Adapter:
     single = [module for module, sides in pairs.items() if len(sides) != 2]
     if single or not pairs:
         raise DataError(f"missing tensors: A or B of {single[0]!r}" if single else "holds no tensors", where=weights)
-    card = store.read_json(path / CARD, Card) if (path / CARD).exists() else None
+    card = typed_files.read_json(path / CARD, Card) if (path / CARD).exists() else None
     return Adapter(path, config, card, file)
 
 
@@ -231,7 +236,7 @@ def link_adapter(source: Path, target: Path, *, force: bool = False) -> None:
         if open_adapter(target).digest_weights() != digest:
             raise DataError("is another adapter", where=target, hint=f"Use --force to replace it by {source}.")
         return
-    with store.replacing_directory(target) as temporary:
+    with atomic.replacing_directory(target) as temporary:
         for name in (WEIGHTS, CONFIG, CARD):
             if not (source / name).exists():
                 continue
@@ -258,5 +263,5 @@ def write_adapter(
     plain = msgspec.to_builtins(msgspec.structs.replace(config, target_modules=ordered))
     alpha = config.lora_alpha
     plain["lora_alpha"] = int(alpha) if float(alpha).is_integer() else alpha
-    store.write_json(path / CONFIG, {**plain, "peft_version": peft_version})
-    return store.digest_file(path / WEIGHTS)
+    typed_files.write_json(path / CONFIG, {**plain, "peft_version": peft_version})
+    return hashing.digest_file(path / WEIGHTS)

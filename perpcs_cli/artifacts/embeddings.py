@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from perpcs_cli.artifacts import store, tensors
-from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.io import safe_paths, tensors
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -134,5 +134,5 @@ def read_embeddings(path: Path, what: What = "history") -> Embeddings:
     if file.keys != [KEY] or vectors.dim() != 2 or len(vectors) != len(card.users):
         raise DataError(f"{len(card.users)} users have a tensor of shape {list(vectors.shape)}", where=path)
     for user in card.users:
-        store.check_id(user, "user id", where=path)
+        safe_paths.check_id(user, "user id", where=path)
     return Embeddings(path, card, vectors)

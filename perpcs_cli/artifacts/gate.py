@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from perpcs_cli.artifacts import tensors
+from perpcs_cli.artifacts.io import tensors
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
-from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:

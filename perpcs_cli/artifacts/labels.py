@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.errors import DataError
 
 
@@ -27,7 +27,7 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def is_labels(path: Path) -> bool:
     """Whether `path` is in LaMP's format rather than JSONL. Raises DataError where it cannot be read."""
     try:
-        content = msgspec.json.decode(store.read_bytes(path))
+        content = msgspec.json.decode(typed_files.read_bytes(path))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return isinstance(content, dict) and "golds" in content
@@ -35,7 +35,7 @@ def is_labels(path: Path) -> bool:
 
 def read_labels(path: Path) -> Labels:
     """Read LaMP's format. Raises DataError for wrong fields, no entries, and ids that occur twice."""
-    labels = store.read_json(path, Labels)
+    labels = typed_files.read_json(path, Labels)
     if not labels.golds:
         raise DataError("holds no labels", where=path)
     seen: set[str] = set()
@@ -48,4 +48,4 @@ def read_labels(path: Path) -> Labels:
 
 def write_labels(path: Path, labels: Labels) -> None:
     """Write LaMP's format, atomically."""
-    store.write_json(path, labels)
+    typed_files.write_json(path, labels)

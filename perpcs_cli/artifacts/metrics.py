@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.errors import DataError
 
 
@@ -92,7 +92,7 @@ class Metrics(
 
 def read_metrics(path: Path) -> Metrics:
     """Read an evaluation. Raises DataError where it is broken or lacks its baseline or a metric."""
-    metrics = store.read_json(path, Metrics)
+    metrics = typed_files.read_json(path, Metrics)
     if metrics.baseline not in metrics.systems:
         raise DataError(f"the baseline {metrics.baseline!r} is not among its systems", where=path)
     for name, system in metrics.systems.items():
@@ -103,4 +103,4 @@ def read_metrics(path: Path) -> Metrics:
 
 def write_metrics(path: Path, metrics: Metrics) -> None:
     """Write an evaluation, atomically."""
-    store.write_json(path, metrics)
+    typed_files.write_json(path, metrics)

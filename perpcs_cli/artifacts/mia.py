@@ -14,9 +14,9 @@ from typing import Literal
 
 import msgspec
 
-from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.io import hashing, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import Interval, Resampling, Source
-from perpcs_cli.artifacts.provenance import Provenance, check_same
 from perpcs_cli.errors import DataError
 
 Protocol = Literal["published", "held-out"]
@@ -133,19 +133,6 @@ class RocPoint(msgspec.Struct, frozen=True, kw_only=True):
     tpr: float
 
 
-class Observations(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="format",
-    tag="perpcs.observations/1",
-):
-    """The first line of what a run has found so far, `NAME.partial.jsonl`: what the run is."""
-
-    provenance: Provenance
-
-
 class Observation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a model says of one item's answer, by the numbers that both have in this run; one value per token."""
 
@@ -154,26 +141,6 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     logprobs: tuple[float, ...]
     means: tuple[float, ...]
     deviations: tuple[float, ...]
-
-
-def partial_path(path: Path) -> Path:
-    """Where a run that has not ended keeps what it has found."""
-    return path.with_suffix(".partial.jsonl")
-
-
-def open_observations(path: Path, provenance: Provenance) -> tuple[store.Journal, list[Observation]]:
-    """(journal to go on with, what is in it). Raises DataError where it is another run's, or broken."""
-    if not path.exists():
-        store.write_jsonl(path, [Observations(provenance=provenance)])
-    journal = store.Journal(path)
-    first, *lines = store.read_bytes(path).splitlines() or [b""]
-    try:
-        header = msgspec.json.decode(first, type=Observations)
-        found = [msgspec.json.decode(line, type=Observation) for line in lines]
-    except msgspec.DecodeError as error:
-        raise DataError(f"is no stopped run's: {error}", where=path, hint="Use --force to begin again.") from None
-    check_same(header.provenance, provenance, where=path)
-    return journal, found
 
 
 def scores_path(path: Path) -> Path:
@@ -192,17 +159,22 @@ def write_roc(path: Path, points: Iterable[RocPoint]) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(RocPoint.__struct_fields__)
     writer.writerows(msgspec.structs.astuple(point) for point in points)
-    store.write_text(path, file.getvalue())
+    typed_files.write_text(path, file.getvalue())
 
 
 def source(path: Path) -> Source:
     """A file beside the summary, by name and digest."""
-    return Source(file=path.name, sha256=store.digest_file(path))
+    return Source(file=path.name, sha256=hashing.digest_file(path))
+
+
+def summaries_in(places: Iterable[Path]) -> list[Path]:
+    """Summaries, and those that lie in directories."""
+    return sorted(path for place in places for path in (place.glob("*.json") if place.is_dir() else [place]))
 
 
 def read_leakage(path: Path) -> Leakage:
     """Read a summary. Raises DataError where it is broken or does not have the attack that it calls the strongest."""
-    leakage = store.read_json(path, Leakage)
+    leakage = typed_files.read_json(path, Leakage)
     for name, system in leakage.systems.items():
         for protocol, found in system.protocols.items():
             if bool(found.targets) != bool(found.attacks) or (found.targets and found.strongest not in found.attacks):
@@ -217,11 +189,11 @@ def read_scores(path: Path) -> list[ScoredExample]:
     """
     leakage = read_leakage(path)
     beside = scores_path(path)
-    if store.digest_file(beside) != leakage.scores.sha256:
+    if hashing.digest_file(beside) != leakage.scores.sha256:
         raise DataError("has changed since the summary was written", where=beside, hint="Run `perpcs mia --force`.")
-    return store.read_jsonl(beside, ScoredExample)
+    return typed_files.read_jsonl(beside, ScoredExample)
 
 
 def write_leakage(path: Path, leakage: Leakage) -> None:
     """Write a summary, atomically."""
-    store.write_json(path, leakage)
+    typed_files.write_json(path, leakage)

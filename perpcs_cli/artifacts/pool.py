@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts import store, tensors
 from perpcs_cli.artifacts.adapter import WEIGHTS, Adapter, open_adapter
 from perpcs_cli.artifacts.embeddings import Embeddings, read_embeddings
+from perpcs_cli.artifacts.io import hashing, safe_paths, tensors, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
-from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.errors import DataError
 
 
@@ -76,9 +76,9 @@ class OpenPool:
         """One sharer's adapter. Raises DataError where it is missing or not what the manifest recorded."""
         if index not in self._adapters:
             sharer = self.manifest.sharers[index]
-            directory = store.inside(self.path.parent, sharer.path, where=self.path)
+            directory = safe_paths.inside(self.path.parent, sharer.path, where=self.path)
             adapter = open_adapter(directory)
-            if store.digest_file(directory / WEIGHTS) != sharer.adapter:
+            if hashing.digest_file(directory / WEIGHTS) != sharer.adapter:
                 raise DataError(
                     f"the adapter of {sharer.user_id!r} has changed since the pool was built",
                     where=directory / WEIGHTS,
@@ -92,7 +92,7 @@ class OpenPool:
         path = gates_path(self.path)
         if not self.manifest.gates:
             raise DataError("the pool was built without gates", where=self.path, hint="Train them with `perpcs gate`.")
-        if not path.exists() or store.digest_file(path) != self.manifest.gates:
+        if not path.exists() or hashing.digest_file(path) != self.manifest.gates:
             raise DataError("the pool's gates are missing or have changed", where=path, hint="Build the pool again.")
         file = tensors.open_tensors(path)
         for module, (_, inputs) in self.manifest.modules.items():
@@ -111,7 +111,7 @@ class OpenPool:
                 where=self.path,
                 hint="Make them with `perpcs embed`, then build the pool again with `perpcs pool build --force`.",
             )
-        if not path.exists() or store.digest_file(path) != self.manifest.embeddings:
+        if not path.exists() or hashing.digest_file(path) != self.manifest.embeddings:
             raise DataError(
                 "the pool's embeddings are missing or have changed", where=path, hint="Build the pool again."
             )
@@ -158,22 +158,19 @@ def open_pool(path: Path) -> OpenPool:
     if not path.exists():
         raise DataError("there is no pool", where=path, hint="Build it with `perpcs pool build`.")
     refuse_half_revoked(path)
-    manifest = store.read_json(path, Pool)
+    manifest = typed_files.read_json(path, Pool)
     for sharer in manifest.sharers:
-        store.check_id(sharer.user_id, "sharer", where=path)
-        store.inside(path.parent, sharer.path, where=path)
+        safe_paths.check_id(sharer.user_id, "sharer", where=path)
+        safe_paths.inside(path.parent, sharer.path, where=path)
         if any(not 0 <= i < len(manifest.modules) for i in sharer.shared or ()):
             raise DataError(f"{sharer.user_id!r} shares a piece that is not in the list of modules", where=path)
     if len({s.user_id for s in manifest.sharers}) < len(manifest.sharers):
         raise DataError("a sharer is listed twice", where=path)
-    return OpenPool(path, manifest, store.digest_file(path))
+    return OpenPool(path, manifest, hashing.digest_file(path))
 
 
-def check_base(pool: OpenPool, fingerprint: str, model: str, layers: Mapping[str, tuple[int, int]]) -> None:
-    """Raise DataError where the pool was built on another base model or task adapter, or for other target layers.
-
-    `layers`: the target layers of the model that runs, with their (d, n).
-    """
+def check_base(pool: OpenPool, fingerprint: str, model: str) -> None:
+    """Raise DataError where the pool was built on another base model or task adapter."""
     if pool.manifest.base != fingerprint:
         raise DataError(
             "the pool was built on another base model or task adapter",
@@ -181,6 +178,10 @@ def check_base(pool: OpenPool, fingerprint: str, model: str, layers: Mapping[str
             hint=f"Its model is {pool.manifest.model!r}, fingerprint {pool.manifest.base[:12]}…; "
             f"this is {model!r}, {fingerprint[:12]}…. Check --model and --task-adapter.",
         )
+
+
+def check_layers(pool: OpenPool, layers: Mapping[str, tuple[int, int]]) -> None:
+    """Raise DataError where the pool was built for other target layers than the model's `layers` with their (d, n)."""
     known = pool.manifest.modules
     if odd := sorted((m for m in {**layers, **known} if layers.get(m) != known.get(m)), key=tensors.natural):
         raise DataError(

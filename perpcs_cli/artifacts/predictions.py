@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.io import hashing, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.errors import DataError
 
 
@@ -26,7 +26,7 @@ class PredictionsInfo(
     kw_only=True,
     forbid_unknown_fields=True,
     tag_field="format",
-    tag="perpcs.predictions/1",
+    tag="perpcs.predictions/2",
 ):
     """What the lines of a predictions file are."""
 
@@ -35,6 +35,8 @@ class PredictionsInfo(
     """The model in a few words, for tables: `base`, `per-pcs top-3`."""
     count: int
     """Lines in the file."""
+    sha256: str
+    """Of the file."""
     provenance: Provenance
 
 
@@ -48,7 +50,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
     Raises DataError for broken lines, an empty file and a query that was answered twice.
     """
-    rows = store.read_jsonl(path, Prediction)
+    rows = typed_files.read_jsonl(path, Prediction)
     if not rows:
         raise DataError("holds no predictions", where=path)
     seen: set[tuple[str, str]] = set()
@@ -61,27 +63,27 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def write_predictions(path: Path, rows: list[Prediction]) -> None:
     """Write predictions, one a line, atomically."""
-    store.write_jsonl(path, rows)
+    typed_files.write_jsonl(path, rows)
 
 
 def read_info(path: Path, rows: list[Prediction]) -> PredictionsInfo | None:
     """The sidecar of the predictions `rows` read from `path`, or None where there is none.
 
-    Raises DataError for a broken sidecar, and where it counts other rows than there are.
+    Raises DataError for a broken sidecar, and where it is of another content than there is.
     """
     beside = info_path(path)
     if not beside.exists():
         return None
-    info = store.read_json(beside, PredictionsInfo)
+    info = typed_files.read_json(beside, PredictionsInfo)
     if info.count != len(rows):
-        raise DataError(
-            f"holds {len(rows)} predictions and {beside.name} counts {info.count}",
-            where=path,
-            hint="The file was cut or changed; predict again.",
-        )
+        what = f"holds {len(rows)} predictions and {beside.name} counts {info.count}"
+        raise DataError(what, where=path, hint="The file was cut or changed; predict again with --force.")
+    if info.sha256 != hashing.digest_file(path):
+        what = f"does not hold the predictions that {beside.name} tells of"
+        raise DataError(what, where=path, hint="The file was changed; predict again with --force.")
     return info
 
 
 def write_info(path: Path, info: PredictionsInfo) -> None:
     """Write the sidecar of the predictions at `path`, atomically."""
-    store.write_json(info_path(path), info)
+    typed_files.write_json(info_path(path), info)

@@ -122,3 +122,11 @@ def _accountant() -> RDPAccountant:
     from opacus.accountants import RDPAccountant
 
     return RDPAccountant()
+
+
+def spoken(spent: Guarantee | None) -> str:
+    """A guarantee in short: `epsilon 7.99, delta 1e-05`, or `none`."""
+    if not spent:
+        return "none"
+    # Rounded up: less than what was spent must not be claimed.
+    return f"epsilon {math.ceil(spent.epsilon * 100) / 100:.2f}, delta {spent.delta:g}"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.io import safe_paths, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.predictions import info_path
-from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError
 
@@ -26,11 +26,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ProfilesInfo(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.profiles/1"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.profiles/2"
 ):
     """What the lines of a profiles file are."""
 
     task: str
+    sha256: str
+    """Of the file."""
     provenance: Provenance
 
 
@@ -42,8 +44,8 @@ def read_profiles(path: Path) -> dict[str, Profile]:
     if not path.exists():
         return {}
     profiles: dict[str, Profile] = {}
-    for row in store.read_jsonl(path, Profile):
-        store.check_id(row.user_id, "user id", where=path)
+    for row in typed_files.read_jsonl(path, Profile):
+        safe_paths.check_id(row.user_id, "user id", where=path)
         if row.user_id in profiles:
             raise DataError(f"user {row.user_id!r} has two profiles", where=path)
         profiles[row.user_id] = row
@@ -52,17 +54,17 @@ def read_profiles(path: Path) -> dict[str, Profile]:
 
 def write_profiles(path: Path, profiles: dict[str, Profile]) -> None:
     """Write profiles in the order of the ids, atomically: the same profiles always give the same bytes."""
-    store.write_jsonl(path, [profiles[user_id] for user_id in sorted(profiles)])
+    typed_files.write_jsonl(path, [profiles[user_id] for user_id in sorted(profiles)])
 
 
 def read_info(path: Path) -> ProfilesInfo:
     """The sidecar of the profiles at `path`. Raises DataError where it is missing or broken."""
-    return store.read_json(info_path(path), ProfilesInfo)
+    return typed_files.read_json(info_path(path), ProfilesInfo)
 
 
 def write_info(path: Path, info: ProfilesInfo) -> None:
     """Write the sidecar of the profiles at `path`, atomically."""
-    store.write_json(info_path(path), info)
+    typed_files.write_json(info_path(path), info)
 
 
 def with_profiles(users: dict[str, User], path: Path) -> dict[str, User]:

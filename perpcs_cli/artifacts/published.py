@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.errors import DataError
 
 SHIPPED = Path(__file__).with_name("published.toml")
@@ -52,7 +52,7 @@ def read_published(path: Path = SHIPPED) -> dict[str, PublishedTable]:
     Raises DataError for broken TOML, another format, wrong or unknown keys, a layout or a figure that stands twice,
     and a value that is no finite number or no fraction where the metric is one.
     """
-    content = store.read_toml(path, str(Published.__struct_config__.tag))
+    content = typed_files.read_toml(path, str(Published.__struct_config__.tag))
     try:
         published = msgspec.convert(content, Published)
     except msgspec.ValidationError as error:

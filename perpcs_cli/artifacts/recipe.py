@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.provenance import Provenance
-from perpcs_cli.artifacts.workspace import Merge
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.errors import DataError
 
 EVERY = "*"
@@ -144,12 +144,12 @@ def split_layer(module: str) -> tuple[str, int]:
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write a recipe without spaces: it is what a target user keeps."""
-    store.write_text(path, msgspec.json.encode(recipe).decode() + "\n")
+    typed_files.write_text(path, msgspec.json.encode(recipe).decode() + "\n")
 
 
 def read_recipe(path: Path, *, pool: str) -> Recipe:
     """Read a recipe and check that it belongs to the pool with this digest."""
-    recipe = store.read_json(path, Recipe)
+    recipe = typed_files.read_json(path, Recipe)
     if recipe.pool != pool:
         raise DataError(
             "the recipe was made with another pool",

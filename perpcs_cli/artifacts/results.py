@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.io import safe_paths, typed_files
+from perpcs_cli.artifacts.io.journal import Appender
 from perpcs_cli.errors import DataError
 
 FILE = "results.jsonl"
@@ -46,7 +47,7 @@ def read_results(path: Path) -> list[Result]:
     """
     rows: list[Result] = []
     seen: set[str] = set()
-    for number, line in enumerate(store.read_bytes(path).split(b"\n")[:-1], start=1):
+    for number, line in enumerate(typed_files.read_bytes(path).split(b"\n")[:-1], start=1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
@@ -58,7 +59,7 @@ def read_results(path: Path) -> list[Result]:
             raise DataError(f"the cell {row.digest[:12]} is recorded twice", where=where)
         seen.add(row.digest)
         for place in (row.predictions, row.users):
-            store.inside(path.parent, place, where=where)
+            safe_paths.inside(path.parent, place, where=where)
         rows.append(row)
     return rows
 
@@ -68,7 +69,7 @@ class Results:
 
     def __init__(self, path: Path, rows: list[Result]) -> None:
         self.rows = {row.digest: row for row in rows}
-        self._journal = store.Journal(path)
+        self._journal = Appender(path)
 
     def append(self, row: Result) -> None:
         """Add a row; it is on disk when this returns. A cell that is recorded already is left as it is."""

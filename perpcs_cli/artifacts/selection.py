@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.provenance import Provenance, check_same
+from perpcs_cli.artifacts.io import safe_paths, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.users import read_ids
 from perpcs_cli.errors import DataError, UsageError
 
@@ -57,8 +57,8 @@ class Selection(
 
 def read_selection(path: Path) -> Selection:
     """Read `selection.json`. Raises DataError where it is broken, empty, or names a user twice or unsafely."""
-    selection = store.read_json(path, Selection)
-    ids = [store.check_id(one.user_id, "user id", where=path) for one in selection.chosen]
+    selection = typed_files.read_json(path, Selection)
+    ids = [safe_paths.check_id(one.user_id, "user id", where=path) for one in selection.chosen]
     if not ids or len(ids) != len(set(ids)):
         raise DataError("selects a user twice" if ids else "selects nobody", where=path)
     return selection
@@ -66,8 +66,8 @@ def read_selection(path: Path) -> Selection:
 
 def write_selection(directory: Path, selection: Selection) -> None:
     """Write `sharer.txt` and, last, `selection.json`; each file atomically."""
-    store.write_text(directory / IDS, "".join(f"{one.user_id}\n" for one in selection.chosen))
-    store.write_json(directory / FILE, selection)
+    typed_files.write_text(directory / IDS, "".join(f"{one.user_id}\n" for one in selection.chosen))
+    typed_files.write_json(directory / FILE, selection)
 
 
 def is_written(directory: Path, selection: Selection) -> bool:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, UsageError
 
 FILE = "split.json"
+PARTS = ("base", "target", "candidate")
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,18 +79,27 @@ def draw_parts(
 
 
 def read_split(path: Path) -> Split:
-    """Read `split.json`. Raises DataError where it is broken or a user stands in two parts."""
-    split = store.read_json(path, Split)
+    """Read `split.json`. Raises DataError where it is broken, a user stands in two parts, or a list says otherwise."""
+    split = typed_files.read_json(path, Split)
     parts = split.parts
     ids = [*parts.base, *parts.target, *parts.candidate, *parts.left_out]
     if len(ids) != len(set(ids)):
         raise DataError("a user is in more than one part", where=path)
+    for name in PARTS:
+        listed = path.with_name(f"{name}.txt")
+        if typed_files.read_text(listed) != list_of(parts, name):
+            raise DataError(f"lists other users than {path.name}", where=listed, hint="Split again with --force.")
     return split
+
+
+def list_of(parts: Parts, name: str) -> str:
+    """The content of a part's list: its ids, one a line."""
+    ids: list[str] = getattr(parts, name)
+    return "".join(f"{one}\n" for one in ids)
 
 
 def write_split(directory: Path, split: Split) -> None:
     """Write the lists of ids and, last, `split.json`; each file atomically."""
-    for name in ("base", "target", "candidate"):
-        ids: list[str] = getattr(split.parts, name)
-        store.write_text(directory / f"{name}.txt", "".join(f"{one}\n" for one in ids))
-    store.write_json(directory / FILE, split)
+    for name in PARTS:
+        typed_files.write_text(directory / f"{name}.txt", list_of(split.parts, name))
+    typed_files.write_json(directory / FILE, split)

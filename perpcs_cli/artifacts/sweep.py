@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.workspace import Preset
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.settings import Preset
 from perpcs_cli.errors import UsageError
 
 FORMAT = "perpcs.sweep/1"
@@ -100,7 +100,7 @@ class _Raw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def read_sweep(path: Path) -> Sweep:
     """Read and check a config. Raises DataError where it cannot be read, and UsageError that names what is unknown."""
-    content = store.read_toml(path, FORMAT)
+    content = typed_files.read_toml(path, FORMAT)
     del content["format"]
     check_names(content, _Raw.__struct_fields__, "key", path)
     try:
@@ -159,7 +159,7 @@ def check_names(given: Collection[str], known: Collection[str], what: str, where
 def _flags(step: str, flags: object, where: str) -> dict[str, Value]:
     check_names([step], STEPS, "step", where)
     if not isinstance(flags, dict):
-        raise UsageError(f"the flags of {step} are a table, as {{ limit = 96 }}, not {flags!r}", where=where)
+        raise UsageError(f"the flags of {step} are a table, as {{ max-examples = 96 }}, not {flags!r}", where=where)
     return {flag: _value(value, f"{where}, {step}.{flag}") for flag, value in flags.items()}
 
 

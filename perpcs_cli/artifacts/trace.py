@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts import store
-from perpcs_cli.artifacts.provenance import Provenance
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io.journal import Appender, open_journal, read_journal
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.errors import DataError
 
 Tokens = tuple[int, ...]
@@ -62,7 +63,7 @@ class Trace:
         self.known: dict[tuple[float, ...], Evaluation] = {}
         self.answers: dict[str, tuple[Tokens, ...]] = {}
         self.calls = 0
-        self._journal = store.Journal(path)
+        self._journal = Appender(path)
         self._remember(rows)
 
     def append(self, rows: Sequence[Evaluation]) -> None:
@@ -86,16 +87,13 @@ def open_trace(path: Path, header: TraceHeader) -> Trace:
     """Open a trace to go on with, or begin one. The candidates of a call that was not written to its end are dropped,
     because they will be decoded again, together.
 
-    Raises DataError where the file is broken. That its header is the same is for the caller to check first.
+    Raises DataError where the file is broken, or a trace of something else.
     """
-    if not path.exists():
-        store.write_jsonl(path, [header])
-        return Trace(path, header, [])
-    store.Journal(path)
-    _, rows = read_trace(path)
+    rows = open_journal(path, header, Evaluation).rows
+    _check(path, header, rows)
     if rows and len(last := [row for row in rows if row.call == rows[-1].call]) < rows[-1].of:
         rows = rows[: -len(last)]
-        store.write_jsonl(path, [header, *rows])
+        typed_files.write_jsonl(path, [header, *rows])
     return Trace(path, header, rows)
 
 
@@ -104,28 +102,19 @@ def read_trace(path: Path) -> tuple[TraceHeader, list[Evaluation]]:
 
     Raises DataError with the line's number where one is broken or does not fit the header.
     """
-    lines = store.read_bytes(path).split(b"\n")[:-1]
-    header: TraceHeader | None = None
-    rows: list[Evaluation] = []
+    header, rows = read_journal(path, TraceHeader, Evaluation)
+    _check(path, header, rows)
+    return header, rows
+
+
+def _check(path: Path, header: TraceHeader, rows: Sequence[Evaluation]) -> None:
     answered: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}"
-        try:
-            if header is None:
-                header = msgspec.json.decode(line, type=TraceHeader)
-                continue
-            row = msgspec.json.decode(line, type=Evaluation)
-        except msgspec.DecodeError as error:
-            raise DataError(f"not a line of a perpcs trace: {error}", where=where) from None
+    for number, row in enumerate(rows, start=2):
         answered |= {row.outputs} if row.tokens is not None else set()
         items = header.items if row.tokens is None else len(row.tokens)
         sizes = (len(row.weights), len(row.similarity), items)
         if sizes != (header.weights, len(header.sharers), header.items) or row.outputs not in answered:
-            raise DataError("the candidate does not fit the trace's first line", where=where)
-        rows.append(row)
-    if header is None:
-        raise DataError("holds no trace", where=path, hint="Use --force to begin again.")
-    return header, rows
+            raise DataError("the candidate does not fit the trace's first line", where=f"{path}, line {number}")
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

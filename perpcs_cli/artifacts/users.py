@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.io import hashing, safe_paths, typed_files
 from perpcs_cli.errors import DataError, UsageError
 
 Item = dict[str, str | list[str]]
@@ -35,8 +36,8 @@ def read_users(path: Path) -> dict[str, User]:
     """Users by id, in file order. Raises DataError for broken lines, unsafe ids and ids that occur twice,
     of users and of a user's queries."""
     users: dict[str, User] = {}
-    for user in store.read_jsonl(path, User):
-        store.check_id(user.user_id, "user id", where=path)
+    for user in typed_files.read_jsonl(path, User):
+        safe_paths.check_id(user.user_id, "user id", where=path)
         if user.user_id in users:
             raise DataError(f"user {user.user_id!r} occurs twice", where=path)
         asked = [query.id for query in user.queries]
@@ -51,26 +52,23 @@ def read_users(path: Path) -> dict[str, User]:
 
 def write_users(path: Path, users: list[User]) -> None:
     """Write users, one a line, atomically."""
-    store.write_jsonl(path, users)
+    typed_files.write_jsonl(path, users)
 
 
 def read_ids(path: Path) -> list[str]:
     """A list of user ids, one a line. Raises DataError where the file is missing or empty."""
-    ids = [line.strip() for line in store.read_text(path).splitlines() if line.strip()]
+    ids = [line.strip() for line in typed_files.read_text(path).splitlines() if line.strip()]
     if not ids:
         raise DataError("holds no user ids", where=path)
     return ids
 
 
-def choose_users(users: dict[str, User], wanted: list[str], *, where: object) -> list[User]:
-    """The users named by `wanted`: ids, or `@FILE` for a list of ids. In the given order, without repeats.
+def choose_users(users: dict[str, User], wanted: Sequence[str], *, where: object) -> list[User]:
+    """The users named by the ids `wanted`, in the given order, without repeats.
 
     Raises UsageError for an id that is not among `users`.
     """
-    ids: list[str] = []
-    for name in wanted:
-        ids += read_ids(Path(name[1:])) if name.startswith("@") else [name]
-    missing = [i for i in ids if i not in users]
+    missing = [i for i in wanted if i not in users]
     if missing:
         shown = ", ".join(repr(i) for i in missing[:3])
         raise UsageError(
@@ -78,7 +76,7 @@ def choose_users(users: dict[str, User], wanted: list[str], *, where: object) ->
             where=where,
             hint=f"It holds {len(users)} users, {next(iter(users))!r} for example.",
         )
-    return [users[i] for i in dict.fromkeys(ids)]
+    return [users[i] for i in dict.fromkeys(wanted)]
 
 
 def newest(user: User, count: int | None) -> User:
@@ -101,6 +99,6 @@ def held_out(user: User, share: float, seed: int) -> tuple[User, User]:
             hint="Choose users with more items, or train without --hold-out.",
         )
     count = min(size - 1, max(1, round(share * size)))
-    away = set(random.Random(store.derive_seed(seed, "hold-out", user.user_id)).sample(range(size), count))
+    away = set(random.Random(hashing.derive_seed(seed, "hold-out", user.user_id)).sample(range(size), count))
     parts = [[item for place, item in enumerate(user.history) if (place in away) is side] for side in (False, True)]
     return msgspec.structs.replace(user, history=parts[0]), msgspec.structs.replace(user, history=parts[1])

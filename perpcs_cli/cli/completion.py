@@ -1,14 +1,6 @@
-"""`perpcs completion`: the shells' completion scripts, as in the directory completions/."""
+"""Letting the app answer the shells' completion scripts."""
 
 from __future__ import annotations
-
-from typing import Annotated, Literal
-
-import typer
-
-from perpcs_cli.cli.console import Console
-
-Shell = Literal["bash", "zsh", "fish"]
 
 
 def enable() -> None:
@@ -16,13 +8,3 @@ def enable() -> None:
     from typer._completion_classes import completion_init
 
     completion_init()
-
-
-def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:
-    """Print the completion script of a shell.
-
-    In bash: eval "$(perpcs completion bash)".
-    """
-    from typer._completion_shared import get_completion_script
-
-    Console().data(get_completion_script(prog_name="perpcs", complete_var="_PERPCS_COMPLETE", shell=shell))

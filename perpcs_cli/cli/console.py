@@ -25,16 +25,21 @@ class Bar:
 
 
 class Console:
-    """The output of one command. `json`: stdout is one JSON value. `quiet`: no talk and no progress."""
+    """The output of one command. `json`: stdout is one JSON value. `quiet`: no talk and no progress.
 
-    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+    Without `data` results are not shown: the command is a step of another one.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False, data: bool = True) -> None:
         self.json = json
         self.quiet = quiet
+        self._shows = data
 
     def data(self, text: str) -> None:
         """Write a result to stdout as it is."""
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        sys.stdout.flush()
+        if self._shows and text:
+            sys.stdout.write(text if text.endswith("\n") else text + "\n")
+            sys.stdout.flush()
 
     def result(self, value: object, text: str) -> None:
         """Write a result: `value` as JSON with `--json`, else `text`."""

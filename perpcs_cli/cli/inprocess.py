@@ -1,19 +1,68 @@
-"""Running a command line of perpcs inside another command, as a person could by hand."""
+"""The commands of perpcs for a sweep: what each one takes, and running a command line as a person could by hand."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import typer
 
+from perpcs_cli.artifacts.sweep import STEPS
 from perpcs_cli.cli.console import Console
+from perpcs_cli.errors import UsageError
+from perpcs_cli.experiments.sweeps.grid import Flag, Flags
+from perpcs_cli.experiments.sweeps.pipeline import COMMANDS
+
+REFUSED: Any = typer.BadParameter.__base__
+"""What a command raises for a command line that it does not take; Typer exports only this kind of it."""
 
 
-def find_command(line: Sequence[str]) -> tuple[Any, int]:
+@dataclass(frozen=True)
+class Shell:
+    """Runs command lines in this process; their talk goes to `console`, and what they find nowhere."""
+
+    console: Console
+
+    def flags(self) -> Flags:
+        """The flags of each step's command."""
+        return {
+            step: {
+                flag.name: flag
+                for parameter in _find(COMMANDS.get(step, (step,)))[0].params
+                for flag in [_flag(parameter)]
+                if flag is not None
+            }
+            for step in STEPS
+        }
+
+    def check(self, line: Sequence[str]) -> None:
+        """Raise UsageError where the command would not take its own command line."""
+        try:
+            with self._opened(line):
+                pass
+        except REFUSED as error:
+            raise UsageError(error.format_message()) from None
+
+    def run(self, line: Sequence[str]) -> None:
+        """Run a command line, and say which."""
+        self.console.note(f"$ {shlex.join(['perpcs', *line])}")
+        with self._opened(line) as (command, context):
+            command.invoke(context)
+
+    @contextlib.contextmanager
+    def _opened(self, line: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+        """(command, context) of a command line, without `perpcs` in front, while the block lasts."""
+        command, words = _find(line)
+        quiet = Console(quiet=self.console.quiet, data=False)
+        name = " ".join(["perpcs", *line[:words]])
+        with command.make_context(name, list(line[words:]), obj=quiet) as context:
+            yield command, context
+
+
+def _find(line: Sequence[str]) -> tuple[Any, int]:
     """(the command that a line names, how many of its words do)."""
     from perpcs_cli.cli.main import app
 
@@ -25,20 +74,11 @@ def find_command(line: Sequence[str]) -> tuple[Any, int]:
     return command, words
 
 
-@contextlib.contextmanager
-def opened(line: Sequence[str]) -> Iterator[tuple[Any, Any]]:
-    """(command, context) of a command line, without `perpcs` in front, while the block lasts.
-
-    Raises what Typer raises for a line that the command does not take.
-    """
-    command, words = find_command(line)
-    with command.make_context(" ".join(["perpcs", *line[:words]]), list(line[words:])) as context:
-        yield command, context
-
-
-def run_line(line: Sequence[str], console: Console) -> None:
-    """Run a command line, and say which. Its data goes nowhere, its talk to stderr."""
-    quiet = ["--quiet"] if console.quiet else []
-    console.note(f"$ {shlex.join(['perpcs', *line])}")
-    with opened([*line, *quiet]) as (command, context), contextlib.redirect_stdout(io.StringIO()):
-        command.invoke(context)
+def _flag(parameter: Any) -> Flag | None:
+    """What a command's parameter is on the command line; None for an argument."""
+    if parameter.param_type_name != "option":
+        return None
+    name = max(parameter.opts, key=len).removeprefix("--")
+    off = parameter.secondary_opts[0].removeprefix("--") if parameter.secondary_opts else ""
+    default = parameter.default if isinstance(parameter.default, bool | int | float | str) else None
+    return Flag(name, default, bool(parameter.is_flag), off)

@@ -12,35 +12,36 @@ from typer.core import TyperGroup
 
 from perpcs_cli import __version__
 from perpcs_cli.cli import completion
+from perpcs_cli.cli.command import Command
 from perpcs_cli.errors import PerpcsError
 
 COMMANDS = {
-    "init": ("init:init", "Make a workspace."),
-    "import": ("import_:import_", "Read users from LaMP's and other layouts."),
-    "split": ("split:split", "Divide users into base users, targets and candidates."),
-    "prompt": ("prompt:prompt", "Show exactly what the model sees."),
-    "profile": ("profile:profile", "Write users' textual profiles with a language model."),
-    "adapt": ("adapt:adapt", "Adapt the base model to the task."),
-    "embed": ("embed:embed", "Embed the users' histories or profiles."),
-    "select": ("select:select", "Select the sharers among the candidates."),
-    "train-sharer": ("train_sharer:train_sharer", "Train a LoRA for each user."),
-    "gate": ("gate:gate", "Train gates for sharers' pieces."),
-    "pool": ("pool:app", "Build, list and verify what sharers give."),
-    "assemble": ("assemble:assemble", "Assemble target users' recipes from the pool."),
-    "similar": ("similar:similar", "List the sharers most like a user."),
-    "retrieve": ("retrieve:retrieve", "Merge the most similar sharers' LoRAs."),
-    "prime": ("prime:prime", "Search the weights of similar sharers' LoRAs."),
-    "predict": ("predict:predict", "Answer the users' queries."),
-    "eval": ("eval_:eval_", "Evaluate predictions with LaMP's metrics."),
-    "mia": ("mia:mia", "Attack models by membership inference."),
-    "sweep": ("sweep:sweep", "Run a grid of settings into one table of results."),
-    "table": ("table:table", "Lay out a sweep's results as the papers' tables."),
-    "plan": ("plan:plan", "Estimate a sweep's memory, time and disk."),
-    "audit": ("audit:audit", "Report what a pool and its recipes give away."),
-    "bench": ("bench:app", "Measure the engine on this machine."),
-    "model": ("model_:app", "Fetch and list small models to work with."),
-    "synth": ("synth:synth", "Make a small synthetic data set."),
-    "completion": ("completion:completion", "Print the completion script of a shell."),
+    "init": ("workspace.init:init", "Make a workspace."),
+    "import": ("data.import_:import_", "Read users from LaMP's and other layouts."),
+    "split": ("data.split:split", "Divide users into base users, targets and candidates."),
+    "prompt": ("data.prompt:prompt", "Show exactly what the model sees."),
+    "profile": ("data.profile:profile", "Write users' textual profiles with a language model."),
+    "adapt": ("share.adapt:adapt", "Adapt the base model to the task."),
+    "embed": ("data.embed:embed", "Embed the users' histories or profiles."),
+    "select": ("data.select:select", "Select the sharers among the candidates."),
+    "train-sharer": ("share.train_sharer:train_sharer", "Train a LoRA for each user."),
+    "gate": ("share.gate:gate", "Train gates for sharers' pieces."),
+    "pool": ("share.pool:app", "Build, list and verify what sharers give."),
+    "assemble": ("personalize.assemble:assemble", "Assemble target users' recipes from the pool."),
+    "similar": ("personalize.similar:similar", "List the sharers most like a user."),
+    "retrieve": ("personalize.retrieve:retrieve", "Merge the most similar sharers' LoRAs."),
+    "prime": ("personalize.prime:prime", "Search the weights of similar sharers' LoRAs."),
+    "predict": ("evaluate.predict:predict", "Answer the users' queries."),
+    "eval": ("evaluate.eval_:eval_", "Evaluate predictions with LaMP's metrics."),
+    "mia": ("evaluate.mia:mia", "Attack models by membership inference."),
+    "sweep": ("experiments.sweep:sweep", "Run a grid of settings into one table of results."),
+    "table": ("experiments.table:table", "Lay out a sweep's results as the papers' tables."),
+    "plan": ("experiments.plan:plan", "Estimate a sweep's memory, time and disk."),
+    "audit": ("evaluate.audit:audit", "Report what a pool and its recipes give away."),
+    "bench": ("bench.app:app", "Measure the engine on this machine."),
+    "model": ("workspace.models:app", "Fetch and list small models to work with."),
+    "synth": ("data.synth:synth", "Make a small synthetic data set."),
+    "completion": ("workspace.completion:completion", "Print the completion script of a shell."),
 }
 """Command → (where it lives in this package, its help in one line)."""
 
@@ -61,7 +62,7 @@ class Commands(TyperGroup):
         target = getattr(import_module(f"perpcs_cli.cli.{module}"), name)
         if not isinstance(target, typer.Typer):
             single = typer.Typer(add_completion=False, rich_markup_mode=None)
-            single.command(cmd_name, short_help=line)(target)
+            single.command(cmd_name, short_help=line, cls=Command)(target)
             target = single
         command = typer.main.get_command(target)
         command.name = cmd_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.io import atomic
 from perpcs_cli.errors import UsageError
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -70,5 +70,5 @@ def curve_plot(
             axes.legend(frameon=False)
         kind = path.suffix.lower()
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(kind, {})
-        with store.replacing(path) as temporary:
+        with atomic.replacing(path) as temporary:
             figure.savefig(temporary, format=kind[1:], metadata=metadata, dpi=200)

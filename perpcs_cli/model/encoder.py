@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from perpcs_cli.errors import DataError
-from perpcs_cli.model.base import choose_device, choose_dtype, fingerprint_model, locate
-from perpcs_cli.model.batching import by_budget
+from perpcs_cli.model.engine.batching import by_budget
+from perpcs_cli.model.loading.identity import choose_device, choose_dtype, fingerprint_model, locate
 
 BATCH_TOKENS = 16384
 BATCH_ROWS = 64

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
+from perpcs_cli.tasks.bm25 import best_earlier, best_of_all
 from perpcs_cli.tasks.prompts import (
     PLAIN,
     PUBLISHED,
@@ -25,7 +26,6 @@ from perpcs_cli.tasks.prompts import (
     query_prompt,
     search_text,
 )
-from perpcs_cli.tasks.retrieval import best_earlier, best_of_all
 from perpcs_cli.tasks.spec import Task
 
 

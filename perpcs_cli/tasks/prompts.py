@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.users import Item, Query
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.spec import Task
@@ -64,7 +64,7 @@ class Prompt:
 
 def digest(prompts: Iterable[Prompt]) -> str:
     """SHA-256 of prompts and answers: what an artifact was made from, to tell whether it is still the same."""
-    return store.digest_value([[prompt.text, prompt.answer] for prompt in prompts])
+    return hashing.digest_value([[prompt.text, prompt.answer] for prompt in prompts])
 
 
 def history_prompt(task: Task, item: Item, *, context: str = "") -> Prompt:

@@ -9,8 +9,8 @@ import torch
 from helpers import provenance
 from safetensors.torch import load_file, save_file
 
-from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import CARD, CONFIG, PREFIX, WEIGHTS, AdapterConfig, Card, open_adapter, write_adapter
+from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.errors import DataError
 
 MODULES = ["model.layers.2.self_attn.q_proj", "model.layers.10.self_attn.q_proj"]
@@ -20,9 +20,9 @@ CONFIG_8 = AdapterConfig(r=2, lora_alpha=8.0, target_modules=["q_proj"], base_mo
 def write_card(adapter):
     """A card for the weights that are there."""
     losses = {"first_loss": 2.0, "last_loss": 1.0}
-    digest = store.digest_file(adapter / WEIGHTS)
+    digest = hashing.digest_file(adapter / WEIGHTS)
     card = Card(user_id="u", examples=3, steps=2, tokens=9, **losses, digest=digest, provenance=provenance("f" * 64))
-    store.write_json(adapter / CARD, card)
+    typed_files.write_json(adapter / CARD, card)
     return card
 
 
@@ -74,7 +74,7 @@ def test_the_same_pieces_give_the_same_bytes(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     digests = [write_adapter(tmp_path / d, p, CONFIG_8, "0") for d, p in (("a", pieces()), ("b", backwards))]
-    assert digests[0] == digests[1] == store.digest_file(tmp_path / "a" / WEIGHTS)
+    assert digests[0] == digests[1] == hashing.digest_file(tmp_path / "a" / WEIGHTS)
 
 
 def test_rank_stabilized_scale(tmp_path):

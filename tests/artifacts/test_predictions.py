@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.predictions import (
     Prediction,
     PredictionsInfo,
@@ -13,7 +14,6 @@ from perpcs_cli.artifacts.predictions import (
     write_info,
     write_predictions,
 )
-from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.errors import DataError
 
 ROWS = [Prediction(user_id="u1", id="1", output="née"), Prediction(user_id="u2", id="1", output="")]

@@ -7,7 +7,7 @@ import sys
 import msgspec
 import pytest
 
-from perpcs_cli.artifacts import store
+from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.privacy import Guarantee, Mechanism, check_installed, compose, guarantee, noise_multiplier
 from perpcs_cli.errors import UsageError
 
@@ -96,8 +96,8 @@ def test_without_opacus(monkeypatch):
 
 def test_a_guarantee_survives_its_file(tmp_path):
     found = guarantee([LORA, GATE], DELTA)
-    store.write_json(tmp_path / "g.json", found)
-    assert store.read_json(tmp_path / "g.json", Guarantee) == found
+    typed_files.write_json(tmp_path / "g.json", found)
+    assert typed_files.read_json(tmp_path / "g.json", Guarantee) == found
     assert json.loads((tmp_path / "g.json").read_text())["relation"].startswith("one training example")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.profiles import (
     Profile,
     ProfilesInfo,
@@ -15,7 +16,6 @@ from perpcs_cli.artifacts.profiles import (
     write_info,
     write_profiles,
 )
-from perpcs_cli.artifacts.provenance import Provenance
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError
 

@@ -6,7 +6,7 @@ import pytest
 
 from perpcs_cli.artifacts.published import PublishedFigure, PublishedTable, read_published
 from perpcs_cli.errors import DataError
-from perpcs_cli.methods.papers import LAYOUTS, check_published
+from perpcs_cli.experiments.tables.paper_layouts import LAYOUTS, check_published
 
 HEAD = 'format = "perpcs.published/1"\n[[table]]\nlayout = "prime-4"\nsource = "S"\ntable = "T"\n'
 FIGURE = '{ task = "product_rating", metric = "mae", system = "PriME, α = 1", value = %s }'

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 from shell import DATA, RUNTIME, USAGE, Shell, named, refused
 
-from perpcs_cli.artifacts import store
-from perpcs_cli.model import train
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.model.training import train
 
 Change = Callable[[Shell], object]
 
@@ -421,7 +421,7 @@ OVERWRITE = {
     "pool build": "pool.json",
     "assemble --plain --top-k 2": "recipes/TARGET.json",
     "predict --base --max-new-tokens 8": "predictions/base.jsonl",
-    "synth --users 8 --history 4 --queries 2": "users.jsonl",
+    "synth --count 8 --history 4 --queries 2": "users.jsonl",
     "split --targets 2": "splits/split.json",
 }
 
@@ -457,7 +457,7 @@ def test_an_interrupted_training_leaves_the_old_sharer(shell: Shell, monkeypatch
 
     before = shell.walk()
     line = named(shell, "train-sharer --user SHARER --plain --steps 1 --force")
-    for place in ((train, "train"), (store, "write_json"), (Path, "rename")):
+    for place in ((train, "train"), (typed_files, "write_json"), (Path, "rename")):
         with monkeypatch.context() as patch:
             patch.setattr(*place, interrupted)
             assert shell(line).exit_code != 0

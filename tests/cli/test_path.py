@@ -13,10 +13,11 @@ from peft import PeftModel
 from shell import STEPS, MakeShell, Shell
 from transformers import AutoModelForCausalLM
 
-from perpcs_cli.artifacts import store
 from perpcs_cli.artifacts.adapter import CARD, Card
+from perpcs_cli.artifacts.io import atomic, typed_files
+from perpcs_cli.artifacts.io.journal import Journal
 from perpcs_cli.artifacts.predictions import Prediction
-from perpcs_cli.artifacts.workspace import FILE, read_settings
+from perpcs_cli.artifacts.settings import FILE, read_settings
 
 SAYS = {
     "init": "",
@@ -84,8 +85,8 @@ def test_a_finished_step_is_skipped(step: str, shell: Shell, monkeypatch: pytest
     def write(*_: object) -> None:
         raise AssertionError("a finished step writes nothing")
 
-    monkeypatch.setattr(store, "replacing", write)
-    monkeypatch.setattr(store, "replacing_directory", write)
+    monkeypatch.setattr(atomic, "replacing", write)
+    monkeypatch.setattr(atomic, "replacing_directory", write)
     before = shell.walk()
     again = shell.step(step)
     assert (again.exit_code, again.stdout) == (0, shell.results[step].stdout)
@@ -107,10 +108,10 @@ def test_only_what_is_missing_is_made(shell: Shell) -> None:
 
 def test_a_killed_predict_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     line = "predict --base --max-new-tokens 8 --batch-rows 1 --out out/base.jsonl"
-    append = store.Journal.append
+    append = Journal.append
     written: list[Prediction] = []
 
-    def killed(self: store.Journal, rows: Any) -> None:
+    def killed(self: Journal, rows: Any) -> None:
         written.extend(rows)
         if len(written) == 3:
             with self.path.open("ab") as file:
@@ -119,7 +120,7 @@ def test_a_killed_predict_goes_on_where_it_was(shell: Shell, monkeypatch: pytest
         append(self, written[-1:])
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.Journal, "append", killed)
+        patch.setattr(Journal, "append", killed)
         assert shell(line).exit_code != 0
     partial = shell.root / "out" / "base.partial.jsonl"
     assert len(partial.read_bytes().splitlines()) == 3
@@ -238,7 +239,7 @@ def test_flag_before_environment_before_file_before_published(
     (tmp_path / FILE).write_text(head + stored)
     result = Shell(tmp_path, tiny_dir)(f"train-sharer --steps 1 --device cpu {flags}", **environment)
     assert result.exit_code == 0, result.stderr
-    origin = store.read_json(tmp_path / "sharers" / "u" / CARD, Card).provenance
+    origin = typed_files.read_json(tmp_path / "sharers" / "u" / CARD, Card).provenance
     found = {"task": origin.settings["task"], "seed": origin.seed, "lr": origin.settings["train"]["lr"]}
     assert found == {**PUBLISHED, **expected}
 

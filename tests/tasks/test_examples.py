@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 
 from perpcs_cli.artifacts.users import Item, Query, User
 from perpcs_cli.errors import DataError
-from perpcs_cli.tasks.examples import (
-    adaptation_prompts,
-    history_prompts,
-    query_prompts,
-    training_prompts,
-)
+from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts, training_prompts
 from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Shown, Source, digest
 from perpcs_cli.tasks.spec import get_task
 

@@ -6,7 +6,7 @@ import pytest
 
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
-from perpcs_cli.tasks.profiles import profile_lines, profile_prompt
+from perpcs_cli.tasks.profile_prompts import profile_lines, profile_prompt
 from perpcs_cli.tasks.spec import TASKS, get_task
 
 PUBLISHED: dict[str, tuple[list[Item], str]] = {

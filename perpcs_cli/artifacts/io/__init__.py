@@ -1,0 +1,1 @@
+"""What all formats share: atomic files, journals, digests, safe paths, tensors, provenance and locks."""

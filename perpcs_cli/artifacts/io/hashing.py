@@ -1,0 +1,36 @@
+"""Digests of files and values, and the seeds that are made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import msgspec
+
+from perpcs_cli.errors import DataError
+
+
+def digest_bytes(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal. Raises DataError where it is missing."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise DataError("no such file", where=path) from None
+
+
+def digest_value(value: object) -> str:
+    """SHA-256 of a JSON value, independent of the order of its keys."""
+    plain = msgspec.to_builtins(value)
+    return digest_bytes(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode())
+
+
+def derive_seed(seed: int, *parts: str | int) -> int:
+    """A seed of its own for each purpose, user or batch, below 2⁶⁰."""
+    return int(digest_value([seed, *parts])[:15], 16)

@@ -1,0 +1,45 @@
+"""One process at a time writes a place; the others wait, and are told for whom."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from perpcs_cli.artifacts.io.atomic import writing
+
+
+@contextmanager
+def locked(place: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a file or directory that is about to be written while the block lasts: `.NAME.lock` beside it.
+
+    Where another process holds it, `waiting` is told who, and the block begins when that one has ended. The lock of a
+    process that was killed is nobody's.
+    """
+    from filelock import FileLock, Timeout
+
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path = place.parent / f".{place.name}.lock"
+        me = f"process {os.getpid()} on {socket.gethostname()}".encode()
+        lock = FileLock(path, on_acquired=lambda handle: (os.write(handle, me), None)[1])
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting(f"waiting for {_holder(path)}, which writes {place}")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        # While it is held: who waits for a deleted file begins again with a new one.
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") or "another process"
+    except OSError:
+        return "another process"

@@ -1,0 +1,75 @@
+"""Safetensors files, read one tensor at a time and checked: names, finite values, truncation. torch loads on use."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perpcs_cli.artifacts.io import atomic
+from perpcs_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """An opened, memory-mapped safetensors file."""
+
+    path: Path
+    handle: Any
+    keys: list[str]
+    metadata: dict[str, str]
+
+    def read(self, key: str) -> Tensor:
+        """One tensor. Raises DataError where it is missing, cut off, or holds NaN or infinity."""
+        if key not in self.keys:
+            raise DataError(f"missing tensor {key!r}", where=self.path)
+        tensor: Tensor = self.handle.get_tensor(key)
+        if not tensor.isfinite().all():
+            raise DataError(f"the tensor {key!r} holds NaN or infinity", where=self.path)
+        return tensor
+
+    def shape(self, key: str) -> list[int]:
+        """The shape of one tensor, without reading it. Raises DataError where it is missing."""
+        if key not in self.keys:
+            raise DataError(f"missing tensor {key!r}", where=self.path)
+        return list(self.handle.get_slice(key).get_shape())
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Open a safetensors file. Raises DataError where it is missing, another kind of file, or truncated."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+        raise DataError("pickled tensors are never loaded", where=path, hint="Convert the file to safetensors.")
+    if not path.is_file():
+        raise DataError("no such file", where=path)
+    try:
+        handle = safe_open(str(path), framework="pt")
+        keys: list[str] = list(handle.keys())  # type: ignore[no-untyped-call]
+        metadata: dict[str, str] = handle.metadata() or {}  # type: ignore[no-untyped-call]
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"not a whole safetensors file: {error}", where=path) from None
+    return TensorFile(path, handle, keys, metadata)
+
+
+def write_tensors(path: Path, named: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors atomically; the same content always gives the same bytes. Raises DataError for NaN or infinity."""
+    from safetensors.torch import save_file
+
+    for key, tensor in named.items():
+        if not tensor.isfinite().all():
+            raise DataError(
+                f"not written: {key!r} would hold NaN or infinity", where=path, hint="Try a lower learning rate."
+            )
+    ordered = {key: named[key].detach().cpu().contiguous() for key in sorted(named, key=natural)}
+    with atomic.replacing(path) as temporary:
+        save_file(ordered, str(temporary), metadata=dict(sorted(metadata.items())))
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A sort key that puts layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,125 @@
+"""Typed JSON, JSONL and TOML: read with clear errors, written atomically."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from perpcs_cli.artifacts.io import atomic
+from perpcs_cli.errors import DataError
+
+T = TypeVar("T")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic.replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a struct as indented JSON, atomically. The same value always gives the same bytes."""
+    write_text(path, json_bytes(value).decode())
+
+
+def json_bytes(value: object) -> bytes:
+    """What `write_json` writes."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+
+
+def write_jsonl(path: Path, rows: Iterable[object]) -> None:
+    """Write one value a line, atomically."""
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(jsonl_lines(rows))
+
+
+def jsonl_lines(rows: Iterable[object]) -> Iterator[bytes]:
+    """What `write_jsonl` writes, line by line."""
+    encoder = msgspec.json.Encoder()
+    return (encoder.encode(row) + b"\n" for row in rows)
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Read a struct from JSON.
+
+    Raises DataError for a missing file, broken JSON, another format or version, or a wrong field.
+    """
+    data = read_bytes(path)
+    _check_format(path, data, kind)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{kind.__name__} does not have the expected fields: {error}", where=path) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"not valid JSON: {error}", where=path) from None
+
+
+def _check_format(path: Path, data: bytes, kind: type[Any]) -> None:
+    expected = getattr(getattr(kind, "__struct_config__", None), "tag", None)
+    if expected is None:
+        return
+    try:
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"not valid JSON: {error}", where=path, hint="The file may be truncated.") from None
+    found = found.get("format") if isinstance(found, dict) else None
+    if found != expected:
+        raise DataError(
+            f"expected the format {expected!r} and found {found!r}",
+            where=path,
+            hint="It was written by another version of perpcs, or it is another kind of file.",
+        )
+
+
+def read_toml(path: Path, form: str) -> dict[str, Any]:
+    """The content of a TOML file of the format `form`, its name included.
+
+    Raises DataError where the file is missing, broken or of another format.
+    """
+    try:
+        content = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"not valid TOML: {error}", where=path) from None
+    if (found := content.get("format")) != form:
+        hint = f'Add `format = "{form}"` if it is one.'
+        raise DataError(f"expected format = {form!r} and found {found!r}", where=path, hint=hint)
+    return content
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of `path`. Raises DataError where it is missing or cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError("no such file", where=path) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=path) from None
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 file. Raises DataError where it is missing, cannot be read or is not UTF-8."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: {error.reason} at byte {error.start}", where=path) from None
+
+
+def read_jsonl(path: Path, kind: type[T]) -> list[T]:
+    """Read one struct a line. Blank lines are allowed. Raises DataError with the line number."""
+    decoder = msgspec.json.Decoder(kind)
+    rows = []
+    for number, line in enumerate(read_bytes(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(decoder.decode(line))
+        except UnicodeDecodeError as error:
+            raise DataError(f"not UTF-8: {error.reason}", where=f"{path}, line {number}") from None
+        except msgspec.DecodeError as error:
+            hint = f"Each line is one {kind.__name__} as a JSON object."
+            raise DataError(str(error), where=f"{path}, line {number}", hint=hint) from None
+    return rows

@@ -1,0 +1,234 @@
+"""What a pool gives away: who shares what, under which guarantee, what attacks found out, what should not be there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from perpcs_cli.artifacts.adapter import CARD, CONFIG, LOG, WEIGHTS, Card
+from perpcs_cli.artifacts.gate import FILE as GATE_FILE
+from perpcs_cli.artifacts.gate import GateCard, read_gates
+from perpcs_cli.artifacts.io import safe_paths, tensors, typed_files
+from perpcs_cli.artifacts.mia import Leakage, Protocol, read_leakage
+from perpcs_cli.artifacts.pool import OpenPool, embeddings_path, gates_path
+from perpcs_cli.artifacts.pools.pseudonyms import MARK, copies_root
+from perpcs_cli.artifacts.pools.text_leaks import files_below, find_names, find_words, odd_content
+from perpcs_cli.artifacts.pools.verify import verify_pool
+from perpcs_cli.artifacts.privacy import RELATION, Guarantee
+from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.artifacts.users import User
+from perpcs_cli.errors import DataError
+
+METADATA = {WEIGHTS: {"format"}, GATE_FILE: {"perpcs"}}
+"""The keys of metadata that perpcs writes into a sharer's tensor files."""
+
+
+class SharerAudit(msgspec.Struct, frozen=True, kw_only=True):
+    """What one sharer gives."""
+
+    user_id: str
+    pieces: int
+    gates: bool
+    bytes: int
+    """Of the pieces that are given, as they are stored."""
+    privacy: Guarantee | None
+    auc: float | None
+    """Of the strongest attack on this sharer's own adapter, if one was measured."""
+
+
+class Attacked(msgspec.Struct, frozen=True, kw_only=True):
+    """The strongest attack on one system under one protocol."""
+
+    file: str
+    system: str
+    protocol: Protocol
+    attack: str
+    auc: float
+    low: float | None
+    high: float | None
+    targets: int
+    same_pool: bool | None
+    """Whether it was this pool, as it is now, that was attacked; None where the summary does not say."""
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="perpcs.audit/1"):
+    """The report. It holds no text of a user."""
+
+    pool: str
+    digest: str
+    modules: int
+    rank: int
+    share_ratio: float
+    pseudonyms: bool
+    embeddings: bool
+    """Whether the pool carries its sharers' embeddings."""
+    sharers: list[SharerAudit]
+    recipes: int
+    other_recipes: int
+    """Recipes of other pools in the same directories, which were looked through too."""
+    attacks: list[Attacked]
+    files: int
+    """Files that were looked through."""
+    names: int
+    """Ids behind pseudonyms that were looked for in them; 0 where the secret is not here."""
+    users: int | None
+    """Users whose texts were looked for; None where there were none to compare with."""
+    data_digests: list[str]
+    """Files with digests of the users' data, by which a guess of the data can be confirmed."""
+    logs: list[str]
+    """Training logs, with the loss of each step."""
+    problems: list[str]
+
+
+def audit_pool(
+    pool: OpenPool,
+    *,
+    recipes: Sequence[Path],
+    summaries: Sequence[Path],
+    users: Sequence[User] | None,
+    ids: Collection[str],
+    known: Collection[str],
+) -> Audit:
+    """Look through a pool, the recipes over it and the attacks' summaries.
+
+    `users`: whose texts must not be found. `ids`: what must not be named in a pool of pseudonyms. `known`: texts
+    that are nobody's own.
+    """
+    manifest = pool.manifest
+    attacked = {path: read_leakage(path) for path in summaries}
+    # Another pool may have sharers with the same ids.
+    mine = [leakage for leakage in attacked.values() if leakage.provenance.inputs.get("pool") == pool.digest]
+    own = pool_files(pool)
+    files = [*own, *recipes]
+    problems = [*verify_pool(pool), *_odd_files(pool)]
+    for path in files:
+        problems += odd_content(path, {*known, RELATION})
+    for leak in find_words(files, users or (), known):
+        problems.append(f"{leak.file}: holds words of user {leak.user_id!r} ({leak.field})")
+    digests, logs = _traces_of_data(own)
+    if manifest.pseudonyms:
+        problems += [f"{place}: names {name!r}" for place, name in find_names(own, ids)]
+        problems += [f"{place}: holds a digest of a user's data" for place in digests]
+        odd = [sharer.user_id for sharer in manifest.sharers if not sharer.user_id.startswith(MARK)]
+        problems += [f"{pool.path}: {name!r} is not a pseudonym" for name in odd]
+    bound = 0
+    for path in recipes:
+        try:
+            bound += typed_files.read_json(path, Recipe).pool == pool.digest
+        except DataError as error:
+            problems.append(str(error))
+    return Audit(
+        pool=str(pool.path),
+        digest=pool.digest,
+        modules=len(manifest.modules),
+        rank=manifest.rank,
+        share_ratio=manifest.share_ratio,
+        pseudonyms=manifest.pseudonyms,
+        embeddings=bool(manifest.embeddings),
+        sharers=[_sharer(pool, index, mine) for index in range(len(pool.ids))],
+        recipes=bound,
+        other_recipes=len(recipes) - bound,
+        attacks=[one for path, leakage in attacked.items() for one in _attacks(path, leakage, pool)],
+        files=len(files),
+        names=len(ids),
+        users=None if users is None else len(users),
+        data_digests=[str(path) for path in digests],
+        logs=[str(path) for path in logs],
+        problems=list(dict.fromkeys(problems)),
+    )
+
+
+def pool_files(pool: OpenPool) -> list[Path]:
+    """Every file of a pool: the manifest, gates and embeddings beside it, and all that lies with the sharers."""
+    beside = [pool.path, gates_path(pool.path), embeddings_path(pool.path)]
+    places = [safe_paths.inside(pool.path.parent, sharer.path, where=pool.path) for sharer in pool.manifest.sharers]
+    below = [*places, *([copies_root(pool.path)] if pool.manifest.pseudonyms else [])]
+    return list(dict.fromkeys([path for path in beside if path.exists()] + [f for p in below for f in files_below(p)]))
+
+
+def _sharer(pool: OpenPool, index: int, leakages: Iterable[Leakage]) -> SharerAudit:
+    sharer, rank = pool.manifest.sharers[index], pool.manifest.rank
+    given = pool.shares(index)
+    size = sum(rank * (d + n) for module, (d, n) in pool.manifest.modules.items() if module in given)
+    found = [
+        attack.targets[sharer.user_id]
+        for leakage in leakages
+        for system in leakage.systems.values()
+        if system.kind == "sharers"
+        for protocol in system.protocols.values()
+        for name, attack in protocol.attacks.items()
+        if name == protocol.strongest and sharer.user_id in attack.targets
+    ]
+    return SharerAudit(
+        user_id=sharer.user_id,
+        pieces=len(given),
+        gates=bool(sharer.gate),
+        bytes=4 * size,
+        privacy=sharer.privacy,
+        auc=max(found, key=lambda auc: abs(auc - 0.5), default=None),
+    )
+
+
+def _attacks(path: Path, leakage: Leakage, pool: OpenPool) -> list[Attacked]:
+    digest = leakage.provenance.inputs.get("pool")
+    result = []
+    for name, system in leakage.systems.items():
+        for protocol, found in system.protocols.items():
+            if found.targets:
+                attack = found.attacks[found.strongest]
+                result.append(
+                    Attacked(
+                        file=str(path),
+                        system=name,
+                        protocol=protocol,
+                        attack=found.strongest,
+                        auc=attack.auc,
+                        low=attack.interval.low if attack.interval else None,
+                        high=attack.interval.high if attack.interval else None,
+                        targets=found.targets,
+                        same_pool=None if digest is None else digest == pool.digest,
+                    )
+                )
+    return result
+
+
+def _odd_files(pool: OpenPool) -> list[str]:
+    """Files that perpcs does not write there, and metadata that it does not write either."""
+    expected = {WEIGHTS, CONFIG, CARD, GATE_FILE, *([] if pool.manifest.pseudonyms else [LOG])}
+    places = {pool.path.parent / sharer.path for sharer in pool.manifest.sharers}
+    problems = []
+    for path in pool_files(pool):
+        allowed: set[str] = {"perpcs"} if path == embeddings_path(pool.path) else set()
+        if path.parent in places:
+            allowed = METADATA.get(path.name, set())
+        beside = path in (pool.path, gates_path(pool.path), embeddings_path(pool.path))
+        if not beside and (path.parent not in places or path.name not in expected):
+            problems.append(f"{path}: does not belong to the pool")
+        if path.suffix == ".safetensors":
+            try:
+                extra = sorted(set(tensors.open_tensors(path).metadata) - allowed)
+            except DataError:
+                continue
+            problems += [f"{path}: has unexpected metadata {key!r}" for key in extra]
+    return problems
+
+
+def _traces_of_data(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """(files with digests of users' data, training logs)."""
+    digests = []
+    for path in files:
+        try:
+            card: Card | GateCard | None = None
+            if path.name == CARD:
+                card = typed_files.read_json(path, Card)
+            elif path.name == GATE_FILE:
+                card = read_gates(path)[1]
+        except DataError:
+            # `verify_pool` tells what is wrong with it.
+            continue
+        # With a guarantee, the digests are keyed with the workspace's secret.
+        if card and not card.privacy and {"user", "examples"} & card.provenance.inputs.keys():
+            digests.append(path)
+    return digests, [path for path in files if path.name == LOG]

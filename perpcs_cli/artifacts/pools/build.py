@@ -1,0 +1,152 @@
+"""From sharers to a pool: checking that they fit together, and stacking their gates."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perpcs_cli.artifacts.adapter import Adapter, open_adapter
+from perpcs_cli.artifacts.embeddings import Embeddings, write_shared
+from perpcs_cli.artifacts.gate import FILE as GATE_FILE
+from perpcs_cli.artifacts.gate import GateCard, read_gates
+from perpcs_cli.artifacts.io import hashing, safe_paths, tensors, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.pool import Pool, Sharer, embeddings_path, gates_path, refuse_half_revoked
+from perpcs_cli.artifacts.pools.pseudonyms import Copies, keep_only, without_place
+from perpcs_cli.artifacts.pools.verify import check_alike, check_finite, guarantees
+from perpcs_cli.artifacts.privacy import compose
+from perpcs_cli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def build_pool(
+    path: Path,
+    directories: Sequence[Path],
+    order: Sequence[str],
+    *,
+    share_ratio: float,
+    need_gates: bool,
+    provenance: Provenance,
+    copies: Copies | None = None,
+    embeddings: Embeddings | None = None,
+) -> Pool:
+    """Check the sharers against each other and write the manifest and the stacked gates.
+
+    `order`: the model's target layers. With `copies`, sharers have pseudonyms, and what they give is copied; with
+    `embeddings`, so are the sharers' embeddings. The gates of withheld pieces are stacked as zeros. Raises DataError
+    where bases, modules or ranks differ, values are not finite, gates are missing or belong to another adapter, or a
+    directory is outside the manifest's.
+    """
+    refuse_half_revoked(path)
+    adapters = [open_adapter(directory) for directory in directories]
+    if copies:
+        # In the order of the ids, the places of the pseudonyms would tell who is who.
+        adapters.sort(key=lambda adapter: copies.name(_own_name(adapter)))
+    first = adapters[0]
+    import torch
+
+    entries: list[Sharer] = []
+    stacks: dict[str, list[Tensor]] = {module: [] for module in order}
+    shapes = {module: first.shape(module) for module in order}
+    for adapter in adapters:
+        check_alike(adapter, first, shapes)
+        name = copies.name(_own_name(adapter)) if copies else _own_name(adapter)
+        if twice := [entry.path for entry in entries if entry.user_id == name]:
+            raise DataError(
+                f"is the same sharer as {twice[0]}: {_own_name(adapter)!r}", where=adapter.path, hint="Remove one."
+            )
+        digest = check_finite(adapter)
+        shared = shared_pieces(name, len(order), share_ratio, provenance.seed)
+        given = list(order) if shared is None else [order[index] for index in shared]
+        gate, card = "", None
+        vectors: dict[str, Tensor] = {}
+        if need_gates:
+            trained, card = _checked_gates(adapter, digest, shapes)
+            vectors = {m: vector if m in given else torch.zeros_like(vector) for m, vector in trained.items()}
+            for module, vector in vectors.items():
+                stacks[module].append(vector)
+            gate = hashing.digest_file(adapter.path / GATE_FILE)
+        if copies:
+            adapter = open_adapter(copies.write(name, adapter, given, vectors, card))
+            digest = adapter.digest_weights()
+            gate = hashing.digest_file(adapter.path / GATE_FILE) if need_gates else ""
+        try:
+            relative = adapter.path.resolve().relative_to(path.parent.resolve())
+        except ValueError:
+            raise UsageError(
+                f"the sharer {adapter.path} is not below the pool's directory {path.parent}",
+                hint="A manifest holds relative paths only; write it above its sharers with --out.",
+            ) from None
+        entries.append(
+            Sharer(
+                user_id=safe_paths.check_id(name, "sharer", where=adapter.path),
+                path=str(relative),
+                adapter=digest,
+                gate=gate,
+                shared=shared,
+                privacy=compose(guarantees(adapter, with_gate=need_gates)),
+            )
+        )
+    gates_digest = ""
+    if need_gates:
+        stacked = {module: torch.stack(stack) for module, stack in stacks.items()}
+        tensors.write_tensors(gates_path(path), stacked, {})
+        gates_digest = hashing.digest_file(gates_path(path))
+    if embeddings:
+        own = [_own_name(adapter) for adapter in adapters]
+        write_shared(embeddings_path(path), embeddings, {name: copies.name(name) if copies else name for name in own})
+    model = first.config.base_model_name_or_path or ""
+    pool = Pool(
+        base=first.base,
+        model=without_place(model) if copies else model,
+        rank=first.config.r,
+        scale=first.scale,
+        modules=shapes,
+        sharers=tuple(entries),
+        share_ratio=share_ratio,
+        gates=gates_digest,
+        pseudonyms=copies is not None,
+        embeddings=hashing.digest_file(embeddings_path(path)) if embeddings else "",
+        provenance=provenance,
+    )
+    typed_files.write_json(path, pool)
+    if not embeddings:
+        embeddings_path(path).unlink(missing_ok=True)
+    keep_only(path, [entry.user_id for entry in entries])
+    return pool
+
+
+def _checked_gates(
+    adapter: Adapter, digest: str, shapes: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, Tensor], GateCard]:
+    """A sharer's gates by linear layer, with their card, if they belong to its weights."""
+    gates, card = read_gates(adapter.path / GATE_FILE)
+    if card.adapter != digest:
+        raise DataError(
+            f"the gates of {_own_name(adapter)!r} belong to another adapter",
+            where=gates.path,
+            hint="Train them again with `perpcs gate --force`.",
+        )
+    if extra := sorted(set(gates.keys) - set(shapes), key=tensors.natural):
+        raise DataError(f"unexpected tensor {extra[0]!r}", where=gates.path)
+    vectors = {module: gates.read(module) for module in shapes}
+    for module, vector in vectors.items():
+        if tuple(vector.shape) != (shapes[module][1],):
+            raise DataError(f"the gate of {module!r} has shape {list(vector.shape)}", where=gates.path)
+    return vectors, card
+
+
+def _own_name(adapter: Adapter) -> str:
+    return adapter.card.user_id if adapter.card else adapter.path.name
+
+
+def shared_pieces(user_id: str, pieces: int, ratio: float, seed: int) -> tuple[int, ...] | None:
+    """The pieces that a sharer gives: `ratio` of them, drawn by seed and sharer. None for all."""
+    if ratio >= 1:
+        return None
+    draw = random.Random(hashing.digest_value([seed, "share", user_id]))
+    return tuple(sorted(draw.sample(range(pieces), round(ratio * pieces))))

@@ -1,0 +1,216 @@
+"""Taking sharers out of a pool, and out of the recipes over it, so that nothing mentions them and nothing is half-done.
+
+What is to be done is first written down beside the manifest (`pool.revoking.json`). While that file is there,
+`open_pool` refuses the pool. Every step leaves alone what is done already, so a run that was stopped is finished by
+doing all steps again; the last one deletes the file.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from perpcs_cli.artifacts.embeddings import read_embeddings, without_users
+from perpcs_cli.artifacts.io import atomic, hashing, tensors, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.pool import OpenPool, Pool, embeddings_path, gates_path, revocation_path
+from perpcs_cli.artifacts.recipe import Method, Recipe, uses, without_sharers, write_recipe
+from perpcs_cli.artifacts.trace import TraceHeader
+from perpcs_cli.errors import DataError
+
+Then = Literal["renormalize", "delete"]
+
+
+class Lost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A recipe that was deleted, and what it was made from."""
+
+    path: str
+    user_id: str
+    method: Method
+    provenance: Provenance
+
+
+class Revocation(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.revocation/2"
+):
+    """A revocation that is under way. Paths are absolute, since it may be finished from another directory."""
+
+    sharers: tuple[str, ...]
+    """As the pool names them."""
+    names: tuple[str, ...]
+    """All their names: pseudonyms, and ids where they are known."""
+    before: str
+    """SHA-256 of the manifest with them."""
+    then: Then
+    """What becomes of the recipes that use them."""
+    recipes: tuple[str, ...]
+    """Directories of recipes."""
+    traces: str
+    """Directory of PriME's traces."""
+    embeddings: str
+    """The workspace's embeddings."""
+    directories: tuple[str, ...]
+    """What else is deleted: the sharers' own directories or copies."""
+    lost: tuple[Lost, ...] = ()
+    """The deleted recipes that are made again, once the pool is whole."""
+
+
+class Remaking(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.remaking/2"
+):
+    """What is left of a revocation when nobody is mentioned any more: recipes to be made again."""
+
+    lost: tuple[Lost, ...]
+
+
+def plan(
+    pool: OpenPool,
+    names: dict[str, set[str]],
+    then: Then,
+    *,
+    recipes: Sequence[Path],
+    traces: Path,
+    embeddings: Path,
+    directories: Sequence[Path],
+) -> Revocation:
+    """What is to be done to take sharers, {their name in the pool: all their names}, out of a whole pool.
+
+    Raises DataError for what could not be finished: broken gates or embeddings, and a directory that holds more than
+    one sharer.
+    """
+    if pool.manifest.gates:
+        pool.gates()
+    if pool.manifest.embeddings:
+        pool.embeddings()
+    if embeddings.exists():
+        read_embeddings(embeddings)
+    kept = [pool.path, *(pool.path.parent / s.path for s in pool.manifest.sharers if s.user_id not in names)]
+    for directory in directories:
+        if inner := [path for path in kept if path.resolve().is_relative_to(directory.resolve())]:
+            raise DataError(f"would be deleted, and holds {inner[0]}", where=directory, hint="Build the pool again.")
+    return Revocation(
+        sharers=tuple(names),
+        names=tuple(sorted(set().union(*names.values()))),
+        before=pool.digest,
+        then=then,
+        recipes=tuple(str(path.resolve()) for path in recipes),
+        traces=str(traces.resolve()),
+        embeddings=str(embeddings.resolve()),
+        directories=tuple(str(path.resolve()) for path in directories),
+    )
+
+
+def affected_recipes(todo: Revocation) -> list[tuple[Path, Recipe]]:
+    """The recipes over the pool that use, or mention, the sharers. Raises DataError for one that cannot be read."""
+    return [(path, recipe) for path, recipe in _recipes(todo) if uses(recipe, todo.names)]
+
+
+def affected_traces(todo: Revocation) -> list[Path]:
+    """PriME's traces that hold candidates of the sharers' LoRAs."""
+    return [path for path, header, _ in _traces(todo) if set(header.sharers) & set(todo.names)]
+
+
+def begin(pool: Path, todo: Revocation) -> None:
+    """Write down what is to be done: from here on the pool is refused until `finish` has come to its end."""
+    typed_files.write_json(revocation_path(pool), todo)
+
+
+def pending(pool: Path) -> Revocation | None:
+    """The revocation that was stopped half-way, if there is one."""
+    path = revocation_path(pool)
+    return typed_files.read_json(path, Revocation) if path.exists() else None
+
+
+def remaking_path(pool: Path) -> Path:
+    """Where it says that recipes are still to be made again: beside the manifest."""
+    return pool.with_suffix(".remaking.json")
+
+
+def finish(pool: Path, todo: Revocation) -> None:
+    """Do everything that has not been done yet; the manifest changes before the recipes, the note goes last."""
+    manifest = typed_files.read_json(pool, Pool)
+    rest = tuple(sharer for sharer in manifest.sharers if sharer.user_id not in todo.sharers)
+    if len(rest) < len(manifest.sharers):
+        gates = _keep_gates(pool, manifest, todo) if manifest.gates else ""
+        carried = manifest.embeddings
+        if carried:
+            if embeddings_path(pool).exists():
+                without_users(embeddings_path(pool), todo.names)
+            carried = hashing.digest_file(embeddings_path(pool)) if rest else ""
+        typed_files.write_json(pool, msgspec.structs.replace(manifest, sharers=rest, gates=gates, embeddings=carried))
+    after = hashing.digest_file(pool)
+    for path, recipe in _recipes(todo):
+        if not uses(recipe, todo.names):
+            write_recipe(path, msgspec.structs.replace(recipe, pool=after))
+        elif todo.then == "renormalize":
+            write_recipe(path, msgspec.structs.replace(without_sharers(recipe, todo.names), pool=after))
+        else:
+            path.unlink()
+    for path, header, rest_of_it in _traces(todo):
+        if set(header.sharers) & set(todo.names):
+            path.unlink()
+        else:
+            _rebind(path, header, rest_of_it, after)
+    if Path(todo.embeddings).exists():
+        without_users(Path(todo.embeddings), todo.names)
+    for directory in todo.directories:
+        shutil.rmtree(directory, ignore_errors=True)
+        if Path(directory).exists():
+            raise DataError("cannot be deleted", where=directory, hint="Delete it, and run the command again.")
+    if todo.lost:
+        path = remaking_path(pool)
+        # An earlier revocation may have been stopped while recipes were made again.
+        before = typed_files.read_json(path, Remaking).lost if path.exists() else ()
+        again = {one.path: one for one in [*before, *todo.lost]}
+        typed_files.write_json(path, Remaking(lost=tuple(again.values())))
+    revocation_path(pool).unlink()
+
+
+def _keep_gates(pool: Path, manifest: Pool, todo: Revocation) -> str:
+    """Take the sharers' rows out of the stacked gates; the digest of what is left. A file that has the right number
+    of rows is the one that a stopped run has written."""
+    import torch
+
+    path = gates_path(pool)
+    kept = [index for index, sharer in enumerate(manifest.sharers) if sharer.user_id not in todo.sharers]
+    if not kept:
+        path.unlink(missing_ok=True)
+        return ""
+    file = tensors.open_tensors(path)
+    if file.shape(file.keys[0])[0] != len(kept):
+        rows = torch.tensor(kept)
+        tensors.write_tensors(path, {module: file.read(module)[rows] for module in file.keys}, {})
+    return hashing.digest_file(path)
+
+
+def _recipes(todo: Revocation) -> Iterator[tuple[Path, Recipe]]:
+    """The recipes over the pool as it was before."""
+    for directory in todo.recipes:
+        for path in sorted(Path(directory).glob("*.json")):
+            recipe = typed_files.read_json(path, Recipe)
+            if recipe.pool == todo.before:
+                yield path, recipe
+
+
+def _traces(todo: Revocation) -> Iterator[tuple[Path, TraceHeader, bytes]]:
+    """The traces over the pool as it was before: path, header and all other lines."""
+    for path in sorted(Path(todo.traces).glob("*.jsonl")):
+        first, _, rest = typed_files.read_bytes(path).partition(b"\n")
+        try:
+            header = msgspec.json.decode(first, type=TraceHeader)
+        except msgspec.DecodeError as error:
+            raise DataError(f"not a trace of perpcs: {error}", where=path) from None
+        if header.provenance.inputs.get("pool") == todo.before:
+            yield path, header, rest
+
+
+def _rebind(path: Path, header: TraceHeader, rest: bytes, pool: str) -> None:
+    """Let a trace that does not concern the sharers go on with the new pool."""
+    inputs = {**header.provenance.inputs, "pool": pool}
+    bound = msgspec.structs.replace(header, provenance=msgspec.structs.replace(header.provenance, inputs=inputs))
+    with atomic.replacing(path) as temporary:
+        temporary.write_bytes(msgspec.json.encode(bound) + b"\n" + rest)

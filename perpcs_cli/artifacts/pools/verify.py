@@ -1,0 +1,122 @@
+"""Checking a pool's files: against its manifest, and against the sharers that it would be built from now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perpcs_cli.artifacts.adapter import Adapter, open_adapter
+from perpcs_cli.artifacts.gate import FILE as GATE_FILE
+from perpcs_cli.artifacts.gate import read_gates
+from perpcs_cli.artifacts.io import hashing, tensors
+from perpcs_cli.artifacts.pool import OpenPool, Pool, open_pool
+from perpcs_cli.artifacts.privacy import Guarantee, Mechanism
+from perpcs_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from perpcs_cli.artifacts.embeddings import Embeddings
+
+
+def verify_pool(pool: OpenPool) -> list[str]:
+    """Everything wrong with a pool's files, as sentences; an empty list if it is whole."""
+    problems = []
+    first = None
+    for index, sharer in enumerate(pool.manifest.sharers):
+        try:
+            adapter = pool.adapter(index)
+            first = first or adapter
+            check_alike(adapter, first, pool.given(index))
+            if (adapter.base, adapter.config.r, adapter.scale) != (
+                pool.manifest.base,
+                pool.manifest.rank,
+                pool.manifest.scale,
+            ):
+                problems.append(f"{adapter.path}: has another base model, rank or scale than the manifest says")
+            check_finite(adapter)
+            if sharer.gate and hashing.digest_file(adapter.path / GATE_FILE) != sharer.gate:
+                problems.append(f"{adapter.path / GATE_FILE}: has changed since the pool was built")
+            elif mechanisms(sharer.privacy) != mechanisms(*guarantees(adapter, with_gate=bool(sharer.gate))):
+                problems.append(f"{adapter.path}: does not guarantee the privacy that the manifest says")
+        except DataError as error:
+            problems.append(str(error))
+    try:
+        if pool.manifest.gates:
+            gates = pool.gates()
+            for module in pool.modules:
+                gates.read(module)
+        if pool.manifest.embeddings:
+            pool.embeddings()
+    except DataError as error:
+        problems.append(str(error))
+    return problems
+
+
+def is_built_from(
+    path: Path, directories: Mapping[str, Path], *, gates: bool, embeddings: Embeddings | None
+) -> Pool | None:
+    """The manifest at `path` if it is whole and has just what the sharers {name in the pool: directory} give now.
+
+    In a pool of pseudonyms the copies are compared with the sharers' own files, number by number.
+    """
+    pool = open_pool(path)
+    if set(pool.ids) != set(directories) or bool(pool.manifest.gates) != gates or verify_pool(pool):
+        return None
+    if bool(pool.manifest.embeddings) != (embeddings is not None):
+        return None
+    for index, name in enumerate(pool.ids):
+        own, given = open_adapter(directories[name]), pool.adapter(index)
+        if given.path.resolve() == own.path.resolve():
+            continue
+        if own.base != given.base or not _same_files(own, given, gates=gates):
+            return None
+    return pool.manifest
+
+
+def _same_files(own: Adapter, copy: Adapter, *, gates: bool) -> bool:
+    """Whether a copy holds just what is shared of a sharer's pieces and gates."""
+    pairs = [(own.piece(m), copy.piece(m)) for m in copy.modules if m in own.modules]
+    if len(pairs) < len(copy.modules) or not all(x.equal(y) for pair in pairs for x, y in zip(*pair, strict=True)):
+        return False
+    if not gates:
+        return True
+    mine, theirs = read_gates(own.path / GATE_FILE)[0], read_gates(copy.path / GATE_FILE)[0]
+    return all(mine.read(module).equal(theirs.read(module)) for module in theirs.keys)
+
+
+def guarantees(adapter: Adapter, *, with_gate: bool) -> list[Guarantee | None]:
+    """What the adapter and, where they are given too, its gates guarantee, each alone."""
+    own = [adapter.card.privacy if adapter.card else None]
+    return [*own, read_gates(adapter.path / GATE_FILE)[1].privacy] if with_gate else own
+
+
+def mechanisms(*known: Guarantee | None) -> tuple[Mechanism, ...]:
+    """The mechanisms of guarantees that hold together; none where one of them is missing."""
+    given = [one for one in known if one]
+    return tuple(m for one in given for m in one.mechanisms) if len(given) == len(known) else ()
+
+
+def check_alike(adapter: Adapter, first: Adapter, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise DataError where an adapter has another base, rank, scale or other linear layers than the first one."""
+    where = adapter.path
+    if adapter.card is None:
+        raise DataError("holds no sharer.json: it was not trained by perpcs, or not to its end", where=where)
+    if adapter.base != first.base:
+        raise DataError(f"trained on another base model than {first.path}", where=where)
+    if adapter.config.r != first.config.r or adapter.scale != first.scale:
+        raise DataError(f"rank {adapter.config.r} and scale {adapter.scale} differ from {first.path}'s", where=where)
+    missing = set(shapes) - set(adapter.modules)
+    extra = set(adapter.modules) - set(shapes)
+    if missing or extra:
+        odd = sorted(missing or extra, key=tensors.natural)[0]
+        raise DataError(f"{'has no' if missing else 'has an unexpected'} piece for {odd!r}", where=where)
+    for module, (outputs, inputs) in shapes.items():
+        if adapter.shape(module) != (outputs, inputs):
+            raise DataError(f"the piece of {module!r} is not for a {outputs} × {inputs} layer", where=where)
+
+
+def check_finite(adapter: Adapter) -> str:
+    """Read every piece once; the digest of the weights."""
+    for module in adapter.modules:
+        adapter.piece(module)
+    return adapter.digest_weights()

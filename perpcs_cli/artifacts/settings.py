@@ -1,0 +1,310 @@
+"""`perpcs.toml`: every setting, declared once: its type, range, default and what it means.
+
+From a declaration come the key in the file, the check of its range, the flag, the variable in the environment and the
+reference page (`declared`). A setting without a default here has one by the task, published by the papers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.errors import UsageError
+
+FILE = "perpcs.toml"
+
+Preset = Literal["per-pcs", "prime"]
+Schedule = Literal["linear", "cosine", "constant"]
+Merge = Literal["product", "factor"]
+Scoring = Literal["published", "paper"]
+Aggregate = Literal["attention", "uniform"]
+Granularity = Literal["lora", "layer"]
+Weighting = Literal["softmax", "uniform", "single"]
+Optimizer = Literal["cma", "ngiohtuned", "tbpsa", "random"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+FromZero = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Length = Annotated[int, Meta(ge=8, description="Longest sequence in tokens; the model's own limit holds too.")]
+MergeSetting = Annotated[Merge, Meta(description="Sum w·BA (the papers), or (Sum w·B)(Sum w·A) (their code).")]
+
+
+class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The shape of every adapter. Published: rank 8, alpha 8, dropout 0.05 on q, k, v and o."""
+
+    rank: Annotated[Count, Meta(description="Rank of the LoRA.")] = 8
+    alpha: Annotated[Positive, Meta(description="The LoRA's scale is this / rank.", extra={"flag": "lora-alpha"})] = 8.0
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="Dropout of the LoRA's input.")] = 0.05
+    targets: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="Linear layers with a piece, by their last name.", extra={"flag": None}),
+    ] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """AdamW on the answers. `batch_size` rows a step; the loss is the mean over a batch's answer tokens."""
+
+    batch_size: Annotated[Count, Meta(description="Examples per batch.")]
+    lr: Annotated[float, Meta(gt=0, lt=1000, description="Learning rate of AdamW.")]
+    epochs: Annotated[Count, Meta(description="Passes over the examples.")] = 1
+    steps: Annotated[Count | None, Meta(description="Optimizer steps, instead of epochs.")] = None
+    schedule: Annotated[Schedule, Meta(description="How the rate falls.")] = "linear"
+    warmup: Annotated[float, Meta(ge=0, le=1, description="Share of the steps in which the rate rises from 0.")] = 0.0
+    weight_decay: Annotated[FromZero, Meta(description="AdamW's weight decay.")] = 0.01
+    clip: Annotated[FromZero, Meta(description="Largest gradient norm; 0 for no clipping.")] = 0.3
+    accumulate: Annotated[Count, Meta(description="Batches per optimizer step.")] = 1
+    checkpointing: Annotated[bool, Meta(description="Recompute activations: less memory, more time.")] = False
+
+
+class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How gate scores become weights (Per-PCs, section 3.3)."""
+
+    top_k: Annotated[Count, Meta(description="Pieces per linear layer.")]
+    batch_size: Annotated[Count, Meta(description="Examples per batch; those of a batch share one decision.")]
+    recent: Annotated[Count, Meta(description="Only the newest items of each history.")] = 50
+    top_p: Annotated[
+        Share | None, Meta(description="The best pieces whose softmax adds up to so much, instead of --top-k.")
+    ] = None
+    sample: Annotated[bool, Meta(description="Draw pieces by their softmax, or take the best.")] = False
+    sample_from: Annotated[Count, Meta(description="Draw from so many of the best.")] = 10
+    aggregate: Annotated[Aggregate, Meta(description="Weights by softmax of the scores, or equal.")] = "attention"
+    scoring: Annotated[Scoring, Meta(description="Gate scores as in the published code or as in the paper.")] = (
+        "published"
+    )
+    merge: MergeSetting = "product"
+    temperature: Annotated[Positive, Meta(description="Temperature of the softmax.")] = 1.0
+
+
+class EmbedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The encoder of user embeddings. PriME's is `microsoft/deberta-v3-large`."""
+
+    encoder: Annotated[str, Meta(description="A name, directory or hub id of an encoder.")] = "minilm"
+    max_length: Length = 512
+
+
+class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How PriME searches the weights of similar sharers' LoRAs."""
+
+    similar: Annotated[Count, Meta(description="How many of the most similar sharers.")]
+    budget: Annotated[Count, Meta(description="Candidates of each search.")]
+    data_fraction: Annotated[Share, Meta(description="Share of the history to score on, drawn by seed.")]
+    alpha: Annotated[
+        tuple[FromZero, ...],
+        Meta(min_length=1, description="Weight of the similarity, or several, as 0,0.2,1; one search each."),
+    ] = (1.0,)
+    granularity: Annotated[Granularity, Meta(description="A weight per LoRA, or per layer of each.")] = "lora"
+    bounds: Annotated[tuple[float, float], Meta(description="Range of the weights; B is -B,B.")] = (-1.5, 1.5)
+    sigma: Annotated[Positive, Meta(description="Spread of the first generation around 0.")] = 0.5
+    popsize: Annotated[
+        Annotated[int, Meta(ge=2)] | None,
+        Meta(description="Candidates of a generation; by default the optimizer's own, 4 + 3 ln n of n weights."),
+    ] = None
+    metric: Annotated[str, Meta(description="One of the task's metrics, or their sum.")] = "sum"
+    optimizer: Annotated[Optimizer, Meta(description="How to search; ngiohtuned and tbpsa need nevergrad.")] = "cma"
+    merge: MergeSetting = "product"
+    recent: Annotated[Count | None, Meta(description="Only the newest items of each history.")] = None
+
+
+class PredictSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Greedy decoding in batches of at most `batch_tokens` tokens, padding and new tokens included."""
+
+    batch_tokens: Annotated[Count, Meta(description="Tokens per batch.")] = 16384
+    batch_rows: Annotated[Count, Meta(description="Rows per batch.")] = 256
+    max_new_tokens: Annotated[Count, Meta(description="Longest answer in tokens.")]
+
+
+class Settings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.workspace/2"
+):
+    """Everything that `perpcs.toml` can say."""
+
+    task: Annotated[str, Meta(description="LaMP task, as movie_tagging or LaMP_2M.")]
+    model: Annotated[
+        str, Meta(description="Base model: a name from `perpcs model list`, a local directory or a hub id.")
+    ]
+    preset: Annotated[Preset, Meta(description="The paper whose published settings to start from.")] = "per-pcs"
+    task_adapter: Annotated[
+        str, Meta(description="Task adapter from `perpcs adapt`, merged into the base; 'none' for none.")
+    ] = ""
+    device: Annotated[str, Meta(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    dtype: Annotated[DtypeName, Meta(description="Number type; auto: by the device.")] = "auto"
+    seed: Annotated[int, Meta(ge=0, description="Seed of everything random.")] = 0
+    max_length: Length = 2048
+    lora: LoraSettings
+    adapt: TrainSettings
+    train: TrainSettings
+    gate: TrainSettings
+    assemble: AssembleSettings
+    embed: EmbedSettings
+    prime: PrimeSettings
+    predict: PredictSettings
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One setting as it is declared: `path` is its key in `perpcs.toml`, as `seed` or `train.lr`."""
+
+    path: str
+    kind: Any
+    """Its type without ranges and without None."""
+    help: str
+    default: Any
+    """`msgspec.NODEFAULT` where the task decides."""
+    flag: str | None
+    """Without the dashes; None where it has none."""
+    limits: tuple[Meta, ...]
+    """Ranges of the value, or of each of its values."""
+
+    @property
+    def section(self) -> str:
+        """The table in `perpcs.toml`; empty at the top."""
+        return self.path.rpartition(".")[0]
+
+    @property
+    def key(self) -> str:
+        """The name within its table."""
+        return self.path.rpartition(".")[2]
+
+    @property
+    def variable(self) -> str:
+        """Its variable in the environment."""
+        return "PERPCS_" + self.path.upper().replace(".", "_")
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value of the right type, or None."""
+        values = value if isinstance(value, list | tuple) else [value]
+        for limit in self.limits:
+            if limit.min_length is not None and len(values) < limit.min_length:
+                return f"{self.path} must have at least {limit.min_length} value, and has none"
+        for one in values:
+            if isinstance(one, bool) or not isinstance(one, int | float):
+                continue
+            if not math.isfinite(one) or any(not _within(one, limit) for limit in self.limits):
+                shown = float(one) if self.kind is float else one
+                return f"{self.path} must be {_range(self.limits)}, and is {shown}"
+        return None
+
+
+@cache
+def declared() -> dict[str, Declared]:
+    """Every setting by its path, in the order of the file."""
+    found = {}
+    for field in msgspec.structs.fields(Settings):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            found.update({one.path: one for one in _of(field.type, f"{field.name}.")})
+    return {**{one.path: one for one in _of(Settings, "") if one.help}, **found}
+
+
+def _of(struct: type[msgspec.Struct], prefix: str) -> list[Declared]:
+    hints = get_type_hints(struct, include_extras=True)
+    made = []
+    for field in msgspec.structs.fields(struct):
+        kind, metas = _peeled(hints[field.name])
+        extra = next((meta.extra for meta in metas if meta.extra), {})
+        made.append(
+            Declared(
+                path=prefix + field.name,
+                kind=kind,
+                help=next((meta.description for meta in metas if meta.description), ""),
+                default=field.default,
+                flag=extra.get("flag", field.name.replace("_", "-")),
+                limits=tuple(metas),
+            )
+        )
+    return made
+
+
+def _peeled(hint: Any) -> tuple[Any, list[Meta]]:
+    """(the bare type, all declarations around and inside of it)."""
+    metas: list[Meta] = []
+    if hasattr(hint, "__metadata__"):
+        kind, inner = _peeled(hint.__origin__)
+        return kind, [*(meta for meta in hint.__metadata__ if isinstance(meta, Meta)), *inner]
+    parts = [part for part in get_args(hint) if part not in (type(None), ...)]
+    if type(None) in get_args(hint):
+        return _peeled(parts[0])
+    if getattr(hint, "__origin__", None) is tuple:
+        metas = _peeled(parts[0])[1]
+    return hint, metas
+
+
+def _within(value: float, limit: Meta) -> bool:
+    return (
+        (limit.ge is None or value >= limit.ge)
+        and (limit.gt is None or value > limit.gt)
+        and (limit.le is None or value <= limit.le)
+        and (limit.lt is None or value < limit.lt)
+    )
+
+
+def _range(limits: tuple[Meta, ...]) -> str:
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    ends = [(word, getattr(limit, key)) for key, word in words.items() for limit in limits]
+    found = [f"{word} {end:g}" for word, end in ends if end is not None]
+    return " and ".join(found) or "a finite number"
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The plain content of a `perpcs.toml`. Raises DataError where it is missing, broken or of another version."""
+    return typed_files.read_toml(path, str(Settings.__struct_config__.tag))
+
+
+def make_settings(*layers: Mapping[str, Any], where: object = None) -> Settings:
+    """Later layers win over earlier ones, key by key.
+
+    Raises UsageError for unknown keys and wrong types, or one that names every value out of range.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+                merged[key] = {**merged[key], **value}
+            else:
+                merged[key] = value
+    wrong = [problem for one in declared().values() if (problem := one.problem(_at(merged, one)))]
+    bounds = _at(merged, declared()["prime.bounds"])
+    if isinstance(bounds, list | tuple) and len(bounds) == 2 and not wrong:
+        low, high = bounds
+        if not (low <= 0 <= high and low < high):
+            wrong.append(f"prime.bounds must be a range around 0, and is {tuple(bounds)}")
+    if wrong:
+        raise UsageError("settings: " + "; ".join(wrong), where=where)
+    try:
+        return msgspec.convert({"format": Settings.__struct_config__.tag, **merged}, Settings)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"settings: {error}", where=where) from None
+
+
+def _at(content: Mapping[str, Any], one: Declared) -> Any:
+    table = content.get(one.section, {}) if one.section else content
+    return table.get(one.key) if isinstance(table, Mapping) else None
+
+
+def to_toml(settings: Settings) -> str:
+    """The text of a `perpcs.toml`: top-level keys first, then one table a section."""
+    import tomlkit
+
+    content = {
+        key: {name: value for name, value in part.items() if value is not None} if isinstance(part, dict) else part
+        for key, part in msgspec.to_builtins(settings, builtin_types=()).items()
+    }
+    return tomlkit.dumps(content)
+
+
+def set_task_adapter(path: Path, place: str) -> None:
+    """Name the task adapter in a `perpcs.toml`, which otherwise stays as a person wrote it."""
+    import tomlkit
+
+    content = tomlkit.parse(typed_files.read_text(path))
+    content["task_adapter"] = place
+    typed_files.write_text(path, tomlkit.dumps(content))

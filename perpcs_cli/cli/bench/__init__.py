@@ -1,0 +1,1 @@
+"""`perpcs bench`: the engine measured on this machine."""

@@ -1,0 +1,20 @@
+"""`perpcs bench`: measure the engine on this machine, side by side in one run."""
+
+from __future__ import annotations
+
+import typer
+
+from perpcs_cli.cli.bench.assemble import assemble
+from perpcs_cli.cli.bench.mia import mia
+from perpcs_cli.cli.bench.prime import prime
+from perpcs_cli.cli.command import Command
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Measure the engine on this machine.",
+)
+app.command("assemble", cls=Command)(assemble)
+app.command("prime", cls=Command)(prime)
+app.command("mia", cls=Command)(mia)

@@ -1,0 +1,1 @@
+"""Commands that bring in users, show prompts, and describe users."""

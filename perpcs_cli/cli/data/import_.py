@@ -1,0 +1,82 @@
+"""`perpcs import`: bring in LaMP's files, or the published Per-PCs layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perpcs_cli.cli.command import command
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.flags import DryRunOption, ForceOption, PlaceFlags, TaskOption, out_option
+from perpcs_cli.errors import DataError
+
+SHOWN = 20
+
+
+@command
+def import_(
+    console: Console,
+    flags: PlaceFlags,
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Files or directories: LaMP's questions and outputs, Per-PCs' users.json, or users.jsonl.",
+            show_default=False,
+        ),
+    ],
+    task: TaskOption = None,
+    out: Annotated[Path | None, out_option("users.jsonl of the workspace")] = None,
+    allow_broken: Annotated[
+        bool, typer.Option("--allow-broken", help="Write the good records and leave out the broken ones.")
+    ] = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Read users from LaMP's and other layouts.
+
+    Checks every record and writes users.jsonl. Broken records are listed, and nothing is written then, unless with
+    --allow-broken.
+    """
+    from perpcs_cli.steps.data.import_users import import_users
+
+    found, outcome = import_users(
+        sources,
+        flags.places,
+        task=task,
+        allow_broken=allow_broken,
+        out=out,
+        force=force,
+        dry_run=dry_run,
+        report=console,
+    )
+    for problem in found.problems[:SHOWN]:
+        console.warn(str(problem))
+    if len(found.problems) > SHOWN:
+        console.warn(f"and {len(found.problems) - SHOWN} more problems; --json lists them all")
+    for note in found.notes:
+        console.note(note)
+    counts = {
+        "users": len(found.users),
+        "items": sum(len(user.history) for user in found.users),
+        "queries": sum(len(user.queries) for user in found.users),
+        "answered": sum(query.output is not None for user in found.users for query in user.queries),
+    }
+    place = {"path": str(outcome.path), "state": outcome.state} if outcome else {"path": None, "state": "refused"}
+    value = {**place, **counts, "problems": found.problems, "notes": found.notes}
+    if not outcome:
+        if console.json:
+            console.result(value, "")
+        raise DataError(
+            f"{len(found.problems)} problems; nothing was written",
+            hint="Mend the records, or write the good ones with --allow-broken.",
+        )
+    if found.problems:
+        console.warn(f"records with {len(found.problems)} problems were left out")
+    text = (
+        f"{outcome.path}\t{counts['users']} users\t{counts['items']} history items\t"
+        f"{counts['queries']} queries ({counts['answered']} with an answer)"
+    )
+    console.result(value, text + ("\tto do" if outcome.state == "to do" else ""))

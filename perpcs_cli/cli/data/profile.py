@@ -1,0 +1,60 @@
+"""`perpcs profile`: textual user profiles, written by a language model (PAG)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perpcs_cli.cli.command import command
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.flags import BaseFlags, BatchFlags, DryRunOption, ForceOption, UserFlags, out_option
+from perpcs_cli.tasks.profile_prompts import ITEMS, NEW_TOKENS
+
+
+@command
+def profile(
+    console: Console,
+    base: BaseFlags,
+    who: UserFlags,
+    how: BatchFlags,
+    recent: Annotated[int, typer.Option("--recent", min=1, help="Only the newest items of each history.")] = ITEMS,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens.")
+    ] = NEW_TOKENS,
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--no-chat", help="Ask as in a chat.", show_default="where the model has a chat template"),
+    ] = None,
+    out: Annotated[Path | None, out_option("profiles.jsonl of the workspace")] = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Write users' textual profiles with a language model.
+
+    The model reads the newest items of a history after the task's published question, and answers greedily; --model
+    may name a better writer than the workspace's. A task adapter is merged only where --task-adapter names one: it
+    would answer the task. All users get a profile by default. Users who have one are skipped unless their history has
+    changed, so a run that was stopped goes on where it was. All other commands find the profiles in profiles.jsonl.
+    """
+    from perpcs_cli.steps.data.profile import profile as step
+
+    outcomes = step(
+        replace(base, task_adapter=base.task_adapter or "none").open(how),
+        who.who(),
+        recent=recent,
+        max_new_tokens=max_new_tokens,
+        chat=chat,
+        out=out,
+        force=force,
+        dry_run=dry_run,
+        report=console,
+    )
+    path = str(outcomes[0].path.parent)
+    made = sum(one.state == "made" for one in outcomes)
+    left = sum(one.state == "to do" for one in outcomes)
+    value = {"path": path, "profiles": len(outcomes) - left, "written": made, "to_do": left}
+    text = f"{path}\t{len(outcomes) - left} profiles\t{made} written"
+    console.result(value, f"{text}\t{left} to do" if left else text)

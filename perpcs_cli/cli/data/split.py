@@ -1,0 +1,64 @@
+"""`perpcs split`: draw base, target and candidate users."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perpcs_cli.cli.command import command
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.flags import DryRunOption, ForceOption, PlaceFlags, SeedOption, UsersFileOption, out_option
+from perpcs_cli.cli.rows import show_outcome
+
+
+@command
+def split(
+    console: Console,
+    flags: PlaceFlags,
+    base_share: Annotated[
+        float, typer.Option("--base-share", min=0, max=1, help="Share of the users that adapt the base model.")
+    ] = 0.25,
+    targets: Annotated[
+        int,
+        typer.Option("--targets", min=1, help="Most targets; at most half of the users that are not base users."),
+    ] = 100,
+    min_history: Annotated[
+        int, typer.Option("--min-history", min=1, help="Fewest history items of a target or a candidate.")
+    ] = 1,
+    files: Annotated[
+        bool, typer.Option("--files", help="Also write the users: base.jsonl, target.jsonl, candidate.jsonl.")
+    ] = False,
+    out: Annotated[Path | None, out_option("splits of the workspace")] = None,
+    users_file: UsersFileOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Divide users into base users, targets and candidates.
+
+    They are drawn by the seed. Only users with queries can be targets. Writes base.txt, target.txt and
+    candidate.txt, one id a line, and split.json.
+    """
+    from perpcs_cli.steps.data.split import split as step
+
+    outcome = step(
+        flags.places,
+        base_share=base_share,
+        targets=targets,
+        min_history=min_history,
+        files=files,
+        users_file=users_file,
+        seed=seed,
+        out=out,
+        force=force,
+        dry_run=dry_run,
+        report=console,
+    )
+    parts = outcome.value.parts if outcome.value else None
+    counts: dict[str, object] = {
+        name: len(getattr(parts, name)) if parts else None for name in ("base", "target", "candidate", "left_out")
+    }
+    words = [f"{counts['base']} base users", f"{counts['target']} targets", f"{counts['candidate']} candidates"]
+    show_outcome(console, outcome, words, counts)

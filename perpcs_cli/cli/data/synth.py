@@ -1,0 +1,49 @@
+"""`perpcs synth`: make a small data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perpcs_cli.cli.command import command
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.flags import CountOption, DryRunOption, ForceOption, PlaceFlags, SeedOption, out_option
+from perpcs_cli.cli.rows import show_outcome
+
+COUNT = 24
+
+
+@command
+def synth(
+    console: Console,
+    flags: PlaceFlags,
+    count: CountOption = None,
+    history: Annotated[int, typer.Option("--history", help="History items of each user.")] = 16,
+    queries: Annotated[int, typer.Option("--queries", help="Queries of each user, with references.")] = 4,
+    habits: Annotated[int, typer.Option("--habits", help="Headline habits that groups of users share.")] = 4,
+    out: Annotated[Path | None, out_option("users.jsonl of the workspace")] = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Make a small synthetic data set with planted habits.
+
+    The task is news_headline. Groups of users share a headline habit; the start of their ids names it.
+    """
+    from perpcs_cli.steps.data.synth import synth as step
+
+    outcome = step(
+        flags.places,
+        count=count or COUNT,
+        history=history,
+        queries=queries,
+        habits=habits,
+        seed=seed,
+        out=out,
+        force=force,
+        dry_run=dry_run,
+        report=console,
+    )
+    show_outcome(console, outcome, [f"{count or COUNT} users", f"{history} history items and {queries} queries each"])

@@ -1,0 +1,1 @@
+"""Commands that answer queries, and measure answers and leakage."""

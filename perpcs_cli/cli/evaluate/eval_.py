@@ -1,0 +1,175 @@
+"""`perpcs eval`: the task's metrics of one or more prediction files, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from perpcs_cli.cli.command import command
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.flags import (
+    BaselineOption,
+    DryRunOption,
+    ForceOption,
+    FormatOption,
+    PlaceFlags,
+    ResamplesOption,
+    SeedOption,
+    TaskOption,
+    UserFlags,
+    form_of,
+    out_option,
+)
+from perpcs_cli.cli.tables import Cell, Column, Estimate, Row, Table, render
+from perpcs_cli.errors import UsageError
+from perpcs_cli.tasks.metrics import higher_is_better
+
+if TYPE_CHECKING:
+    from perpcs_cli.artifacts.metrics import Metrics, SystemMetrics
+
+
+@command
+def eval_(
+    console: Console,
+    flags: PlaceFlags,
+    who: UserFlags,
+    predictions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="Prediction files, ours or in LaMP's format; NAME=FILE gives one a name.",
+            show_default=False,
+        ),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="References in LaMP's format, instead of the users' outputs."),
+    ] = None,
+    baseline: BaselineOption = None,
+    resamples: ResamplesOption = 1000,
+    unit: Annotated[
+        Literal["users", "examples"] | None,
+        typer.Option("--unit", help="What a resample draws.", show_default="users, where the references name them"),
+    ] = None,
+    per_user: Annotated[bool, typer.Option("--per-user", help="Also give the metrics of each user.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Evaluate the queries that every file answers, and say how many.")
+    ] = False,
+    form: FormatOption = None,
+    out: Annotated[Path | None, out_option("nowhere", "Also write the metrics to this JSON file.")] = None,
+    write_lamp: Annotated[
+        Path | None,
+        typer.Option("--write-lamp", help="Only convert the one prediction file to LaMP's format, into this file."),
+    ] = None,
+    task: TaskOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Evaluate predictions with LaMP's metrics.
+
+    Prints a table with 95 % bootstrap intervals, and with differences to the baseline for several files.
+    """
+    from perpcs_cli.steps.evaluate.evaluate import convert, evaluate
+
+    shown = form_of(form, console)
+    files = _named(predictions)
+    if write_lamp is not None:
+        convert(files, flags.places, write_lamp, task=task, force=force)
+        console.note(f"wrote {write_lamp}")
+        return
+    result = evaluate(
+        files,
+        flags.places,
+        who.who(),
+        labels=labels,
+        baseline=baseline,
+        resamples=resamples,
+        unit=unit,
+        per_user=per_user,
+        partial=partial,
+        task=task,
+        seed=seed,
+        out=out,
+        force=force,
+        dry_run=dry_run,
+        report=console,
+    )
+    console.result(result, render(_table(result), shown))
+
+
+def _named(arguments: list[str]) -> dict[str, Path]:
+    """Name → file. Raises UsageError for a name that occurs twice."""
+    files: dict[str, Path] = {}
+    for argument in arguments:
+        name, equals, file = argument.partition("=")
+        path = Path(file) if equals and name and not Path(argument).exists() else Path(argument)
+        name = name if path != Path(argument) else path.stem
+        if name in files:
+            hint = f"Name them, as other={path}."
+            raise UsageError(f"two files are called {name!r}: {files[name]} and {path}", hint=hint)
+        files[name] = path
+    return files
+
+
+def _table(result: Metrics) -> Table:
+    """One section of systems for each user, if there are values by user, and one for all."""
+    compared = any(system.differences for system in result.systems.values())
+    by_user = any(system.users for system in result.systems.values())
+    columns = [*([Column("user")] if by_user else []), Column("system"), Column("n")]
+    for metric in result.metrics:
+        columns.append(Column(metric, better="higher" if higher_is_better(metric) else "lower"))
+        if compared:
+            columns.append(Column(f"Δ {metric}", key=f"{metric}_difference", signed=True))
+            columns.append(Column("p", key=f"{metric}_p", digits=4))
+    first = result.systems[result.baseline]
+    sections: list[list[Row]] = [
+        [
+            [user, name, own.count, *_cells(result, own.values, None, compared)]
+            for name, system in result.systems.items()
+            for own in [system.users[user]]
+        ]
+        for user in first.users
+    ]
+    everyone = ["all"] if by_user else []
+    sections.append(
+        [
+            [*everyone, name, result.count, *_cells(result, system.values, system, compared)]
+            for name, system in result.systems.items()
+        ]
+    )
+    return Table(columns, sections, _caption(result, compared))
+
+
+def _cells(result: Metrics, values: dict[str, float], system: SystemMetrics | None, compared: bool) -> list[Cell]:
+    """The cells of each metric: its value, and where systems are compared the difference and its p-value."""
+    cells: list[Cell] = []
+    for metric in result.metrics:
+        interval = system.intervals.get(metric) if system else None
+        value = values[metric]
+        cells.append(Estimate(value, interval.low, interval.high) if interval else value)
+        if compared:
+            difference = system.differences.get(metric) if system else None
+            if difference is None:
+                cells += [None, None]
+            else:
+                ends = difference.interval
+                cells += [Estimate(difference.value, ends.low, ends.high), difference.p]
+    return cells
+
+
+def _caption(result: Metrics, compared: bool) -> str:
+    parts = [f"{result.task}: {_counted(result.count, 'query', 'queries')}"]
+    if result.user_count:
+        parts[0] += f" of {_counted(result.user_count, 'user', 'users')}"
+    if result.resampling:
+        parts.append(f"95 % intervals from {result.resampling.resamples} resamples of {result.resampling.unit}")
+    if compared:
+        parts.append(f"Δ and p against {result.baseline}")
+    return "; ".join(parts)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

@@ -1,0 +1,157 @@
+"""`perpcs mia`: what personal models, and the adapters that sharers give, tell about the data they were trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from perpcs_cli.cli.command import command, panel
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.flags import (
+    BaseFlags,
+    BatchFlags,
+    DryRunOption,
+    ForceOption,
+    NameOption,
+    PoolOption,
+    RecipesOption,
+    ResamplesOption,
+    UserFlags,
+    named,
+    out_option,
+)
+from perpcs_cli.cli.tables import Cell, Column, Estimate, Table, render
+
+if TYPE_CHECKING:
+    from perpcs_cli.artifacts.mia import Leakage
+    from perpcs_cli.steps.evaluate.attack_targets import Attacked
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+@panel("Attacked models")
+class TargetFlags:
+    """Which models are attacked."""
+
+    plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False
+    recipes: RecipesOption = None
+    own: Annotated[
+        list[Path] | None, typer.Option("--own", help="A directory of the users' own adapters (OPPU): DIR/USER.")
+    ] = None
+    target_sharer: Annotated[
+        list[str] | None,
+        typer.Option("--target-sharer", metavar="<id>", help="Attack a sharer's own adapter; may be repeated."),
+    ] = None
+    target_sharers: Annotated[
+        str | None,
+        typer.Option("--target-sharers", metavar="<ids>", help="The same: all, ids separated by commas, or @FILE."),
+    ] = None
+    no_gates: Annotated[bool, typer.Option("--no-gates", help="Without the sharers' gates.")] = False
+
+    def attacked(self) -> Attacked:
+        """What was asked for."""
+        from perpcs_cli.steps.evaluate.attack_targets import Attacked
+
+        sharers = list(self.target_sharer or [])
+        if self.target_sharers is not None:
+            sharers = [] if self.target_sharers == ALL else [*sharers, *named(self.target_sharers, "--target-sharers")]
+        some = bool(self.target_sharer) or self.target_sharers is not None
+        chosen = sharers if some else None
+        return Attacked(self.plain_base, self.recipes or [], self.own or [], chosen, gates=not self.no_gates)
+
+
+@command
+def mia(
+    console: Console,
+    base: BaseFlags,
+    who: UserFlags,
+    what: TargetFlags,
+    how: BatchFlags,
+    pool: PoolOption = None,
+    protocol: Annotated[
+        Literal["published", "held-out", "both"],
+        typer.Option("--protocol", help="Where non-members come from: other users, or the same users' held-out items."),
+    ] = "both",
+    attacks: Annotated[
+        str | None, typer.Option("--attacks", metavar="<names>", help="Only these attacks.", show_default="all")
+    ] = None,
+    references: Annotated[
+        int, typer.Option("--references", min=0, help="RMIA's reference sharers for each item; 0: no RMIA.")
+    ] = 4,
+    max_items: Annotated[
+        int | None,
+        typer.Option("--max-items", min=1, help="At most so many trained and held-out items of each user, by seed."),
+    ] = None,
+    resamples: ResamplesOption = 1000,
+    name: NameOption = None,
+    out: Annotated[Path | None, out_option("mia/NAME.json of the workspace")] = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Attack models by membership inference.
+
+    Asks of history items whether a model's sharers were trained on them. The published protocol takes non-members from
+    users who are not in the recipe, so it also finds what tells users apart; the held-out one takes them from the same
+    users and needs `train-sharer --hold-out`. The targets are those of splits/target.txt by default, their models the
+    recipes of the workspace. --base, too, is judged on the first recipes' items.
+    """
+    from perpcs_cli.steps.evaluate.mia import PROTOCOLS
+    from perpcs_cli.steps.evaluate.mia import mia as step
+
+    outcome = step(
+        base.open(how),
+        what.attacked(),
+        who.who(),
+        pool=pool,
+        protocols=list(PROTOCOLS) if protocol == "both" else [protocol],
+        attacks=None if attacks is None else [name.strip() for name in attacks.split(",") if name.strip()],
+        references=references,
+        max_items=max_items,
+        resamples=resamples,
+        name=name,
+        out=out,
+        force=force,
+        dry_run=dry_run,
+        report=console,
+    )
+    if outcome.value is None:
+        console.result({"path": str(outcome.path), "state": outcome.state}, f"{outcome.path}\tto do")
+        return
+    if outcome.state == "made":
+        console.note(f"wrote {outcome.path}")
+    console.result(outcome.value, _table(outcome.value))
+
+
+def _table(leakage: Leakage) -> str:
+    """One section for each system and protocol; the strongest attack has a star."""
+    columns = [
+        Column("model"),
+        Column("protocol"),
+        Column("attack"),
+        Column("AUC"),
+        Column("without recipe"),
+        Column("TPR at 1 % FPR"),
+        Column("at 0.1 %"),
+        Column("balanced accuracy"),
+        Column("members"),
+        Column("non-members"),
+        Column("targets"),
+    ]
+    sections: list[list[list[Cell]]] = []
+    notes = []
+    for name, system in leakage.systems.items():
+        for protocol, found in system.protocols.items():
+            notes += [f"{name}, {protocol}: {count} left out, {why}" for why, count in found.left_out.items()]
+            rows: list[list[Cell]] = []
+            for attack, one in found.attacks.items():
+                auc: Cell = Estimate(one.auc, one.interval.low, one.interval.high) if one.interval else one.auc
+                star = " *" if attack == found.strongest else ""
+                rates = [one.without, one.tpr_at_1, one.tpr_at_01, one.balanced_accuracy]
+                counts = [found.members, found.non_members, found.targets]
+                rows.append([name, protocol, attack + star, auc, *rates, *counts])
+            sections += [rows] if rows else []
+    return "\n".join([render(Table(columns, sections), "table").rstrip("\n"), *notes, leakage.caution])

@@ -1,0 +1,74 @@
+"""`perpcs predict`: answer the users' queries with the base, recipes, a sharer or any PEFT adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perpcs_cli.cli.command import command
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.flags import (
+    BaseFlags,
+    DryRunOption,
+    ForceOption,
+    NameOption,
+    PoolOption,
+    PredictFlags,
+    PromptFlags,
+    UserFlags,
+    out_option,
+)
+from perpcs_cli.cli.rows import show_outcome
+
+
+@command
+def predict(
+    console: Console,
+    base: BaseFlags,
+    who: UserFlags,
+    asked: PromptFlags,
+    how: PredictFlags,
+    plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False,
+    recipes: Annotated[
+        Path | None,
+        typer.Option("--recipes", help="Directory of recipes, or one recipe file for all users."),
+    ] = None,
+    sharer: Annotated[str | None, typer.Option("--sharer", help="One sharer of sharers/, for all users.")] = None,
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="One PEFT LoRA directory, for all users.")] = None,
+    own: Annotated[
+        Path | None, typer.Option("--own", help="A directory of the users' own adapters (OPPU): DIR/USER.")
+    ] = None,
+    pool: PoolOption = None,
+    name: NameOption = None,
+    out: Annotated[Path | None, out_option("predictions/NAME.jsonl of the workspace")] = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Answer users' queries with one model.
+
+    The model is one of --base, --recipes (default: recipes/), --sharer, --adapter and --own; the users are those of
+    splits/target.txt by default. Answers are greedy, and go to predictions/NAME.jsonl. Queries of many users and
+    recipes share batches. A run that was stopped goes on where it was.
+    """
+    from perpcs_cli.steps.evaluate.predict import predict as step
+
+    outcome = step(
+        base.open(how),
+        who.who(),
+        base=plain_base,
+        recipes=recipes,
+        sharer=sharer,
+        adapter=adapter,
+        own=own,
+        shown=asked.shown(),
+        pool=pool,
+        name=name,
+        out=out,
+        force=force,
+        dry_run=dry_run,
+        report=console,
+    )
+    count = outcome.value.count if outcome.value else None
+    show_outcome(console, outcome, [f"{count} predictions"], {"count": count})

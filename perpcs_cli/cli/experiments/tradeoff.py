@@ -1,0 +1,64 @@
+"""Utility against leakage: the AUC of `perpcs mia` beside a sweep's systems, and their plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perpcs_cli.artifacts.mia import Protocol, read_leakage
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.experiments.paper_tables import UTILITY, Contents
+from perpcs_cli.cli.plots import curve_plot
+from perpcs_cli.errors import UsageError
+from perpcs_cli.experiments.tables.paper_layouts import AUC
+from perpcs_cli.experiments.tables.systems import Entry, called
+
+
+def areas(
+    paths: Sequence[Path], entries: Sequence[Entry], protocol: Protocol, attack: str | None, console: Console
+) -> dict[tuple[str, str], float]:
+    """(task, entry) → AUC, from the systems of the summaries that are called as an entry is.
+
+    An AUC below ½ counts as its mirror image, since an attacker turns the score round.
+    """
+
+    found: dict[tuple[str, str], float] = {}
+    for path in paths:
+        leakage = read_leakage(path)
+        unknown = []
+        for name, system in leakage.systems.items():
+            attacked = system.protocols.get(protocol)
+            owner = next((entry.name for entry in entries if called(entry, name)), None)
+            if owner is None or attacked is None or not attacked.attacks:
+                unknown.append(name)
+                continue
+            chosen = attack or attacked.strongest
+            if chosen not in attacked.attacks:
+                hint = f"There are {', '.join(attacked.attacks)}."
+                raise UsageError(f"no such attack: {chosen!r}", where="--attack", hint=hint)
+            if (leakage.task, owner) in found:
+                raise UsageError(f"{owner} of {leakage.task} is attacked twice", where=path)
+            found[leakage.task, owner] = 0.5 + attacked.attacks[chosen].advantage
+        if unknown:
+            hint = "Name systems as the table does, or as prime-0.2."
+            console.note(f"{path}: left out, no row or no {protocol} AUC: {', '.join(unknown)}. {hint}")
+    return found
+
+
+def draw(path: Path, shown: Contents) -> None:
+    """Utility against AUC: a series for each task and method, its points in the order of the table."""
+
+    series: dict[str, list[tuple[float, float]]] = {}
+    labels: dict[str, list[str]] = {}
+    for panel in shown.panels:
+        for entry in shown.entries:
+            utility, auc = (shown.value(entry, panel, metric) for metric in (UTILITY, AUC))
+            if utility is None or auc is None:
+                continue
+            first, _, value = entry.name.partition(", ")
+            name = f"{first} ({panel.task})" if len(shown.panels) > 1 else first
+            series.setdefault(name, []).append((auc, utility))
+            labels.setdefault(name, []).append(value)
+    if not series:
+        raise UsageError("no row has utility and AUC", where="--plot", hint="Name the attacked systems as the rows.")
+    curve_plot(path, series, "AUC of membership inference", "utility (sum of metrics)", labels=labels)

@@ -1,0 +1,1 @@
+"""Commands that make a target user's recipe."""

@@ -1,0 +1,77 @@
+"""`perpcs prime --alpha 1.0`: search the weights of similar sharers' LoRAs for a user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perpcs_cli.cli.command import command
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.flags import (
+    BaseFlags,
+    DryRunOption,
+    ForceOption,
+    PrimeFlags,
+    PromptFlags,
+    SimilarityFlags,
+    TracesOption,
+    UserFlags,
+    out_option,
+)
+from perpcs_cli.cli.rows import show_outcomes
+
+if TYPE_CHECKING:
+    from perpcs_cli.steps.job import Outcome
+    from perpcs_cli.steps.personalize.prime import Found
+
+
+@command
+def prime(
+    console: Console,
+    base: BaseFlags,
+    who: UserFlags,
+    where: SimilarityFlags,
+    flags: PrimeFlags,
+    asked: PromptFlags,
+    pareto: Annotated[
+        Path | None, typer.Option("--pareto", help="Also write the candidates that none beats in both scores.")
+    ] = None,
+    traces: TracesOption = None,
+    out: Annotated[Path | None, out_option("recipes-prime of the workspace")] = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Search the weights of similar sharers' LoRAs.
+
+    PriME: an evolution strategy maximizes the task's metrics on the user's history, minus alpha times the similarity
+    to the sharers' own predictions; users are those of splits/target.txt by default. Writes recipes-prime/USER.json,
+    or recipes-prime-ALPHA/USER.json for each of several alphas, and traces/USER.jsonl, from which a run that was
+    stopped goes on. Where no candidate beats the base model, the recipe is the base model.
+    """
+    from perpcs_cli.steps.personalize.prime import prime as step
+
+    outcomes = step(
+        base.open(flags),
+        who.who(),
+        shown=asked.shown(),
+        pool=where.pool,
+        embeddings=where.embeddings,
+        pareto=pareto,
+        traces=traces,
+        out=out,
+        force=force,
+        dry_run=dry_run,
+        report=console,
+    )
+    show_outcomes(console, outcomes, _columns)
+
+
+def _columns(outcome: Outcome[Found]) -> list[object]:
+    found = outcome.value
+    if found is None:
+        return []
+    scores = (found.reward, found.base_reward, found.utility, found.similarity)
+    kind = "base" if found.base else "merged"
+    return [f"alpha {found.alpha:g}", kind, *("-" if score is None else f"{score:.4f}" for score in scores)]

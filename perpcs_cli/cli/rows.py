@@ -1,0 +1,46 @@
+"""What commands show of the outputs of a step: a row each, the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from perpcs_cli.cli.console import Console
+from perpcs_cli.steps.job import Outcome
+
+T = TypeVar("T")
+
+
+Columns = Callable[[Outcome[T]], Sequence[object]]
+
+
+def show_outcomes(console: Console, outcomes: Sequence[Outcome[T]], columns: Columns[T]) -> None:
+    """Print a line for each output: its name, its place, and `columns`, or that it is still to do.
+
+    With --json a list of objects: `user_id`, `path`, `state`, and the fields of what was written.
+    """
+    values = [
+        {"user_id": one.name, "path": str(one.path), "state": one.state, **fields_of(one.value)} for one in outcomes
+    ]
+    lines = [
+        "\t".join(map(str, [one.name, one.path, *(["to do"] if one.value is None else columns(one))]))
+        for one in outcomes
+    ]
+    console.result(values, "\n".join(lines))
+
+
+def show_outcome(
+    console: Console, outcome: Outcome[T], columns: Sequence[object], more: dict[str, object] | None = None
+) -> None:
+    """The same for a step with a single output: a line, or one object."""
+    value = {"path": str(outcome.path), "state": outcome.state, **(more or fields_of(outcome.value))}
+    shown = ["to do"] if outcome.value is None else columns
+    console.result(value, "\t".join(map(str, [outcome.path, *shown])))
+
+
+def fields_of(value: object) -> dict[str, object]:
+    """The fields of a typed file, without what it was made from."""
+    plain = msgspec.to_builtins(value) if isinstance(value, msgspec.Struct) else {}
+    return {key: one for key, one in plain.items() if key not in ("format", "provenance", "user_id")}

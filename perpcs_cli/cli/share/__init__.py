@@ -1,0 +1,1 @@
+"""Commands of what sharers give: adapters, gates, pools."""

@@ -1,0 +1,62 @@
+"""`perpcs gate`: post-hoc gate vectors for sharers' pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from perpcs_cli.cli.command import command
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.flags import (
+    BaseFlags,
+    DryRunOption,
+    ExampleFlags,
+    ForceOption,
+    GateFlags,
+    RecentOption,
+    SharersOption,
+    TogetherOption,
+    UserFlags,
+    out_option,
+)
+from perpcs_cli.cli.rows import show_outcomes
+from perpcs_cli.cli.share.privacy_flags import GATE_CLIP, PrivacyFlags, training_columns
+
+
+@command
+def gate(
+    console: Console,
+    base: BaseFlags,
+    who: UserFlags,
+    training: GateFlags,
+    asked: ExampleFlags,
+    private: PrivacyFlags,
+    recent: RecentOption = None,
+    together: TogetherOption = 1,
+    sharers: SharersOption = None,
+    out: Annotated[Path | None, out_option("beside the sharers' LoRAs")] = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train gates for sharers' pieces.
+
+    One vector per piece, with the LoRA frozen, for everyone below sharers/ by default. Sharers whose gates are
+    finished are skipped. What `train-sharer --hold-out` kept away is kept away here, too. With --out the sharers stay
+    as they are, and others with the same LoRAs and these gates are made, so that several gates can be compared.
+    """
+    from perpcs_cli.steps.share.gate import gate as step
+
+    outcomes = step(
+        base.open(training),
+        who.who(),
+        shown=asked.examples(),
+        recent=recent,
+        together=together,
+        budget=private.budget(base.workspace, training, clip=GATE_CLIP),
+        sharers=sharers,
+        out=out,
+        force=force,
+        dry_run=dry_run,
+        report=console,
+    )
+    show_outcomes(console, outcomes, lambda one: training_columns(one.value) if one.value else [])

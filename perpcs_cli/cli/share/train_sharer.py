@@ -1,0 +1,64 @@
+"""`perpcs train-sharer`: one LoRA per user, on the user's own history. On a target user it is the OPPU baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from perpcs_cli.cli.command import command
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.flags import (
+    BaseFlags,
+    DryRunOption,
+    ExampleFlags,
+    ForceOption,
+    HoldOutOption,
+    LoraFlags,
+    RecentOption,
+    TogetherOption,
+    TrainFlags,
+    UserFlags,
+    out_option,
+)
+from perpcs_cli.cli.rows import show_outcomes
+from perpcs_cli.cli.share.privacy_flags import LORA_CLIP, PrivacyFlags, training_columns
+
+
+@command
+def train_sharer(
+    console: Console,
+    base: BaseFlags,
+    who: UserFlags,
+    training: TrainFlags,
+    lora: LoraFlags,
+    asked: ExampleFlags,
+    private: PrivacyFlags,
+    recent: RecentOption = None,
+    hold_out: HoldOutOption = 0.0,
+    together: TogetherOption = 1,
+    out: Annotated[Path | None, out_option("sharers of the workspace")] = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train a LoRA for each user.
+
+    The users are those of splits/sharer.txt by default (see `perpcs select`), or of splits/candidate.txt where nobody
+    was selected; each gets a directory in PEFT's layout. Users who are finished are skipped, so a run that was stopped
+    goes on where it was. Trained on target users (--users @splits/target.txt --out oppu), it is the OPPU baseline.
+    """
+    from perpcs_cli.steps.share.train_sharer import train_sharer as step
+
+    outcomes = step(
+        base.open(training, lora),
+        who.who(),
+        shown=asked.examples(),
+        recent=recent,
+        hold_out=hold_out,
+        together=together,
+        budget=private.budget(base.workspace, training, clip=LORA_CLIP),
+        out=out,
+        force=force,
+        dry_run=dry_run,
+        report=console,
+    )
+    show_outcomes(console, outcomes, lambda one: training_columns(one.value, one.value.steps) if one.value else [])

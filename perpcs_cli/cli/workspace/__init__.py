@@ -1,0 +1,1 @@
+"""Commands of the workspace itself and the models it uses."""

@@ -1,0 +1,1 @@
+"""What a sweep would need: tokens, operations, memory, time and disk."""

@@ -1,0 +1,193 @@
+"""What a decoder with LoRA pieces needs: parameters, bytes and floating-point operations, from shapes alone.
+
+Sizes in bytes and operations count one multiplication and one addition as two. Every formula says what it leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from perpcs_cli.experiments.costs.model_shape import Shape
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ADAM = 16
+"""Bytes of a parameter that AdamW trains in float32: itself, its gradient and two moments."""
+HEADER = 128
+"""Bytes that the header of a safetensors file spends on a tensor."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The shape of every adapter: its rank, and the linear layers that carry pieces."""
+
+    rank: int
+    targets: Collection[str]
+
+    def linears(self, shape: Shape) -> list[tuple[int, int]]:
+        """(d, n) of the layers of one decoder layer that carry pieces."""
+        return [size for name, size in shape.linears.items() if name in self.targets]
+
+    def parameters(self, shape: Shape) -> int:
+        """Parameters of one adapter, Σ r (n + d)."""
+        return shape.layers * self.rank * sum(d + n for d, n in self.linears(shape))
+
+    def gates(self, shape: Shape) -> int:
+        """Parameters of one sharer's gates: one vector [n] per piece (Per-PCs, section 3.2)."""
+        return shape.layers * sum(n for _, n in self.linears(shape))
+
+    def pieces(self, shape: Shape) -> int:
+        """Pieces of one adapter."""
+        return shape.layers * len(self.linears(shape))
+
+
+def adapter_file(shape: Shape, lora: Lora) -> int:
+    """Bytes of `adapter_model.safetensors`: float32 factors and the header."""
+    return 4 * lora.parameters(shape) + 2 * HEADER * lora.pieces(shape)
+
+
+def gate_file(shape: Shape, lora: Lora) -> int:
+    """Bytes of `gate.safetensors`, and of a sharer's part of `pool.gates.safetensors`."""
+    return 4 * lora.gates(shape) + HEADER * lora.pieces(shape)
+
+
+def recipe_file(shape: Shape, lora: Lora, sharers: float) -> int:
+    """Bytes of a recipe that weighs `sharers` of them in each linear layer; one that weighs whole LoRAs is smaller."""
+    return round(900 + lora.pieces(shape) * (3 + 11 * sharers))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one pass holds: `rows` rows of `width` tokens, padding included, with logits at `kept` positions each.
+
+    `padded`: rows differ in length, so that attention needs a mask.
+    """
+
+    rows: int
+    width: int
+    kept: int
+    padded: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the linear layers see."""
+        return self.rows * self.width
+
+
+@dataclass(frozen=True)
+class Training:
+    """How pieces are trained: LoRAs, or gates over frozen ones; `jobs` sharers share each batch."""
+
+    what: Literal["lora", "gate"]
+    dtype: str
+    device: Literal["cuda", "cpu"]
+    dropout: bool = False
+    checkpointing: bool = False
+    jobs: int = 1
+
+
+def saved_bytes(shape: Shape, lora: Lora, batch: Batch, training: Training) -> int:
+    """Bytes that autograd keeps from the forward pass for the backward pass, all base weights being frozen.
+
+    A frozen linear layer keeps nothing but its weight. Checkpointing keeps each layer's input alone, and has
+    `layer_bytes` besides while it goes back through a layer. Leaves out the mask that all layers share.
+    """
+    tokens, c, h = batch.tokens, BYTES[training.dtype], shape.hidden
+    if training.checkpointing:
+        kept = shape.layers * tokens * h * c
+    else:
+        # In the first layer neither the norm nor the masks of q, k and v lead to anything that is trained.
+        first = 4 * h + 4
+        if training.dropout:
+            first += h * _mask_bytes(training) * sum(name in lora.targets for name in ("q_proj", "k_proj", "v_proj"))
+        kept = shape.layers * layer_bytes(shape, lora, batch, training) - tokens * first
+        # The rotation's cosines and sines, which the layers share.
+        kept += 2 * tokens * shape.head_dim * c
+    final = tokens * (4 * h + 4)
+    return kept + final + 4 * batch.rows * (batch.kept - 1) * shape.vocab
+
+
+def layer_bytes(shape: Shape, lora: Lora, batch: Batch, training: Training) -> int:
+    """Bytes that autograd keeps of one layer; see `saved_bytes`."""
+    c, tokens, h = BYTES[training.dtype], batch.tokens, shape.hidden
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    # A norm keeps its input and the inverse deviation, in float32.
+    norms = 2 * tokens * (4 * h + 4)
+    # The kernel keeps q, k, v, its output and a number per head and query; a mask makes k and v as wide as q.
+    repeated = query if batch.padded else key
+    attention = tokens * (c * (2 * query + 2 * repeated) + 4 * shape.heads)
+    if batch.padded:
+        attention += batch.rows * batch.width**2 * c
+    mlp = 3 * tokens * shape.intermediate * c
+    return norms + attention + mlp + _piece_bytes(shape, lora, batch, training)
+
+
+def _piece_bytes(shape: Shape, lora: Lora, batch: Batch, training: Training) -> int:
+    """What one layer's pieces keep: each piece's input, the small hidden state, and the factors in the base's dtype."""
+    c, width = BYTES[training.dtype], lora.rank * training.jobs
+    inputs = 0
+    for name in lora.targets:
+        n = shape.linears[name][1]
+        if training.dropout:
+            inputs += n * (c + _mask_bytes(training))
+        elif name in ("q_proj", "gate_proj"):
+            # q, k and v share their input, as gate and up do; o's and down's are kept by what comes before them.
+            inputs += n * c
+    hidden = width * len(lora.linears(shape))
+    if training.what == "gate":
+        # The gate before and after it is multiplied with the row's weight.
+        hidden += 2 * training.jobs * len(lora.linears(shape))
+    factors = width * sum(d + n for d, n in lora.linears(shape))
+    return batch.tokens * (inputs + hidden * c) + factors * c
+
+
+def _mask_bytes(training: Training) -> int:
+    """Bytes of dropout's mask for each number: truth values on CUDA, numbers on the CPU."""
+    return 1 if training.device == "cuda" else BYTES[training.dtype]
+
+
+def working_bytes(shape: Shape, batch: Batch, dtype: str) -> int:
+    """Bytes that come and go at the peak of a training step: the MLP's gradients, or those of the logits."""
+    c = BYTES[dtype]
+    mlp = batch.tokens * (3 * shape.intermediate * c + 8 * shape.hidden)
+    logits = batch.rows * batch.kept * shape.vocab * (4 + max(4, 2 * c))
+    return max(mlp, logits)
+
+
+def forward_bytes(shape: Shape, tokens: int, dtype: str, *, logits: int = 0) -> int:
+    """Bytes that come and go in a pass without gradients over `tokens` tokens, with `logits` rows of logits."""
+    c = BYTES[dtype]
+    mlp = tokens * (3 * shape.intermediate * c + shape.hidden * (c + 8))
+    attention = tokens * (4 * shape.heads * shape.head_dim * c + shape.hidden * (c + 8))
+    return max(mlp, attention) + logits * shape.vocab * c
+
+
+def cache_bytes(shape: Shape, tokens: int, dtype: str) -> int:
+    """Bytes of keys and values of `tokens` places."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens * BYTES[dtype]
+
+
+def optimizer_bytes(parameters: int) -> int:
+    """Bytes of trained parameters with AdamW's state and gradients."""
+    return ADAM * parameters
+
+
+def forward_flops(shape: Shape, lora: Lora, tokens: float, context: float, *, sharers: float, logits: float) -> float:
+    """Operations of a pass over `tokens` tokens that attend to `context` tokens on average, and `logits` output rows.
+
+    `sharers`: how many sharers' pieces lie side by side in each linear layer, whether or not a row uses them.
+    """
+    attention = 4 * shape.layers * shape.heads * shape.head_dim * context
+    pieces = 2 * sharers * lora.parameters(shape)
+    return tokens * (2 * shape.multiplied + attention + pieces) + logits * 2 * shape.hidden * shape.vocab
+
+
+def training_flops(
+    shape: Shape, lora: Lora, tokens: float, context: float, *, jobs: int, logits: float, checkpointing: bool
+) -> float:
+    """Operations of a training step: forward, backward through the frozen layers (the same again), and thrice the
+    pieces; checkpointing runs the forward pass twice."""
+    base = forward_flops(shape, lora, tokens, context, sharers=0, logits=logits)
+    pieces = 2 * tokens * jobs * lora.parameters(shape)
+    return (3 if checkpointing else 2) * base + (4 if checkpointing else 3) * pieces

@@ -1,0 +1,1 @@
+"""Grids of settings as command lines, and running them."""

@@ -1,0 +1,200 @@
+"""A sweep's cells as the systems of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from perpcs_cli.artifacts.published import PublishedFigure
+from perpcs_cli.artifacts.results import Result
+from perpcs_cli.errors import UsageError
+from perpcs_cli.experiments.tables.paper_layouts import Layout, System, in_words, place_of
+from perpcs_cli.tasks.spec import TASKS
+
+_USUAL: dict[str, object] = {
+    "predict.retrieve": 0,
+    "assemble.aggregate": "attention",
+    "pool.share-ratio": 1.0,
+    "select.strategy": "history-cluster",
+    "prime.granularity": "lora",
+    "prime.optimizer": "cma",
+}
+"""What a setting is where a cell does not set it: to set it so is to leave it out."""
+
+
+class Row(NamedTuple):
+    """A result and the directory that its paths start from."""
+
+    result: Result
+    root: Path
+
+
+class Panel(NamedTuple):
+    """What figures can be compared within."""
+
+    task: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A system with its cells: for each panel one a seed."""
+
+    name: str
+    system: System
+    cells: dict[Panel, list[Row]]
+
+    def value(self, panel: Panel, metric: str) -> float | None:
+        """The metric, averaged over the seeds; None where there is no cell."""
+        values = [row.result.metrics[metric] for row in self.cells.get(panel, ())]
+        return sum(values) / len(values) if values else None
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, object]:
+    """A cell's settings under one name each, without those that are as usual: `assemble.top-k`, not
+    `settings.assemble.top_k`."""
+    named = {key.removeprefix("settings.").replace("_", "-"): value for key, value in settings.items()}
+    return {
+        key: value
+        for key, value in named.items()
+        if value is not None and value is not False and value != _USUAL.get(key)
+    }
+
+
+def panels(rows: Sequence[Row]) -> list[Panel]:
+    """The tasks and models, tasks in LaMP's order."""
+    order = list(TASKS)
+    found = dict.fromkeys(Panel(row.result.task, row.result.model) for row in rows)
+    return sorted(found, key=lambda panel: order.index(panel.task))
+
+
+def arrange(layout: Layout, rows: Sequence[Row], *, setup: bool = False) -> tuple[list[Entry], list[Row]]:
+    """The layout's entries that have a cell, in its order, and the rows that belong to none.
+
+    A cell belongs to a system where it sets what the system asks for and nothing else. With `setup` it may also set
+    what no other cell of its experiment and method sets otherwise, unless that is a system's own setting or a
+    prompt's. Raises UsageError for two different cells of one system.
+    """
+    own = {key for system in layout.systems for key in (*system.settings, *system.varying)}
+    shared = _constant(rows) if setup else {}
+    found: dict[tuple[int, tuple[object, ...]], Entry] = {}
+    left_out = []
+    for row in rows:
+        settings = plain(row.result.settings)
+        for key in shared.get((row.result.experiment, row.result.method), ()):
+            if key not in own and not key.startswith("predict."):
+                settings.pop(key, None)
+        place = next(
+            (n for n, system in enumerate(layout.systems) if _is(system, row.result.method, settings)),
+            None,
+        )
+        if place is None:
+            left_out.append(row)
+            continue
+        system = layout.systems[place]
+        values = tuple(settings[key] for key in system.varying)
+        entry = found.setdefault((place, values), Entry(system.named(settings), system, {}))
+        _add(entry, row)
+    ordered = sorted(found, key=lambda key: (key[0], [_sortable(value) for value in key[1]]))
+    return [found[key] for key in ordered], left_out
+
+
+def each(rows: Sequence[Row]) -> list[Entry]:
+    """An entry for each result, named by its method and what else tells it from the others of its task."""
+    entries = []
+    for panel in panels(rows):
+        here = [row for row in rows if Panel(row.result.task, row.result.model) == panel]
+        for row, name in zip(here, _labels(here), strict=True):
+            entries.append(Entry(name, System(name, row.result.method), {panel: [row]}))
+    return entries
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    cells = [plain(row.result.settings) for row in rows]
+    keys = varying(cells)
+    told = [[f"{key.partition('.')[2]}={in_words(cell[key])}" for key in keys if key in cell] for cell in cells]
+    labels = [" ".join([row.result.method, *words]) for row, words in zip(rows, told, strict=True)]
+    more = (
+        lambda row: f"({row.result.experiment})",
+        lambda row: f"seed {row.result.seed}",
+        lambda row: str(row.root),
+        # What is left is a config that was changed between them.
+        lambda row: row.result.digest[:8],
+    )
+    for tell in more:
+        labels = [
+            f"{label} {tell(row)}" if labels.count(label) > 1 and len({tell(one) for one in rows}) > 1 else label
+            for label, row in zip(labels, rows, strict=True)
+        ]
+    return labels
+
+
+def varying(cells: Sequence[Mapping[str, object]]) -> list[str]:
+    """The settings that not all cells set alike, in the order in which they occur."""
+    keys = dict.fromkeys(key for cell in cells for key in cell)
+    return [key for key in keys if len({str(cell.get(key)) for cell in cells}) > 1]
+
+
+def called(entry: Entry, name: str) -> bool:
+    """Whether `name` is the entry's own, or that of the directory of its recipes or predictions: `prime-0.2`."""
+    known = {"adapted": {"base", "adapted"}, "retrieval": {"retrieval", "retrieve"}}
+    method = entry.system.method
+    row = next(iter(next(iter(entry.cells.values()), [])), None)
+    values = [plain(row.result.settings)[key] for key in entry.system.varying] if row else []
+    words = [in_words(value) for value in values]
+    plain_prompt = not entry.system.settings and not any(key.startswith("predict.") for key in entry.system.varying)
+    names = {"-".join([first, *words]) for first in known.get(method, {method})} if plain_prompt and row else set()
+    return name == entry.name or name in names
+
+
+def _is(system: System, method: str, settings: Mapping[str, object]) -> bool:
+    if method != system.method or set(settings) != {*system.settings, *system.varying}:
+        return False
+    return all(settings[key] == value for key, value in system.settings.items())
+
+
+def _constant(rows: Sequence[Row]) -> dict[tuple[str, str], set[str]]:
+    """(experiment, method) → the settings that all of its cells set alike."""
+    groups: dict[tuple[str, str], list[dict[str, object]]] = {}
+    for row in rows:
+        groups.setdefault((row.result.experiment, row.result.method), []).append(plain(row.result.settings))
+    return {
+        group: {key for key in cells[0] if all(key in cell and cell[key] == cells[0][key] for cell in cells)}
+        for group, cells in groups.items()
+    }
+
+
+def _add(entry: Entry, row: Row) -> None:
+    cells = entry.cells.setdefault(Panel(row.result.task, row.result.model), [])
+    for other in cells:
+        if other.result.seed != row.result.seed:
+            continue
+        if (other.result.metrics, other.result.count) == (row.result.metrics, row.result.count):
+            # The same cell, which two experiments have.
+            return
+        first, second = (f"{one.root}, experiment {one.result.experiment!r}" for one in (other, row))
+        hint = "Choose with --experiment."
+        if first == second:
+            hint = "The config was changed between them: remove the older line of results.jsonl, or use another --out."
+        raise UsageError(f"two results are {entry.name!r} of {row.result.task}: {first}, and {second}", hint=hint)
+    cells.append(row)
+
+
+def _sortable(value: object) -> tuple[bool, float, str]:
+    number = isinstance(value, int | float)
+    return (not number, float(value) if isinstance(value, int | float) else 0.0, str(value))
+
+
+def with_published(layout: Layout, entries: Sequence[Entry], figures: Sequence[PublishedFigure]) -> list[Entry]:
+    """The entries, and one without cells for each system that only the paper has, in the layout's order."""
+    names = {entry.name for entry in entries}
+    only = dict.fromkeys(figure for figure in figures if figure.system not in names)
+    more: dict[str, Entry] = {}
+    for figure in only:
+        place = place_of(layout, figure)
+        if place is not None:
+            more[figure.system] = Entry(figure.system, layout.systems[place], {})
+    # Stable: the ones of a system that have cells stay in front.
+    return sorted([*entries, *more.values()], key=lambda entry: layout.systems.index(entry.system))

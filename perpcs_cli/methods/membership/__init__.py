@@ -1,0 +1,1 @@
+"""Membership inference: attacks, protocols and what they find."""

@@ -1,0 +1,213 @@
+"""Per-PCs assembly: gate scores choose and weight pieces, layer by layer, from a target user's history.
+
+Source: Tan et al., Personalized Pieces, 2024, section 3.3, and its published code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from perpcs_cli.artifacts.io import hashing
+from perpcs_cli.artifacts.pool import OpenPool
+from perpcs_cli.artifacts.settings import AssembleSettings, Scoring
+from perpcs_cli.errors import DataError, PerpcsError
+from perpcs_cli.model.engine.batching import Batch, Encoded, make_batch
+from perpcs_cli.model.engine.lora_layer import Pieces, attached
+from perpcs_cli.model.engine.piece_cache import PieceCache
+from perpcs_cli.model.loading.base import Base
+
+GATE_CACHE_BYTES = 1 << 30
+"""Gates up to this size stay on the device; larger ones are read again in every pass."""
+
+
+def normalize(vectors: Tensor, scoring: Scoring) -> Tensor:
+    """`vectors` […, n] made comparable: LayerNorm without affine (published) or unit length (paper). Float32."""
+    vectors = vectors.float()
+    if scoring == "published":
+        return F.layer_norm(vectors, vectors.shape[-1:])
+    return F.normalize(vectors, dim=-1)
+
+
+def answer_positions(batch: Batch, scoring: Scoring) -> Tensor:
+    """[rows, tokens], true where the activations count: those that predict the answer's tokens (published code:
+    from the prompt's last position to the one before the answer's last), or the answer's own positions (paper)."""
+    width = batch.ids.shape[1]
+    end = width - 1 if scoring == "published" else width
+    lengths = torch.tensor(batch.answers, device=batch.ids.device)[:, None]
+    at = torch.arange(width, device=batch.ids.device)[None, :]
+    return (at >= end - lengths) & (at < end)
+
+
+def gate_scores(tokens: Tensor, gates: Tensor, rows: Tensor, count: int, scoring: Scoring) -> Tensor:
+    """One score per row and sharer, [count, S] (Per-PCs, equations 4 and 5).
+
+    `tokens`: [N, n] normalized activations of answer tokens, `rows`: [N] the row of each, `gates`: [S, n] normalized.
+    published: the mean over a row's answer tokens of x · g / √n. paper: the sum of cosines, divided by √n.
+    """
+    scores = tokens @ gates.T / tokens.shape[-1] ** 0.5
+    summed = scores.new_zeros(count, scores.shape[1]).index_add_(0, rows, scores)
+    if scoring == "paper":
+        return summed
+    return summed / torch.bincount(rows, minlength=count)[:, None]
+
+
+def choose(scores: Tensor, settings: AssembleSettings, generator: torch.Generator) -> list[tuple[int, float]]:
+    """The sharers whose pieces are used, with weights that sum to 1, from `scores` [S]; -inf is not on offer.
+
+    top-k: the k best. top-p: the best whose softmax adds up to at least p. With sampling, k are drawn without
+    replacement by their softmax among the `sample_from` best, or among the top-p. Weights are the softmax of the
+    chosen scores (Per-PCs, equation 6), or equal.
+    """
+    offered = int(scores.isfinite().sum())
+    if not offered:
+        return []
+    k = min(settings.top_k, offered)
+    order = torch.argsort(scores, descending=True, stable=True)[:offered]
+    softmax = torch.softmax(scores[order].double() / settings.temperature, dim=0)
+    if settings.top_p is not None:
+        # A sharer stays where those before it do not yet reach p.
+        order = order[softmax.cumsum(0) - softmax < settings.top_p]
+    elif not settings.sample:
+        order = order[:k]
+    if settings.sample:
+        kept = order if settings.top_p is not None else order[: max(k, settings.sample_from)]
+        chances = torch.softmax(scores[kept].double() / settings.temperature, dim=0)
+        order = kept[torch.multinomial(chances, min(k, len(kept)), generator=generator)]
+    if settings.aggregate == "uniform":
+        weights = torch.full((len(order),), 1 / len(order), dtype=torch.double)
+    else:
+        weights = torch.softmax(scores[order].double() / settings.temperature, dim=0)
+    return list(zip(order.tolist(), weights.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class HistoryBatch:
+    """The rows of one decision: one batch of one user's history."""
+
+    user_id: str
+    number: int
+    rows: Sequence[Encoded]
+
+
+def make_batches(user_id: str, history: Sequence[Encoded], batch_size: int) -> list[HistoryBatch]:
+    """A user's history in batches, in order."""
+    starts = range(0, len(history), batch_size)
+    return [HistoryBatch(user_id, number, history[at : at + batch_size]) for number, at in enumerate(starts)]
+
+
+class Assembler:
+    """The router of an assembly pass: at each linear layer it scores, chooses and applies, so that the pieces chosen
+    for one layer shape what the next one sees."""
+
+    def __init__(self, base: Base, pool: OpenPool, bank: PieceCache, settings: AssembleSettings, seed: int) -> None:
+        self.base = base
+        self.pool = pool
+        self.bank = bank
+        self.settings = settings
+        self.seed = seed
+        self._file = pool.gates()
+        self._gates: dict[str, Tensor] = {}
+        inputs = sum(n for _, n in pool.manifest.modules.values())
+        self._keep = 4 * inputs * len(pool.ids) <= GATE_CACHE_BYTES
+        shares = [pool.shares(index) for index in range(len(pool.ids))]
+        self._withheld = {
+            module: [index for index, given in enumerate(shares) if module not in given] for module in pool.modules
+        }
+
+    def run(self, batches: Sequence[HistoryBatch]) -> list[dict[str, list[tuple[int, float]]]]:
+        """The weights of each group, {linear layer: [(sharer, weight)]}, from one pass over all of them."""
+        for group in batches:
+            if not all(row.answer for row in group.rows):
+                raise DataError("a history example has no answer, at which it could be scored", where=group.user_id)
+        batch = make_batch(self.base, [row for group in batches for row in group.rows])
+        self._owners = [index for index, group in enumerate(batches) for _ in group.rows]
+        self._positions = answer_positions(batch, self.settings.scoring)
+        self._rows = self._positions.nonzero()[:, 0]
+        self._generators = [
+            torch.Generator().manual_seed(hashing.derive_seed(self.seed, g.user_id, g.number)) for g in batches
+        ]
+        self._chosen: list[dict[str, list[tuple[int, float]]]] = [{} for _ in batches]
+        self._input: Tensor | None = None
+        with torch.inference_mode(), attached(self.base, self, merge=self.settings.merge):
+            self.base.model.get_decoder()(**batch.inputs(), use_cache=False)
+        self._input = None
+        return self._chosen
+
+    def __call__(self, module: str, x: Tensor) -> Pieces | None:
+        """Score the sharers of this linear layer, choose for every group, and apply."""
+        if x is not self._input:
+            # The q, k and v projections of a layer see the same tensor.
+            self._input = x
+            self._tokens = normalize(x[self._positions], self.settings.scoring)
+        scores = gate_scores(
+            self._tokens, self._gate(module), self._rows, len(self._owners), self.settings.scoring
+        ).cpu()
+        if not scores.isfinite().all():
+            raise PerpcsError(f"the gate scores of {module!r} are not finite", hint="Try --dtype float32.")
+        scores[:, self._withheld[module]] = -torch.inf
+        owners = torch.tensor(self._owners)
+        mixes = []
+        for index, chosen in enumerate(self._chosen):
+            mix = choose(scores[owners == index].mean(0), self.settings, self._generators[index])
+            chosen[module] = mix
+            mixes.append(mix)
+        used = sorted({sharer for mix in mixes for sharer, _ in mix})
+        if not used:
+            return None
+        weights = torch.zeros(len(mixes), len(used))
+        for index, mix in enumerate(mixes):
+            for sharer, weight in mix:
+                weights[index, used.index(sharer)] = weight
+        a, b = self.bank.stack(module, used)
+        return Pieces(a, b, weights[owners].to(x.device))
+
+    def _gate(self, module: str) -> Tensor:
+        if module in self._gates:
+            return self._gates[module]
+        gates = normalize(self._file.read(module).to(self.base.device), self.settings.scoring)
+        if self._keep:
+            self._gates[module] = gates
+        return gates
+
+
+def average(parts: Sequence[dict[str, list[tuple[int, float]]]]) -> dict[str, list[tuple[int, float]]]:
+    """The mean of several batches' weights, {linear layer: [(sharer, weight)]}; a missing sharer counts as 0."""
+    result = {}
+    for module in parts[0]:
+        total: dict[int, float] = {}
+        for part in parts:
+            for sharer, weight in part[module]:
+                total[sharer] = total.get(sharer, 0.0) + weight / len(parts)
+        result[module] = sorted(total.items())
+    return result
+
+
+def assemble(
+    assembler: Assembler,
+    batches: Sequence[HistoryBatch],
+    *,
+    batch_tokens: int,
+    done: Callable[[str, dict[str, list[tuple[int, float]]]], None],
+) -> None:
+    """Assemble all users of `batches` (each user's in a row), several in a pass; `done(user, weights)` once each."""
+    finished: dict[str, list[dict[str, list[tuple[int, float]]]]] = {}
+    waiting = {group.user_id: sum(other.user_id == group.user_id for other in batches) for group in batches}
+    passes: list[list[HistoryBatch]] = []
+    for group in batches:
+        together = [*(passes[-1] if passes else []), group]
+        rows = [row for some in together for row in some.rows]
+        if len(together) > 1 and len(rows) * max(len(row) for row in rows) <= batch_tokens:
+            passes[-1] = together
+        else:
+            passes.append([group])
+    for some in passes:
+        for group, weights in zip(some, assembler.run(some), strict=True):
+            parts = finished.setdefault(group.user_id, [])
+            parts.append(weights)
+            if len(parts) == waiting[group.user_id]:
+                done(group.user_id, average(finished.pop(group.user_id)))

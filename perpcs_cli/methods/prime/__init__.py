@@ -1,0 +1,1 @@
+"""PriME: the search over the weights of similar sharers' LoRAs."""

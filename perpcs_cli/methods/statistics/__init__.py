@@ -1,0 +1,1 @@
+"""Metrics of systems side by side, with paired bootstrap."""

@@ -1,0 +1,157 @@
+"""From prompts to batches of token ids: truncation that never touches the answer, left padding, token budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from perpcs_cli.errors import DataError
+from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.loading.tokenizer_info import Reads
+from perpcs_cli.tasks.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a prompt, and of its answer closed by end of sequence (empty where there is no answer)."""
+
+    key: str
+    prompt: list[int]
+    answer: list[int]
+    cut: int = 0
+    """Tokens that were cut from the left of the prompt's article."""
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded rows: `ids`, `mask` and `positions` are [rows, tokens]; `answers` are the answers' lengths."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    answers: list[int]
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Arguments of the model's forward. A mask without padding is left out: attention is faster without."""
+        masks = {} if bool(self.mask.all()) else {"attention_mask": self.mask}
+        return {"input_ids": self.ids, "position_ids": self.positions, **masks}
+
+    def targets(self) -> Tensor:
+        """[rows, longest answer]: the answers' tokens, left-padded with -100."""
+        width = max(self.answers)
+        targets = self.ids[:, -width:].clone()
+        lengths = torch.tensor(self.answers, device=targets.device)
+        targets[torch.arange(width, device=targets.device)[None, :] < (width - lengths)[:, None]] = -100
+        return targets
+
+
+def tokenize(reader: Reads, prompt: Prompt) -> Encoded:
+    """All tokens of a prompt and its answer, of any length.
+
+    Prompt and answer are tokenized together; the answer begins where the tokens differ from the prompt's alone.
+    """
+    ids = _ids(reader, prompt.text)
+    if prompt.answer is None:
+        return Encoded(prompt.key, ids, [])
+    both = _ids(reader, prompt.text + prompt.answer)
+    shared = shared_prefix([ids, both])
+    return Encoded(prompt.key, both[:shared], [*both[shared:], reader.stop[0]])
+
+
+def shared_prefix(lines: Sequence[list[int]]) -> int:
+    """How many tokens all lines begin with: as many as the first and the last of them in order."""
+    low, high = min(lines), max(lines)
+    return next((i for i, (x, y) in enumerate(zip(low, high, strict=False)) if x != y), min(len(low), len(high)))
+
+
+def encode(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Encoded:
+    """Tokenize a prompt and its answer, after `fit`."""
+    whole = tokenize(reader, prompt)
+    short = fit(reader, prompt, max_length, reserve=reserve)
+    if short is prompt:
+        return whole
+    encoded = tokenize(reader, short)
+    return replace(encoded, cut=len(whole) - len(encoded))
+
+
+def fit(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Prompt:
+    """The prompt, shortened to at most `max_length` tokens with its answer, `reserve` of them kept free.
+
+    What is too long is cut from the left of the article, then from the left of the context; never the instruction
+    or the answer. Raises DataError where even that does not fit.
+    """
+    limit = min(max_length, reader.context) - reserve
+    size = len(tokenize(reader, prompt))
+    for part in ("article", "context"):
+        if size <= limit:
+            break
+        whole: str = getattr(prompt, part)
+        spans = reader.tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+        drop = 0
+        while size > limit and drop < len(spans):
+            # Tokens at the seam can merge otherwise than before, so one cut may not be enough.
+            drop += size - limit
+            prompt = replace(prompt, **{part: whole[spans[drop][0] :] if drop < len(spans) else ""})
+            size = len(tokenize(reader, prompt))
+    if size > limit:
+        raise DataError(
+            f"{prompt.key!r} needs {size} tokens without its article, and only {limit} fit",
+            hint="Give a larger --max-length, if the model has the room.",
+        )
+    return prompt
+
+
+def count_parts(reader: Reads, prompt: Prompt) -> dict[str, int]:
+    """Tokens of a prompt's context, instruction, article and answer, which add up to all that the model sees.
+
+    A token across a seam counts for the part in which it begins, and a token without text for the instruction.
+    """
+    parts = ("context", "before", "article", "after")
+    ends = [sum(len(getattr(prompt, part)) for part in parts[: i + 1]) for i in range(len(parts))]
+    spans = reader.tokenizer(prompt.text, return_offsets_mapping=True)["offset_mapping"]
+    encoded = tokenize(reader, prompt)
+    counts = dict.fromkeys(("context", "instruction", "article", "answer"), 0)
+    for start, end in spans[: len(encoded.prompt)]:
+        place = next((i for i, limit in enumerate(ends) if start < limit), 1) if end > start else 1
+        counts[("context", "instruction", "article", "instruction")[place]] += 1
+    return counts | {"answer": len(encoded.answer)}
+
+
+def _ids(reader: Reads, text: str) -> list[int]:
+    ids: list[int] = reader.tokenizer(text)["input_ids"]
+    return ids[:-1] if ids and ids[-1] in reader.stop else ids
+
+
+def make_batch(base: Base, rows: Sequence[Encoded]) -> Batch:
+    """Left-pad prompt and answer of some rows, so that all answers end at the last position."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), base.pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, width - len(row) :] = torch.tensor(row.prompt + row.answer)
+        mask[index, width - len(row) :] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    place = base.device
+    return Batch(ids.to(place), mask.to(place), positions.to(place), [len(row.answer) for row in rows])
+
+
+def by_budget(lengths: Sequence[int], tokens: int, rows: int) -> Iterator[list[int]]:
+    """Indices of rows in batches of similar length: at most `rows` rows and `tokens` tokens, padding included.
+
+    A row longer than `tokens` gets a batch of its own. The longest come first, so that memory runs out early or never.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        # The first row of a batch is its longest.
+        if batch and (len(batch) == rows or lengths[batch[0]] * (len(batch) + 1) > tokens):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

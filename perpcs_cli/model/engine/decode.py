@@ -1,0 +1,246 @@
+"""Greedy decoding of rows that carry different recipes: exact, in packed passes; rows come and go one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from perpcs_cli.artifacts.settings import Merge
+from perpcs_cli.model.engine.batching import Encoded, shared_prefix
+from perpcs_cli.model.engine.drafts import NO_DRAFT, Draft, Drafts, fixed_cost
+from perpcs_cli.model.engine.lora_layer import attached
+from perpcs_cli.model.engine.packed_attention import Rows, packed
+from perpcs_cli.model.engine.recipe_router import RecipeRouter
+from perpcs_cli.model.loading.base import Base
+
+LEAST_PREFIX = 8
+"""A shorter common beginning is not worth the trouble."""
+
+
+@dataclass(frozen=True)
+class Techniques:
+    """What makes decoding fast; none of it changes the output. Each can be switched off, to see what it is worth."""
+
+    drafts: bool = True
+    """Known answers are verified instead of produced token by token."""
+    prefix: bool = True
+    """The tokens that prompts of a recipe begin with are computed once."""
+    population: bool = True
+    """Rows of different recipes share passes."""
+
+
+@dataclass(eq=False)
+class Row:
+    """One row on its way: a prompt, its recipe, and what greedy decoding has said so far."""
+
+    prompt: list[int]
+    recipe: int
+    asked: list[int] = field(default_factory=list)
+    """The indices of the caller's rows that it answers."""
+    output: list[int] = field(default_factory=list)
+    computed: int = 0
+    """Tokens of prompt and output whose keys and values are there."""
+    draft: Draft = NO_DRAFT
+    ended: bool = False
+
+    @property
+    def new(self) -> list[int]:
+        """The tokens of the next pass: what is known and not computed, then the draft."""
+        return [*(self.prompt + self.output)[self.computed :], *self.draft.tokens]
+
+
+def generate(
+    base: Base,
+    recipes: RecipeRouter,
+    rows: Sequence[tuple[Encoded, int]],
+    *,
+    max_new_tokens: int,
+    batch_tokens: int,
+    batch_rows: int,
+    merge: Merge = "product",
+    drafts: Drafts | None = None,
+    techniques: Techniques = Techniques(),
+    done: Callable[[list[int], list[list[int]]], None] = lambda indices, tokens: None,
+) -> list[list[int]]:
+    """The greedy continuation of each row, (prompt, index of its recipe), without the end-of-sequence token.
+
+    In float32 these are the tokens that the model with the recipe merged into its weights says, row by row. At most
+    `batch_rows` rows and `batch_tokens` tokens, new ones included, are in memory at a time, but always one row.
+    `drafts` are known answers, and take up the ones found here. `done(indices, tokens)` is called with the rows that
+    have ended, after every pass in which any did; it must not run the model.
+    """
+    outputs: list[list[int]] = [[] for _ in rows]
+    known = drafts if drafts is not None else Drafts()
+    engine = _Engine(base, recipes, max_new_tokens, known, techniques)
+
+    def ended(found: list[Row]) -> None:
+        for row in found:
+            known.add(row.prompt, row.output)
+            for index in row.asked:
+                outputs[index] = list(row.output)
+        indices = sorted(index for row in found for index in row.asked)
+        done(indices, [outputs[index] for index in indices])
+
+    for part in _parts(_unique(recipes, rows), max_new_tokens, batch_tokens, batch_rows, techniques):
+        capacity = max(len(row.prompt) for row in part) + max_new_tokens
+        places = max(1, min(batch_rows, batch_tokens // capacity, len(part)))
+        with packed(base), attached(base, recipes, merge=merge):
+            engine.run(part, places, capacity, ended)
+    return outputs
+
+
+def _unique(recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]]) -> list[Row]:
+    """One row for each prompt and recipe, recipe by recipe; recipes of equal weights are one."""
+    first: dict[object, int] = {}
+    same = {
+        number: first.setdefault(
+            tuple(sorted((m, *pair) for m, mix in recipes.recipes[number].items() for pair in mix if pair[1])), number
+        )
+        for number in dict.fromkeys(recipe for _, recipe in rows)
+    }
+    found: dict[int, dict[tuple[int, ...], Row]] = {number: {} for number in first.values()}
+    for index, (row, recipe) in enumerate(rows):
+        number = same[recipe]
+        found[number].setdefault(tuple(row.prompt), Row(row.prompt, number)).asked.append(index)
+    return [row for some in found.values() for row in some.values()]
+
+
+def _parts(rows: list[Row], new: int, tokens: int, most: int, techniques: Techniques) -> Iterator[list[Row]]:
+    """Rows that share buffers, the longest first, so that memory runs out early or never.
+
+    None needs less than half the longest's place, unless all that are left fit in at once.
+    """
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(0 if techniques.population else row.recipe, []).append(row)
+    for group in groups.values():
+        left = group
+        while left:
+            longest = max(len(row.prompt) for row in left) + new
+            if len(left) > min(most, tokens // longest):
+                part = [row for row in left if 2 * (len(row.prompt) + new) > longest]
+                left = [row for row in left if 2 * (len(row.prompt) + new) <= longest]
+            else:
+                part, left = left, []
+            yield part
+
+
+class _Engine:
+    """Runs rows to their ends. `alive` rows are in the buffers, each at the place of its number in the list."""
+
+    def __init__(self, base: Base, recipes: RecipeRouter, limit: int, drafts: Drafts, techniques: Techniques) -> None:
+        self.base = base
+        self.recipes = recipes
+        self.limit = limit
+        self.drafts = drafts
+        self.techniques = techniques
+        self.fixed = fixed_cost(base.device, base.dtype)
+
+    def run(self, rows: list[Row], places: int, capacity: int, ended: Callable[[list[Row]], None]) -> None:
+        """Decode rows, at most `places` at a time; `ended` gets those that a pass has brought to their end."""
+        cache = Rows(self.base, places, capacity)
+        alive: list[Row] = []
+        waiting = rows
+        while waiting or any(not row.ended for row in alive):
+            waiting = self._admit(cache, waiting, alive, places)
+            running = [(place, row) for place, row in enumerate(alive) if not row.ended]
+            self._pass(cache, running, waiting=len(waiting) > places - len(alive))
+            if gone := [row for _, row in running if row.ended]:
+                alive = _leave(cache, alive, _kept(alive, waiting, places) if self.techniques.prefix else [])
+                ended(gone)
+
+    def _admit(self, cache: Rows, waiting: list[Row], alive: list[Row], places: int) -> list[Row]:
+        """Let rows in as far as there is place, and return those that still wait.
+
+        A row takes over the keys and values of what its prompt has in common with one of its recipe that is in.
+        One that has more in common with a row that comes in now waits for a pass, if together such rows save more
+        than that pass costs.
+        """
+        first, rest = waiting[: places - len(alive)], waiting[places - len(alive) :]
+        found = [_closest(row, alive) if self.techniques.prefix else (0, 0) for row in first]
+        later = self._later(first, [common for _, common in found]) if self.techniques.prefix else set()
+        copies = []
+        for index, (row, (place, common)) in enumerate(zip(first, found, strict=True)):
+            if index not in later:
+                if common >= LEAST_PREFIX:
+                    row.computed = common
+                    copies.append((place, len(alive)))
+                alive.append(row)
+        cache.copy(copies, max((row.computed for row in first), default=0))
+        return [first[index] for index in sorted(later)] + rest
+
+    def _later(self, rows: list[Row], had: list[int]) -> set[int]:
+        """The numbers of the rows that should wait for what others of them compute; `had` is there without waiting."""
+        leaders: dict[int, list[Row]] = {}
+        saved: dict[int, int] = {}
+        for index, row in enumerate(rows):
+            _, coming = _closest(row, leaders.get(row.recipe, []))
+            if coming >= had[index] + LEAST_PREFIX:
+                saved[index] = coming - had[index]
+            else:
+                leaders.setdefault(row.recipe, []).append(row)
+        return set(saved) if sum(saved.values()) > self.fixed else set()
+
+    def _pass(self, cache: Rows, running: list[tuple[int, Row]], *, waiting: bool) -> None:
+        """One pass: feed each row what is known and a draft, and take over what greedy decoding says."""
+        rows = [row for _, row in running]
+        if self.techniques.drafts:
+            known = [(row.prompt, row.output) for row in rows]
+            plan = self.drafts.plan(known, self.limit, self.fixed, waiting=waiting)
+            for row, draft in zip(rows, plan, strict=True):
+                row.draft = draft
+        new = [row.new for row in rows]
+        self.recipes.use([row.recipe for row in rows], [len(tokens) for tokens in new])
+        choices = cache.run(
+            [place for place, _ in running],
+            [row.computed for row in rows],
+            new,
+            [len(row.draft.tokens) + 1 for row in rows],
+        )
+        for row, chosen in zip(rows, choices, strict=True):
+            self._accept(row, chosen)
+
+    def _accept(self, row: Row, chosen: list[int]) -> None:
+        """`chosen`: what greedy decoding says after the known tokens, and then after each token of the draft."""
+        draft = row.draft.tokens
+        right = next((i for i, token in enumerate(draft) if chosen[i] != token), len(draft))
+        row.computed = len(row.prompt) + len(row.output) + right
+        self.drafts.learn(row.draft, right)
+        for token in chosen[: right + 1]:
+            row.ended = token in self.base.stop
+            if row.ended:
+                return
+            row.output.append(token)
+        row.ended = len(row.output) == self.limit
+
+
+def _closest(row: Row, others: list[Row]) -> tuple[int, int]:
+    """(place, tokens in common) of the one of its recipe whose prompt begins most like the row's.
+
+    A row's last token is never common: it must be run for what comes after it.
+    """
+    best = (0, 0)
+    for place, other in enumerate(others):
+        if other.recipe == row.recipe:
+            best = max(best, (place, shared_prefix([row.prompt[:-1], other.prompt])), key=lambda found: found[1])
+    return best
+
+
+def _kept(alive: list[Row], waiting: list[Row], places: int) -> list[Row]:
+    """Rows that have ended but are still needed: for each recipe that waits and has no other row, one."""
+    staying = [row for row in alive if not row.ended]
+    wanted = {row.recipe for row in waiting} - {row.recipe for row in staying}
+    last = {row.recipe: row for row in alive if row.recipe in wanted}
+    return list(last.values())[: max(0, places - 1 - len(staying))]
+
+
+def _leave(cache: Rows, alive: list[Row], kept: list[Row]) -> list[Row]:
+    """Take out the rows that have ended, but for `kept`; the last ones move into the places that fall free."""
+    stays = [not row.ended or row in kept for row in alive]
+    size = sum(stays)
+    free = [place for place in range(size) if not stays[place]]
+    moves = list(zip((place for place in range(size, len(alive)) if stays[place]), free, strict=True))
+    cache.copy(moves, max((alive[source].computed for source, _ in moves), default=0))
+    for source, target in moves:
+        alive[target] = alive[source]
+    return alive[:size]

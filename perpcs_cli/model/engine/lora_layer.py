@@ -1,0 +1,89 @@
+"""The pieces layer: the only place where LoRA arithmetic happens.
+
+Every model that perpcs runs is the base plus a recipe, a weight for each (linear layer, sharer). Rows of one batch
+may carry different recipes. The layer hangs on the linear layers as forward hooks, so that the transformers model
+itself is never changed, and is taken off in every case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perpcs_cli.artifacts.settings import Merge
+from perpcs_cli.model.loading.base import Base
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What one linear layer adds in one batch: U sharers' factors, side by side, and each row's weights.
+
+    `a`: [U·r, n]; `b`: [d, U·r], with the scale alpha / r folded in; `weights`: [rows, U], or [1, tokens, U] where
+    several rows lie side by side in one line of tokens; `gates`: [U, n], where pieces run as gated.
+
+    Each may also differ from row to row, with the rows in front: `a` [rows, U·r, n], `gates` [rows, U, n].
+    """
+
+    a: Tensor
+    b: Tensor
+    weights: Tensor
+    gates: Tensor | None = None
+
+
+class Router(Protocol):
+    """Decides what a linear layer adds, from the activations that reach it."""
+
+    def __call__(self, module: str, x: Tensor) -> Pieces | None:
+        """`x`: [rows, tokens, n], the layer's input. None adds nothing."""
+
+
+def update(x: Tensor, pieces: Pieces, merge: Merge) -> Tensor:
+    """The pieces' contribution to a linear layer's output, [rows, tokens, d], for input `x` [rows, tokens, n].
+
+    product: (rep(W) ⊙ (x Aᵀ)) Bᵀ, which is ΔW = Σ w B A, the papers' formula.
+    factor: h = Σ_s W_s (x A_sᵀ); Σ_s W_s (h B_sᵀ), which is ΔW = (Σ w B)(Σ w A), the published code's.
+    With gates: W_s is multiplied by σ(g_sᵀ x) for each token (Per-PCs, equation 3).
+    """
+    a, b = pieces.a.to(x.dtype), pieces.b.to(x.dtype)
+    sharers = pieces.weights.shape[-1]
+    weights = pieces.weights.to(x.dtype)
+    if weights.dim() == 2:
+        weights = weights[:, None, :]
+    if pieces.gates is not None:
+        weights = weights * torch.sigmoid(x @ pieces.gates.to(x.dtype).mT)
+    hidden = (x @ a.mT).unflatten(-1, (sharers, -1)) * weights[..., None]
+    if merge == "factor":
+        hidden = hidden.sum(-2, keepdim=True) * weights[..., None]
+    return hidden.flatten(-2) @ b.mT
+
+
+@contextmanager
+def attached(base: Base, router: Router, *, merge: Merge = "product", dropout: float = 0.0) -> Iterator[None]:
+    """Run the base with pieces while the block lasts. `dropout` drops the pieces' input, as LoRA training does."""
+
+    def hook(module: str) -> Any:
+        def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x = inputs[0]
+            pieces = router(module, x)
+            if pieces is None:
+                return output
+            if dropout:
+                x = F.dropout(x, dropout)
+            return output + update(x, pieces, merge)
+
+        return add
+
+    handles = []
+    try:
+        for name, layer in base.targets.items():
+            handles.append(layer.register_forward_hook(hook(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

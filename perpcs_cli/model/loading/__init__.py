@@ -1,0 +1,1 @@
+"""Where models come from, and the base that everything runs on."""

@@ -1,0 +1,153 @@
+"""Loading the base model: from safetensors only, with its task adapter merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from perpcs_cli.artifacts.adapter import Adapter
+from perpcs_cli.errors import DataError, PerpcsError
+from perpcs_cli.model.loading.identity import Identity
+from perpcs_cli.model.loading.tokenizer_info import longest_sequence, stop_tokens
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen decoder-only model ready to run, with what every other room needs to know of it."""
+
+    identity: Identity
+    model: Any
+    tokenizer: Any
+    targets: dict[str, nn.Linear]
+    """The linear layers that carry pieces, in the order in which the model runs them."""
+    context: int
+    """Longest sequence that the model was made for, in tokens."""
+    stop: tuple[int, ...]
+    """End-of-sequence token ids; the first closes an answer in training."""
+
+    @property
+    def name(self) -> str:
+        """As the settings name it."""
+        return self.identity.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.identity.device
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model with its task adapter."""
+        return self.identity.fingerprint
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its numbers."""
+        return self.identity.dtype
+
+    @property
+    def pad(self) -> int:
+        """The token id that fills batches; it is always masked."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else self.stop[0]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(d, n) of each target layer, its outputs and inputs."""
+        return {name: (linear.out_features, linear.in_features) for name, linear in self.targets.items()}
+
+    def wait(self) -> None:
+        """Wait until the device has done what it was asked for, so that a clock tells the truth."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def describe(self) -> dict[str, str]:
+        """What changes results, for an artifact's provenance."""
+        return self.identity.describe()
+
+
+def load_base(identity: Identity, *, targets: tuple[str, ...]) -> Base:
+    """Load a model and merge its task adapter.
+
+    Raises DataError for a model that cannot be loaded from safetensors or an adapter that does not fit, PerpcsError
+    where the architecture has no such linear layers.
+    """
+    model, tokenizer = _load(identity.directory, identity.dtype)
+    model.requires_grad_(False).eval().to(identity.device)
+    if broken := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
+        raise DataError(
+            f"the model's weight {broken!r} holds NaN or infinity",
+            where=identity.directory,
+            hint="Fetch the model again; if it is whole, its values may be too large for this --dtype.",
+        )
+    found = find_targets(model, targets)
+    if identity.adapter:
+        merge_adapter(model, identity.adapter)
+    stop = stop_tokens(tokenizer, getattr(model, "generation_config", None), model.config)
+    return Base(identity, model, tokenizer, found, longest_sequence(model.config), stop)
+
+
+def _load(directory: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise DataError(f"the model cannot be loaded: {str(error).splitlines()[0]}", where=directory) from None
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise DataError(f"the model's weights are broken: {error}", where=directory) from None
+    return model, tokenizer
+
+
+def find_targets(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
+    """The linear layers whose last name is in `targets`, in the model's order.
+
+    Raises PerpcsError, naming what is there, where a target is missing or is no plain linear layer.
+    """
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if name.rsplit(".", 1)[-1] in targets and isinstance(module, nn.Linear)
+    }
+    missing = [t for t in targets if not any(name.rsplit(".", 1)[-1] == t for name in found)]
+    if missing:
+        leaves = {n.rsplit(".", 1)[-1]: type(m).__name__ for n, m in model.named_modules() if ".layers." in f".{n}"}
+        leaves = leaves or {n.rsplit(".", 1)[-1]: type(m).__name__ for n, m in model.named_modules() if "." in n}
+        shown = ", ".join(f"{n} ({kind})" for n, kind in sorted(leaves.items()) if not n.isdigit())
+        raise PerpcsError(
+            f"{type(model).__name__} has no linear layers named {', '.join(missing)}",
+            hint=f"Its modules: {shown}. Set lora.targets in perpcs.toml to linear layers among them.",
+        )
+    return found
+
+
+@torch.no_grad()
+def merge_adapter(model: nn.Module, adapter: Adapter) -> None:
+    """Add an adapter's update, scale · B A, to the model's own weights; computed in float32."""
+    modules = dict(model.named_modules())
+    for name in adapter.modules:
+        linear = modules.get(name)
+        if not isinstance(linear, nn.Linear):
+            raise DataError(f"the adapter has a piece for {name!r}, which this model does not have", where=adapter.path)
+        a, b = adapter.piece(name)
+        if tuple(linear.weight.shape) != (b.shape[0], a.shape[1]):
+            raise DataError(
+                f"the piece of {name!r} is for a {b.shape[0]} × {a.shape[1]} layer; the model's is "
+                f"{linear.weight.shape[0]} × {linear.weight.shape[1]}",
+                where=adapter.path,
+            )
+        update = (b.float() @ a.float()) * adapter.scale
+        weight = linear.weight
+        weight.copy_((weight.float() + update.to(weight.device)).to(weight.dtype))

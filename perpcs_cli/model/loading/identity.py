@@ -1,0 +1,147 @@
+"""Which model it is, before anything of it is loaded: its directory, device, number type and fingerprint."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perpcs_cli.artifacts.adapter import Adapter, open_adapter
+from perpcs_cli.artifacts.io import hashing, typed_files
+from perpcs_cli.artifacts.io.tensors import open_tensors
+from perpcs_cli.errors import DataError, PerpcsError, UsageError
+from perpcs_cli.model.loading.fetch import resolve_model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A model with its task adapter, where and in which numbers it will run."""
+
+    name: str
+    directory: Path
+    adapter: Adapter | None
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+    """Of the model, and of what its task adapter adds."""
+
+    def describe(self) -> dict[str, str]:
+        """What changes results, for an artifact's provenance."""
+        return {"model": self.name, "dtype": str(self.dtype).removeprefix("torch."), "device": self.device.type}
+
+
+def identify(name: str, task_adapter: str = "", *, device: str = "auto", dtype: str = "auto") -> Identity:
+    """Find a model by name, path or hub id, and its task adapter.
+
+    Raises UsageError for a device or dtype that is not there, DataError for a model that is no safetensors model or an
+    adapter that was trained on another one.
+    """
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
+    directory = locate(name)
+    fingerprint = fingerprint_model(directory)
+    adapter = open_adapter(Path(task_adapter)) if task_adapter else None
+    if adapter:
+        if adapter.base and adapter.base != fingerprint:
+            raise DataError(
+                "the task adapter was trained on another base model",
+                where=task_adapter,
+                hint=f"It belongs to {adapter.config.base_model_name_or_path!r}; this is {name!r}.",
+            )
+        fingerprint = hashing.digest_value([fingerprint, adapter.digest()])
+    return Identity(name, directory, adapter, place, kind, fingerprint)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where it is there, else the CPU. Raises UsageError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"the device {name!r} cannot be used: {reason}", where="--device") from None
+    if device.type == "meta":
+        raise UsageError("the device 'meta' computes nothing", where="--device")
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the device computes in it, else float32."""
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        fast = device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+        return torch.bfloat16 if fast else torch.float32
+    if name not in DTYPES:
+        raise UsageError(f"no such dtype: {name!r}", where="--dtype", hint=f"There are auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def locate(name: str) -> Path:
+    """The local directory of a model; a hub id is downloaded into the hub's cache, safetensors only."""
+    found = resolve_model(name)
+    if isinstance(found, Path):
+        return found
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*"]
+    try:
+        return Path(snapshot_download(found, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PerpcsError(
+            f"the model {name!r} is neither a local directory nor to be had from the hub: {reason}",
+            hint="Give a directory, a name from `perpcs model list`, or check the network.",
+        ) from None
+
+
+VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+
+
+def fingerprint_model(directory: Path) -> str:
+    """SHA-256 over the configuration, the tokenizer, and the name, shape and samples of every tensor.
+
+    Samples are 256 bytes at the start, the middle and the end of each tensor: any training changes them, and a
+    model of many gigabytes is told apart in well under a second. Sharding does not matter.
+    """
+    config = typed_files.read_json(directory / "config.json", dict[str, Any])
+    parts: dict[str, object] = {"config": {k: v for k, v in config.items() if k not in VOLATILE}}
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (directory / name).exists():
+            parts[name] = hashing.digest_file(directory / name)
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise DataError(
+            "holds no safetensors file",
+            where=directory,
+            hint="Pickled weights (.bin, .pt) are never loaded; convert them to safetensors first.",
+        )
+    parts["tensors"] = {name: sample for file in files for name, sample in _samples(file)}
+    return hashing.digest_value(parts)
+
+
+def _samples(path: Path) -> Iterator[tuple[str, str]]:
+    open_tensors(path)  # Refuses what is no safetensors file or is cut off, so that the header can be trusted.
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+        read: Callable[[int, int], bytes] = lambda at, count: (file.seek(8 + size + at), file.read(count))[1]  # noqa: E731
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            start, end = entry["data_offsets"]
+            count = min(256, end - start)
+            blocks = [read(at, count) for at in (start, (start + end - count) // 2, end - count)]
+            yield name, hashing.digest_bytes(json.dumps([entry["dtype"], entry["shape"]]).encode() + b"".join(blocks))

@@ -1,0 +1,1 @@
+"""Training LoRAs and gates, with and without differential privacy."""

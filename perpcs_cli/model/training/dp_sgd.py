@@ -1,0 +1,137 @@
+"""Training a LoRA or gates with differential privacy: DP-SGD (Abadi et al., 2016, arXiv:1607.00133) with Opacus.
+
+Every row of a batch gets a copy of the factors of its own, as if it were another sharer's: the gradient of a row's
+copy is the gradient of its example alone. Opacus's optimizer clips these, sums them, adds noise and steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import Tensor
+
+from perpcs_cli.artifacts.privacy import Mechanism
+from perpcs_cli.artifacts.settings import TrainSettings
+from perpcs_cli.errors import PerpcsError
+from perpcs_cli.model.engine.batching import Encoded, make_batch
+from perpcs_cli.model.engine.lora_layer import Pieces, attached
+from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.training.keyed_noise import SecretStream
+from perpcs_cli.model.training.train import Job, answer_losses, checkpointing, learning_rate, new_optimizer, total_steps
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """How much noise: its standard deviation as a multiple of `clip`, the largest norm of an example's gradient.
+
+    `key`: the secret that noise and batches come from; for one training only, since noise that is used twice with
+    different data cancels out.
+    """
+
+    noise_multiplier: float
+    clip: float
+    key: bytes
+
+
+def sampling(settings: TrainSettings, examples: int) -> tuple[float, int]:
+    """(chance of each example to be in a step's batch, steps): batches and epochs are those of ordinary training,
+    in expectation."""
+    expected = settings.batch_size * settings.accumulate
+    return min(1.0, expected / examples), total_steps(settings, examples)
+
+
+def train_private(
+    base: Base,
+    job: Job,
+    settings: TrainSettings,
+    privacy: Privacy,
+    *,
+    report: Callable[[], None] = lambda: None,
+) -> Mechanism:
+    """Train one job with DP-SGD and return the mechanism that its examples went through.
+
+    Of each step's Poisson sample, `batch_size` examples at a time are in memory. There is no dropout, since the masks
+    of the others must not depend on whether an example is there, and no log: losses and norms are not noised. Raises
+    PerpcsError for a job without examples, and when a gradient is no longer finite.
+    """
+    if not job.examples:
+        raise PerpcsError(f"{job.name!r} has no examples to train on")
+    sample_rate, steps = sampling(settings, len(job.examples))
+    stream = SecretStream(privacy.key)
+    optimizer = NoisyOptimizer(
+        new_optimizer(job, settings),
+        noise_multiplier=privacy.noise_multiplier,
+        max_grad_norm=privacy.clip,
+        expected_batch_size=sample_rate * len(job.examples),
+        stream=stream,
+    )
+    with checkpointing(base, settings.checkpointing):
+        for step in range(steps):
+            drawn = np.flatnonzero(stream.uniform(len(job.examples)) < sample_rate)
+            rows = [job.examples[int(i)] for i in drawn]
+            optimizer.param_groups[0]["lr"] = learning_rate(settings, step, steps)
+            # A step without examples is a step all the same: noise alone.
+            for start in range(0, max(1, len(rows)), settings.batch_size):
+                some = rows[start : start + settings.batch_size]
+                for parameter, gradient in zip(job.parameters, example_gradients(base, job, some), strict=True):
+                    _check_finite(gradient, job, step)
+                    parameter.grad_sample = gradient  # type: ignore[attr-defined]
+                optimizer.signal_skip_step(start + settings.batch_size < len(rows))
+                optimizer.step()
+                optimizer.zero_grad()
+            report()
+    return Mechanism(
+        what="gate" if job.gates else "lora",
+        noise_multiplier=privacy.noise_multiplier,
+        clip=privacy.clip,
+        sample_rate=sample_rate,
+        steps=steps,
+    )
+
+
+def example_gradients(base: Base, job: Job, rows: Sequence[Encoded]) -> list[Tensor]:
+    """Gradient of each row's mean loss per answer token, [rows, …] for each of the job's parameters, in their order."""
+    copies = [p.detach().expand(len(rows), *p.shape).clone().requires_grad_() for p in job.parameters]
+    if not rows:
+        return copies
+    batch = make_batch(base, rows)
+    ones = torch.ones(len(rows), 1, device=base.device)
+    own = iter(copies)
+    gates = {module: next(own)[:, None] for module in job.gates}
+    pieces = job.pieces if gates else {module: (next(own), next(own)) for module in job.pieces}
+
+    def router(module: str, x: Tensor) -> Pieces:  # noqa: ARG001
+        a, b = pieces[module]
+        return Pieces(a, b * job.scale, ones, gates.get(module))
+
+    with attached(base, router):
+        losses, counts = answer_losses(base, batch)
+        return list(torch.autograd.grad((losses / counts).sum(), copies))
+
+
+class NoisyOptimizer(DPOptimizer):
+    """Opacus's optimizer with noise from a secret stream, added in double precision and then rounded."""
+
+    def __init__(self, *args: Any, stream: SecretStream, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stream = stream
+
+    def add_noise(self) -> None:
+        """Add noise to the clipped sums, as Opacus's own `add_noise` does with torch's generator."""
+        deviation = self.noise_multiplier * self.max_grad_norm
+        for p in self.params:
+            noise = torch.from_numpy(self.stream.normal(p.numel())).view(p.shape)
+            p.grad = (p.summed_grad.double().cpu() + deviation * noise).to(p)
+
+
+def _check_finite(gradient: Tensor, job: Job, step: int) -> None:
+    if not bool(gradient.isfinite().all()):
+        raise PerpcsError(
+            f"a gradient of {job.name!r} is not finite at step {step + 1}",
+            hint="Try a lower learning rate or --dtype float32.",
+        )

@@ -1,0 +1,112 @@
+"""The base model of a step: told by its fingerprint before anything is loaded, loaded when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from perpcs_cli.errors import DataError
+from perpcs_cli.steps.report import Report
+from perpcs_cli.steps.workspace import Workspace
+
+if TYPE_CHECKING:
+    from perpcs_cli.model.engine.batching import Encoded
+    from perpcs_cli.model.loading.base import Base
+    from perpcs_cli.model.loading.identity import Identity
+    from perpcs_cli.tasks.prompts import Prompt
+
+
+_kept: ContextVar[dict[tuple[object, ...], Base] | None] = ContextVar("kept", default=None)
+"""The last base that was loaded, by all that it was loaded from; None outside of `kept_base`."""
+
+
+@contextmanager
+def kept_base() -> Iterator[None]:
+    """Keep the last base that a step loads, so that several steps in this block load it once."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+class StepModel:
+    """The base that the settings name, with its task adapter unless `adapted` is false.
+
+    Without `pieces` it needs no linear layers that could carry them. `changed`: the step will change the model, so
+    nobody else may get it.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        report: Report,
+        *,
+        adapted: bool = True,
+        pieces: bool = True,
+        changed: bool = False,
+    ) -> None:
+        self.settings = workspace.settings
+        self._report = report
+        self._task_adapter = self.settings.task_adapter if adapted else ""
+        self._targets = self.settings.lora.targets if pieces else ()
+        self._changed = changed
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Its fingerprint, number type and device, for provenances. Raises what `identify` raises."""
+        from perpcs_cli.model.loading.identity import identify
+
+        settings = self.settings
+        return identify(settings.model, self._task_adapter, device=settings.device, dtype=settings.dtype)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the base with its task adapter."""
+        return self.identity.fingerprint
+
+    def describe(self) -> dict[str, str]:
+        """What changes results, for an artifact's provenance."""
+        return self.identity.describe()
+
+    @cached_property
+    def base(self) -> Base:
+        """The model itself, loaded when it is first used."""
+        from perpcs_cli.model.loading.base import load_base
+
+        settings = self.settings
+        key = (settings.model, self._targets, self.fingerprint, settings.device, settings.dtype)
+        kept = None if self._changed else _kept.get()
+        found = kept.get(key) if kept else None
+        if found is not None:
+            return found
+        if kept is not None:
+            # Before the next one is loaded: two may not fit.
+            kept.clear()
+        base = load_base(self.identity, targets=self._targets)
+        if kept is not None:
+            kept[key] = base
+        shape = f"{base.describe()['dtype']} on {base.device}"
+        merged = f" + {self._task_adapter}" if self._task_adapter else ""
+        layers = f", {len(base.targets)} linear layers" if self._targets else ""
+        self._report.note(f"base: {settings.model}{merged}, {shape}{layers}")
+        return base
+
+    def encode(self, prompts: Iterable[Prompt], *, who: str, reserve: int = 0) -> list[Encoded]:
+        """Tokenize prompts, and tell how many had to be cut to fit. Errors name `who`."""
+        from perpcs_cli.model.engine.batching import encode
+
+        try:
+            rows = [encode(self.base, prompt, self.settings.max_length, reserve=reserve) for prompt in prompts]
+        except DataError as error:
+            raise DataError(error.what, where=who, hint=error.hint) from None
+        cut = [row.cut for row in rows if row.cut]
+        if cut:
+            self._report.warn(
+                f"{who}: {len(cut)} of {len(rows)} inputs are longer than the context; "
+                f"their articles were cut from the left, {max(cut)} tokens at most"
+            )
+        return rows

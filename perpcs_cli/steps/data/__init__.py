@@ -1,0 +1,1 @@
+"""Steps that bring in and describe users."""

@@ -1,0 +1,179 @@
+"""Textual user profiles, written by a language model (PAG)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perpcs_cli.artifacts.io import hashing
+from perpcs_cli.artifacts.io.journal import Header, Journal, open_journal, partial_path
+from perpcs_cli.artifacts.io.provenance import Provenance, check_same
+from perpcs_cli.artifacts.predictions import info_path
+from perpcs_cli.artifacts.profiles import Profile, ProfilesInfo, read_info, read_profiles, write_info, write_profiles
+from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.steps.base import StepModel
+from perpcs_cli.steps.job import Outcome, Output, run
+from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
+from perpcs_cli.tasks.profile_prompts import ITEMS, NEW_TOKENS, profile_lines, profile_prompt
+from perpcs_cli.tasks.prompts import Prompt
+
+if TYPE_CHECKING:
+    from perpcs_cli.model.engine.batching import Encoded
+
+FORMAT = str(ProfilesInfo.__struct_config__.tag)
+Asker = Callable[[Sequence[str]], Prompt]
+
+
+def profile(
+    workspace: Workspace,
+    who: Who = EVERYONE,
+    *,
+    recent: int = ITEMS,
+    max_new_tokens: int = NEW_TOKENS,
+    chat: bool | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    report: Report = SILENT,
+) -> list[Outcome[Profile]]:
+    """Write users' profiles into profiles.jsonl: what the model says of their `recent` newest items.
+
+    `chat`: ask as in a chat; None where the model has a chat template. Who has a profile of the same prompt keeps it;
+    a run that was stopped goes on from `profiles.partial.jsonl`. With a task adapter in the settings the adapted model
+    is asked.
+    """
+    from perpcs_cli.model.engine.chat_prompts import chat_ends
+    from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
+
+    settings = workspace.settings
+    path = out or workspace.profiles
+    shown = {user.user_id: profile_lines(workspace.task, user, recent) for user in who.select(workspace)}
+    if empty := [user for user, lines in shown.items() if not lines]:
+        report.warn(f"{len(empty)} users have no history to describe, {empty[0]!r} for example")
+    shown = {user: lines for user, lines in shown.items() if lines}
+    if not shown:
+        raise DataError("no user has a history to describe", where=who.path(workspace))
+    model = StepModel(workspace, report, pieces=False)
+    ends = None if chat is False else chat_ends(load_vocabulary(model.identity.directory).tokenizer)
+    if chat and not ends:
+        raise UsageError(f"{settings.model} has no chat template", where="--chat", hint="Ask with --no-chat.")
+    ask = {user: partial(profile_prompt, workspace.task, user, ends=ends or ("", "")) for user in shown}
+    sources = {user: hashing.digest_value(ask[user](lines).text) for user, lines in shown.items()}
+    shared: dict[str, object] = {"recent": recent, "max_new_tokens": max_new_tokens, "chat": bool(ends)}
+    shared |= {"max_length": settings.max_length, **model.describe()}
+    provenance = workspace.provenance("profile", shared, {}, model.fingerprint)
+    known = _known(path, provenance, force=force)
+
+    def finished(user: str) -> Profile | None:
+        return known[user] if user in known and known[user].source == sources[user] else None
+
+    outputs = [Output(user, path / user, partial(finished, user)) for user in shown]
+
+    def make(todo: Sequence[Output[Profile]], keep: Any) -> None:
+        wanted = {one.name: one for one in todo}
+        header = Header(of=FORMAT, provenance=provenance)
+        journal = open_journal(partial_path(path), header, Profile, force=force)
+        if not journal.rows:
+            # All of the old ones, so that the journal alone says what the file will be.
+            journal.add([row for user, row in known.items() if user not in wanted])
+        have = {row.user_id: row for row in journal.rows if row.source == sources.get(row.user_id, row.source)}
+        left = [user for user in wanted if user not in have]
+        rows = _encode(model, {user: (ask[user], shown[user]) for user in left}, max_new_tokens, report)
+        _write_all(model, rows, left, sources, max_new_tokens, journal, report)
+        profiles = {**have, **{row.user_id: row for row in journal.rows if row.user_id in left}}
+        write_profiles(path, profiles)
+        info = ProfilesInfo(task=workspace.task.name, sha256=hashing.digest_file(path), provenance=provenance)
+        write_info(path, info)
+        journal.end()
+        for user, one in wanted.items():
+            keep(one, profiles[user])
+        if silent := [user for user in wanted if not profiles[user].profile]:
+            report.warn(f"the model says nothing of {len(silent)} users, {silent[0]!r} for example")
+
+    return run(outputs, make, place=path, dry_run=dry_run, report=report, force=force)
+
+
+def _known(path: Path, provenance: Provenance, *, force: bool) -> dict[str, Profile]:
+    """The profiles that are there. Raises where they were made with other settings, or by hand, unless `force`."""
+    if not path.exists():
+        return {}
+    stopped = partial_path(path).exists()
+    if not info_path(path).exists():
+        if stopped or force:
+            return {}
+        raise UsageError("already exists", where=path, hint="Use --force to replace it, or --out for another file.")
+    known = read_profiles(path)
+    info = read_info(path)
+    if info.sha256 != hashing.digest_file(path):
+        if stopped or force:
+            return {}
+        raise DataError("has changed since it was written", where=path, hint="Use --force to write it again.")
+    if force and info.provenance != provenance:
+        return {}
+    check_same(info.provenance, provenance, where=path)
+    return known
+
+
+def _write_all(
+    model: StepModel,
+    rows: Sequence[Encoded],
+    users: Sequence[str],
+    sources: Mapping[str, str],
+    max_new_tokens: int,
+    journal: Journal[Profile],
+    report: Report,
+) -> None:
+    """Let the model answer, into the journal."""
+    from perpcs_cli.model.engine.decode import generate
+    from perpcs_cli.model.engine.piece_cache import PieceCache
+    from perpcs_cli.model.engine.recipe_router import RecipeRouter
+
+    settings = model.settings.predict
+    with report.progress("writing profiles", len(users)) as bar:
+
+        def write(indices: list[int], tokens: list[list[int]]) -> None:
+            texts = model.base.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            journal.add(
+                [
+                    Profile(user_id=users[index], profile=text.strip(), source=sources[users[index]])
+                    for index, text in zip(indices, texts, strict=True)
+                ]
+            )
+            bar.advance(len(indices))
+
+        generate(
+            model.base,
+            RecipeRouter(PieceCache(model.base, [].__getitem__), [{}]),
+            [(row, 0) for row in rows],
+            max_new_tokens=max_new_tokens,
+            batch_tokens=settings.batch_tokens,
+            batch_rows=settings.batch_rows,
+            done=write,
+        )
+
+
+def _encode(
+    model: StepModel, asked: Mapping[str, tuple[Asker, list[str]]], reserve: int, report: Report
+) -> list[Encoded]:
+    """Tokenize the users' prompts, and say how many had to leave items out. Errors name the user."""
+    from perpcs_cli.model.engine.chat_prompts import encode_items
+
+    rows = []
+    short = []
+    for user, (ask, lines) in asked.items():
+        try:
+            row, left_out = encode_items(model.base, ask, lines, model.settings.max_length, reserve=reserve)
+        except DataError as error:
+            raise DataError(error.what, where=f"user {user}", hint=error.hint) from None
+        rows.append(row)
+        if left_out or row.cut:
+            short.append(left_out)
+    if short:
+        report.warn(
+            f"{len(short)} of {len(rows)} histories are longer than the context; their oldest items were left out, "
+            f"{max(short)} at most, and the last one cut where it alone is too long"
+        )
+    return rows

@@ -1,0 +1,32 @@
+"""Make a small synthetic data set with planted habits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perpcs_cli.steps.data.import_users import write_once
+from perpcs_cli.steps.job import Outcome
+from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.workspace import Places
+from perpcs_cli.tasks.synthetic_users import make_users
+
+
+def synth(
+    places: Places,
+    *,
+    count: int = 24,
+    history: int = 16,
+    queries: int = 4,
+    habits: int = 4,
+    seed: int | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    report: Report = SILENT,
+) -> Outcome[bool]:
+    """Write `count` users of the task news_headline, each with `history` items and `queries` queries.
+
+    Groups of users share one of `habits` headline habits; the start of their ids names it.
+    """
+    made = make_users(count, history, queries, places.seed(seed), habits)
+    return write_once(out or places.users, made, force=force, dry_run=dry_run, report=report)

@@ -1,0 +1,1 @@
+"""Steps that answer queries, and measure answers and leakage."""

@@ -1,0 +1,52 @@
+"""Look through a pool, the recipes over it and the attacks' summaries for what they give away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perpcs_cli.artifacts.mia import summaries_in
+from perpcs_cli.artifacts.pool import OpenPool, open_pool
+from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
+from perpcs_cli.artifacts.pools.secret import existing_secret
+from perpcs_cli.artifacts.users import read_users
+from perpcs_cli.steps.workspace import Places
+from perpcs_cli.tasks.spec import known_texts
+
+if TYPE_CHECKING:
+    from perpcs_cli.artifacts.pools.audit import Audit
+
+
+def audit(
+    places: Places,
+    *,
+    pool: Path | None = None,
+    recipes: Sequence[Path] | None = None,
+    summaries: Sequence[Path] | None = None,
+    users_file: Path | None = None,
+) -> Audit:
+    """The report on a pool. `recipes`: directories of recipes; `summaries`: of attacks, files or directories."""
+    from perpcs_cli.artifacts.pools.audit import audit_pool
+
+    opened = open_pool(pool or places.pool)
+    file = users_file or places.users
+    users = read_users(file) if users_file or file.exists() else None
+    directories = places.recipe_directories if recipes is None else recipes
+    return audit_pool(
+        opened,
+        recipes=sorted(path for directory in directories for path in directory.glob("*.json")),
+        summaries=summaries_in(summaries if summaries is not None else [places.mia] if places.mia.is_dir() else []),
+        users=list(users.values()) if users else None,
+        ids=_ids(opened, places, list(users or ())),
+        known=known_texts(),
+    )
+
+
+def _ids(pool: OpenPool, places: Places, users: list[str]) -> list[str]:
+    """The ids that the pool's pseudonyms stand for, as far as the secret tells."""
+    secret = existing_secret(places.root) if pool.manifest.pseudonyms else None
+    if not secret:
+        return []
+    everyone = {*users, *(path.name for path in places.sharers.glob("*"))}
+    return [name for name in everyone if pseudonym(secret, name) in pool.ids]

@@ -1,0 +1,174 @@
+"""The task's metrics of one or more prediction files, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from perpcs_cli.artifacts.io import hashing, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.metrics import Metrics, write_metrics
+from perpcs_cli.artifacts.settings import Settings
+from perpcs_cli.artifacts.users import choose_users, read_users
+from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.steps.job import Output, run_one, same_bytes
+from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.workspace import EVERYONE, Places, Who, open_workspace
+from perpcs_cli.tasks.spec import Task, get_task
+
+if TYPE_CHECKING:
+    from perpcs_cli.methods.statistics.comparison import Answers
+
+Unit = Literal["users", "examples"]
+
+
+def evaluate(
+    predictions: Mapping[str, Path],
+    places: Places,
+    who: Who = EVERYONE,
+    *,
+    labels: Path | None = None,
+    baseline: str | None = None,
+    resamples: int = 1000,
+    unit: Unit | None = None,
+    per_user: bool = False,
+    partial: bool = False,
+    task: str | None = None,
+    seed: int | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    report: Report = SILENT,
+) -> Metrics:
+    """Evaluate prediction files {name: file} against the users' outputs, or against `labels` in LaMP's format.
+
+    `baseline`: what the others are compared with, the first by default; `unit`: what a bootstrap resample draws;
+    `partial`: only the queries that every file answers. The users are those that any file answers for by default.
+    """
+    from perpcs_cli.methods.statistics.comparison import compare, read_answers
+
+    settings = _settings(places, task, seed)
+    systems = {name: read_answers(path) for name, path in predictions.items()}
+    baseline = baseline or next(iter(systems))
+    if baseline not in systems:
+        raise UsageError(f"no such file: {baseline!r}", where="--baseline", hint=f"There are {', '.join(systems)}.")
+    if labels is not None:
+        if who != EVERYONE or per_user or unit == "users":
+            hint = "Use --users-file instead."
+            raise UsageError("LaMP's labels name no users", where="--labels", hint=hint)
+        references, systems = _by_labels(labels, systems)
+    else:
+        references, systems = _by_users(who.path(places), who.ids, systems)
+    chosen = _task(task, [*systems.values(), references], settings.task if settings else None)
+    unit = unit or ("users" if references.names_users else "examples")
+    provenance = Provenance(
+        command="eval",
+        settings={
+            "task": chosen.name,
+            "baseline": baseline,
+            "resamples": resamples,
+            "unit": unit,
+            "partial": partial,
+        },
+        seed=settings.seed if settings else seed or 0,
+        inputs={str(file.path): hashing.digest_file(file.path) for file in [references, *systems.values()]},
+    )
+    result = compare(
+        chosen,
+        references,
+        systems,
+        baseline=baseline,
+        provenance=provenance,
+        partial=partial,
+        resamples=resamples,
+        unit=unit,
+        per_user=per_user,
+    )
+    if result.left_out:
+        report.warn(f"{_counted(result.count)} evaluated, {result.left_out} left out by --partial")
+    if resamples and result.resampling is None:
+        report.warn(f"no intervals: there are not two {unit} to draw from")
+    if out is not None:
+
+        def make() -> bool:
+            write_metrics(out, result)
+            report.note(f"wrote {out}")
+            return True
+
+        output = Output(out.stem, out, same_bytes(out, typed_files.json_bytes(result)))
+        run_one(output, make, force=force, dry_run=dry_run, report=report)
+    return result
+
+
+def convert(predictions: Mapping[str, Path], places: Places, path: Path, *, task: str | None, force: bool) -> None:
+    """Write the one predictions file in LaMP's format to `path`."""
+    from perpcs_cli.artifacts.labels import Gold, Labels, write_labels
+    from perpcs_cli.methods.statistics.comparison import read_answers
+
+    if len(predictions) != 1:
+        raise UsageError("converts exactly one predictions file", where="--write-lamp")
+    settings = _settings(places, task, None)
+    answers = read_answers(next(iter(predictions.values())))
+    chosen = _task(task, [answers], settings.task if settings else None)
+    golds = [Gold(id=query, output=text or "") for (_, query), text in answers.texts.items()]
+    if len({gold.id for gold in golds}) < len(golds):
+        raise DataError("users share query ids, and LaMP's format names no users", where=answers.path)
+    labels = Labels(task=chosen.lamp, golds=golds)
+
+    def make() -> bool:
+        write_labels(path, labels)
+        return True
+
+    run_one(Output(path.stem, path, same_bytes(path, typed_files.json_bytes(labels))), make, force=force)
+
+
+def _settings(places: Places, task: str | None, seed: int | None) -> Settings | None:
+    """The workspace's settings, if there is a workspace."""
+    return open_workspace(places.root, task=task, seed=seed).settings if places.settings_file.exists() else None
+
+
+def _task(given: str | None, files: Iterable[Answers], stored: str | None) -> Task:
+    """The task as given, else by the files, else by the workspace.
+
+    Raises UsageError where none is known and DataError where a file is of another task.
+    """
+    stated = {answers.path: answers.task for answers in files if answers.task}
+    name = given or next(iter(stated.values()), None) or stored
+    if not name:
+        raise UsageError("no task is known", hint="Give --task, or use a workspace made with `perpcs init`.")
+    task = get_task(name)
+    for path, other in stated.items():
+        # LaMP calls both of its second tasks LaMP_2.
+        if other != task.name and not task.lamp.startswith(other):
+            raise DataError(f"is of task {other}, and this is an evaluation of {task.name}", where=path)
+    return task
+
+
+def _by_labels(path: Path, systems: dict[str, Answers]) -> tuple[Answers, dict[str, Answers]]:
+    """References from LaMP's labels, and the systems under the same ids."""
+    from perpcs_cli.methods.statistics.comparison import aligned, read_answers
+
+    references = read_answers(path)
+    if references.names_users:
+        raise DataError("is not in LaMP's format", where=path, hint='It is {"task": …, "golds": [{"id", "output"}]}.')
+    return references, {name: aligned(answers, references) for name, answers in systems.items()}
+
+
+def _by_users(path: Path, wanted: Sequence[str], systems: dict[str, Answers]) -> tuple[Answers, dict[str, Answers]]:
+    """References and systems of the wanted users; by default of all users that any file answers for."""
+    from perpcs_cli.methods.statistics.comparison import aligned, references_of, restricted
+
+    users = read_users(path)
+    references = references_of(users, path)
+    systems = {name: aligned(answers, references) for name, answers in systems.items()}
+    if wanted:
+        ids = {user.user_id for user in choose_users(users, wanted, where=path)}
+        systems = {name: restricted(answers, ids) for name, answers in systems.items()}
+    else:
+        ids = {user for answers in systems.values() for user in answers.users}
+    return restricted(references, ids), systems
+
+
+def _counted(number: int) -> str:
+    return f"{number} {'query' if number == 1 else 'queries'}"

@@ -1,0 +1,229 @@
+"""What personal models, and the adapters that sharers give, tell about the data they were trained on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perpcs_cli.artifacts.io import atomic, typed_files
+from perpcs_cli.artifacts.io.journal import Header, open_journal, partial_path
+from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.io.safe_paths import check_id
+from perpcs_cli.artifacts.metrics import Resampling
+from perpcs_cli.artifacts.mia import (
+    Leakage,
+    Observation,
+    Protocol,
+    read_leakage,
+    roc_path,
+    scores_path,
+    source,
+    write_leakage,
+    write_roc,
+)
+from perpcs_cli.artifacts.pool import check_base, check_layers
+from perpcs_cli.artifacts.pools.secret import existing_secret
+from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.steps.base import StepModel
+from perpcs_cli.steps.evaluate.attack_targets import Attacked, AttackedModels, find_models
+from perpcs_cli.steps.evaluate.membership_items import collect_items, find_owners
+from perpcs_cli.steps.job import Outcome, Output, made_from, run_one
+from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
+from perpcs_cli.tasks.prompts import digest
+
+if TYPE_CHECKING:
+    from perpcs_cli.methods.membership.attacks import Observed
+    from perpcs_cli.methods.membership.protocols import Item
+    from perpcs_cli.model.engine.batching import Encoded
+
+FORMAT = str(Leakage.__struct_config__.tag)
+PROTOCOLS: tuple[Protocol, ...] = ("published", "held-out")
+
+
+def mia(
+    workspace: Workspace,
+    what: Attacked | None = None,
+    who: Who = EVERYONE,
+    *,
+    pool: Path | None = None,
+    protocols: Sequence[Protocol] = PROTOCOLS,
+    attacks: Sequence[str] | None = None,
+    references: int = 4,
+    max_items: int | None = None,
+    resamples: int = 1000,
+    name: str | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    report: Report = SILENT,
+) -> Outcome[Leakage]:
+    """Attack models by membership inference: the recipes of the target users, or as `what` says.
+
+    `protocols`: where non-members come from; `attacks`: which, by name, or all; `references`: RMIA's reference sharers
+    for each item; `max_items`: at most so many trained and held-out items of each user, drawn by seed. Writes
+    `NAME.json` (or `out`), and beside it each item's scores and the ROC curves.
+    """
+    from perpcs_cli.methods.membership.attacks import compressed_bytes
+    from perpcs_cli.methods.membership.auc_summary import score_suspect, summarize
+    from perpcs_cli.methods.membership.protocols import drawn, duplicate, rows_to_run
+
+    if out and out.suffix != ".json":
+        raise UsageError("the summary's name must end in .json", where="--out")
+    if out and name:
+        raise UsageError("give one", where="--name and --out")
+    settings = workspace.settings
+    wanted = _attacks(attacks, references)
+    count = references if "rmia" in wanted else 0
+    users = who.everyone(workspace)
+    models, opened, digests = find_models(
+        workspace, what or Attacked(), pool, who.select(workspace, "target", among=users)
+    )
+    owners = find_owners(workspace, models.owners, users)
+    every_item, prompts = collect_items(workspace.task, owners, existing_secret(workspace.root))
+    chosen = drawn(every_item, max_items, settings.seed)
+    items = [every_item[index] for index in chosen]
+    rows = rows_to_run(models.suspects, items, protocols, reference_count=count, seed=settings.seed)
+    systems = list(dict.fromkeys(suspect.system for suspect in models.suspects))
+    path = out or workspace.mia / f"{check_id(name or '+'.join(systems), 'name', where='--name')}.json"
+    if not rows:
+        raise DataError(
+            "no model has both members and non-members: " + _reasons(models, items, protocols),
+            hint="Train sharers with --hold-out, or attack recipes that do not use every sharer.",
+        )
+    model = StepModel(workspace, report)
+    if opened:
+        check_base(opened, model.fingerprint, settings.model)
+    asked: dict[str, Any] = {"systems": systems, "targets": [f"{s.system}/{s.target}" for s in models.suspects]}
+    asked |= {"protocols": protocols, "attacks": wanted, "references": count, "limit": max_items}
+    asked |= {"resamples": resamples, "batch": [settings.predict.batch_tokens, settings.predict.batch_rows]}
+    provenance = workspace.provenance(
+        "mia",
+        {**asked, "max_length": settings.max_length, **model.describe()},
+        {"examples": digest(prompts[index] for index in chosen), **digests},
+        model.fingerprint,
+    )
+
+    def make() -> Leakage:
+        if opened:
+            check_layers(opened, model.base.shapes)
+        encoded = []
+        for user_id in models.owners:
+            mine = [prompts[index] for index in chosen if every_item[index].user_id == user_id]
+            encoded += model.encode(mine, who=f"user {user_id}")
+        seen = _observe(model, models, encoded, rows, path, provenance, report, force=force)
+        compressed = [compressed_bytes((prompts[index].answer or "").strip()) for index in chosen]
+        shared: dict[str, Any] = {"protocols": protocols, "attacks": wanted, "seed": settings.seed}
+        scored = [
+            row
+            for suspect in models.suspects
+            for row in score_suspect(suspect, items, compressed, seen, reference_count=count, **shared)
+        ]
+        found, curves = summarize(models.suspects, items, scored, resamples=resamples, **shared)
+        typed_files.write_jsonl(scores_path(path), [row for row, _ in scored])
+        write_roc(roc_path(path), curves)
+        resampling = None
+        if resamples:
+            resampling = Resampling(unit="users", units=len(models.owners), resamples=resamples, seed=settings.seed)
+        leakage = Leakage(
+            task=workspace.task.name,
+            systems=found,
+            duplicates=sum(duplicate(suspect, item) for suspect in models.suspects for item in items),
+            scores=source(scores_path(path)),
+            roc=source(roc_path(path)),
+            resampling=resampling,
+            provenance=provenance,
+        )
+        write_leakage(path, leakage)
+        partial_path(path).unlink()
+        return leakage
+
+    output = Output(path.stem, path, made_from(provenance, path, read_leakage))
+    return run_one(output, make, force=force, dry_run=dry_run, report=report)
+
+
+def _attacks(names: Sequence[str] | None, references: int) -> list[str]:
+    """The attacks that were asked for, in the order of the tables."""
+    from perpcs_cli.methods.membership.attacks import NAMES, RMIA
+
+    asked = list(NAMES) if names is None else list(names)
+    if not asked or (odd := sorted(set(asked) - set(NAMES))):
+        shown = repr(odd[0]) if asked else "none is named"
+        raise UsageError(f"no such attack: {shown}", where="--attacks", hint=f"There are {', '.join(NAMES)}.")
+    if not references and names is not None and RMIA in asked:
+        raise UsageError("rmia needs reference sharers", where="--references")
+    return [name for name in NAMES if name in asked and (references or name != RMIA)]
+
+
+def _observe(
+    model: StepModel,
+    models: AttackedModels,
+    encoded: Sequence[Encoded],
+    rows: Sequence[tuple[int, int]],
+    path: Path,
+    provenance: Provenance,
+    report: Report,
+    *,
+    force: bool,
+) -> dict[tuple[int, int], Observed]:
+    """Run each (item, model) once; what a stopped run has found already is not run again."""
+    import numpy as np
+
+    from perpcs_cli.methods.membership.attacks import Observed
+    from perpcs_cli.model.engine.recipe_router import RecipeRouter
+    from perpcs_cli.model.engine.scoring import TokenScores, score
+
+    atomic.check_writable(path)
+    header = Header(of=FORMAT, provenance=provenance)
+    journal = open_journal(partial_path(path), header, Observation, force=force)
+    seen = {(one.item, one.model): one for one in journal.rows}
+    if seen:
+        report.note(f"{len(seen)} of {len(rows)} answers are scored already")
+    settings = model.settings.predict
+    pieces = models.pieces(model.base)
+    with report.progress("scoring", len(rows)) as bar:
+        bar.advance(len(seen))
+        for merge, group in models.passes(rows):
+
+            def keep(scored: dict[int, TokenScores], group: list[tuple[int, int]] = group) -> None:
+                new = [
+                    Observation(
+                        item=group[index][0],
+                        model=group[index][1],
+                        logprobs=one.logprobs,
+                        means=one.means,
+                        deviations=one.deviations,
+                    )
+                    for index, one in scored.items()
+                    if group[index] not in seen
+                ]
+                journal.add(new)
+                seen.update({(one.item, one.model): one for one in new})
+                bar.advance(len(new))
+
+            score(
+                model.base,
+                RecipeRouter(pieces, models.models),
+                [(encoded[item], number) for item, number in group],
+                batch_tokens=settings.batch_tokens,
+                batch_rows=settings.batch_rows,
+                merge=merge,
+                known={index for index, row in enumerate(group) if row in seen},
+                done=keep,
+            )
+    arrays = ("logprobs", "means", "deviations")
+    return {key: Observed(*(np.array(getattr(one, name)) for name in arrays)) for key, one in seen.items()}
+
+
+def _reasons(models: AttackedModels, items: Sequence[Item], protocols: Sequence[Protocol]) -> str:
+    """Why models are left out, with how many of them."""
+    from perpcs_cli.methods.membership.protocols import members_of, why_left_out
+
+    found = Counter(
+        f"{protocol}: {why_left_out(suspect, members_of(suspect, items, protocol).values(), protocol)}"
+        for suspect in models.suspects
+        for protocol in protocols
+    )
+    return "; ".join(f"{reason} ({count})" for reason, count in found.items())

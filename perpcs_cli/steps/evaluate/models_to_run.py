@@ -1,0 +1,91 @@
+"""Which models a step runs: the base, one adapter, each user's own, or recipes over a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perpcs_cli.artifacts.adapter import Adapter, open_adapter
+from perpcs_cli.artifacts.io import hashing
+from perpcs_cli.artifacts.pool import OpenPool, check_base, check_layers
+from perpcs_cli.artifacts.recipe import read_recipe, unpack
+from perpcs_cli.artifacts.settings import Merge
+from perpcs_cli.artifacts.users import User
+from perpcs_cli.errors import DataError
+from perpcs_cli.steps.base import StepModel
+
+
+@dataclass(frozen=True)
+class ModelsToRun:
+    """Adapters, recipes over them, each user's recipe, and the digests of what they came from."""
+
+    adapters: list[Adapter]
+    recipes: list[dict[str, list[tuple[int, float]]]]
+    users: dict[str, int]
+    merge: Merge
+    digests: dict[str, str]
+    pool: OpenPool | None = None
+
+    def check_base(self, model: StepModel) -> None:
+        """Raise DataError where pool or adapters belong to another base; nothing is loaded."""
+        if self.pool:
+            check_base(self.pool, model.fingerprint, model.settings.model)
+        for one in self.adapters:
+            one.check_base(model.fingerprint)
+
+    def check_layers(self, model: StepModel) -> None:
+        """Raise DataError where they are for other linear layers than the loaded model's."""
+        if self.pool:
+            check_layers(self.pool, model.base.shapes)
+        for one in self.adapters:
+            one.check_layers(model.base.shapes)
+
+
+def base_alone(users: Sequence[User] = ()) -> ModelsToRun:
+    """The base model for everyone: no adapters, all weights zero."""
+    return ModelsToRun([], [{}], {user.user_id: 0 for user in users}, "product", {})
+
+
+def single_adapters(shared: Path | None, own: Path | None, users: Sequence[User]) -> ModelsToRun:
+    """One-hot recipes: one adapter for all users, or each user's own."""
+    if shared:
+        adapters, places = [open_adapter(shared)], {user.user_id: 0 for user in users}
+    else:
+        adapters = [open_adapter((own or Path()) / user.user_id) for user in users]
+        places = {user.user_id: index for index, user in enumerate(users)}
+    recipes = [{m: [(index, 1.0)] for m in adapter.modules} for index, adapter in enumerate(adapters)]
+    digests = {f"adapter {adapter.path.name}": adapter.digest() for adapter in adapters}
+    return ModelsToRun(adapters, recipes, places, "product", digests)
+
+
+def recipes_over(path: Path, pool: OpenPool, users: Sequence[User]) -> ModelsToRun:
+    """The users' recipes over the adapters that they use."""
+    if not path.exists():
+        raise DataError("there are no recipes", where=path, hint="Make them with `perpcs assemble`, or use --base.")
+    files = [path if path.is_file() else path / f"{user.user_id}.json" for user in users]
+    if missing := [(file, user.user_id) for file, user in zip(files, users, strict=True) if not file.exists()]:
+        file, user_id = missing[0]
+        raise DataError(
+            f"{len(missing)} of {len(users)} users have no recipe",
+            where=file,
+            hint=f"Make it with `perpcs assemble --user {user_id}`, or choose other users with --users.",
+        )
+    loaded = [read_recipe(file, pool=pool.digest) for file in files]
+    merges = {recipe.merge for recipe in loaded}
+    if len(merges) > 1:
+        raise DataError("the recipes differ in their merge, product and factor", where=path, hint="Predict them apart.")
+    named = [unpack(recipe, pool.modules, where=file) for recipe, file in zip(loaded, files, strict=True)]
+    used = sorted({sharer for weights in named for mix in weights.values() for sharer, _ in mix})
+    if unknown := [sharer for sharer in used if sharer not in pool.ids]:
+        raise DataError(f"the recipe uses {unknown[0]!r}, who is not in the pool", where=path)
+    index = {sharer: i for i, sharer in enumerate(used)}
+    recipes = [{m: [(index[s], w) for s, w in mix] for m, mix in weights.items()} for weights in named]
+    digests = {"pool": pool.digest, "recipes": hashing.digest_value(loaded)}
+    places = {user.user_id: i for i, user in enumerate(users)}
+    return ModelsToRun([pool.adapter(pool.ids.index(s)) for s in used], recipes, places, merges.pop(), digests, pool)
+
+
+def recipes_name(path: Path) -> str:
+    """What a directory of recipes is called in tables: `recipes` is Per-PCs', `recipes-prime-1` is `prime-1`."""
+    return "per-pcs" if path.name == "recipes" else path.name.removesuffix(".json").removeprefix("recipes-")

@@ -1,0 +1,1 @@
+"""Steps that make a target user's recipe."""

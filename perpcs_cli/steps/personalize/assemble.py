@@ -1,0 +1,92 @@
+"""From a target user's history to a recipe, by gate scores (Per-PCs)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perpcs_cli.artifacts.pool import check_base, check_layers, open_pool
+from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.artifacts.users import newest
+from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.steps.base import StepModel
+from perpcs_cli.steps.job import Outcome, run
+from perpcs_cli.steps.personalize.recipes import recipe_output, write
+from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
+from perpcs_cli.tasks.examples import training_prompts
+from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
+
+
+def assemble(
+    workspace: Workspace,
+    who: Who = EVERYONE,
+    *,
+    shown: Shown = PUBLISHED,
+    pool: Path | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    report: Report = SILENT,
+) -> list[Outcome[Recipe]]:
+    """Write OUT/USER.json for each target user, by the section `assemble` of the settings.
+
+    The history runs through the model once; at each linear layer gate scores choose and weight pieces, which shape
+    what the next layer sees. `shown`: what the history's examples show.
+    """
+    settings = workspace.settings
+    users = who.select(workspace, "target")
+    directory = out or workspace.recipes
+    opened = open_pool(pool or workspace.pool)
+    if settings.assemble.top_p is None and settings.assemble.top_k > len(opened.ids):
+        raise UsageError(
+            f"top-k is {settings.assemble.top_k} and the pool has {len(opened.ids)} sharers",
+            where=opened.path,
+            hint="Give a smaller --top-k.",
+        )
+    if not opened.manifest.gates:
+        raise DataError(
+            "the pool was built without gates",
+            where=opened.path,
+            hint="Train them with `perpcs gate`, and build it again with `perpcs pool build --force`.",
+        )
+    prompts = {
+        user.user_id: training_prompts(
+            workspace.task, newest(user, settings.assemble.recent), shown, seed=settings.seed
+        )
+        for user in users
+    }
+    model = StepModel(workspace, report)
+    check_base(opened, model.fingerprint, settings.model)
+    changes = {"assemble": settings.assemble, "prompts": shown, "max_length": settings.max_length, **model.describe()}
+    origins = {
+        name: workspace.provenance("assemble", changes, {"examples": digest(some)}, model.fingerprint)
+        for name, some in prompts.items()
+    }
+    outputs = [recipe_output(directory / f"{name}.json", opened, origin) for name, origin in origins.items()]
+
+    def make(todo: Any, keep: Any) -> None:
+        from perpcs_cli.methods.per_pcs.assembly import Assembler, make_batches
+        from perpcs_cli.methods.per_pcs.assembly import assemble as assemble_all
+        from perpcs_cli.model.engine.piece_cache import PieceCache
+
+        check_layers(opened, model.base.shapes)
+        left = {output.name: output for output in todo}
+        batches = []
+        for name in left:
+            rows = model.encode(prompts[name], who=f"user {name}")
+            batches += make_batches(name, rows, settings.assemble.batch_size)
+        cache = PieceCache(model.base, opened.adapter)
+        assembler = Assembler(model.base, opened, cache, settings.assemble, settings.seed)
+        with report.progress("assembling", len(left)) as bar:
+
+            def done(user_id: str, weights: dict[str, list[tuple[int, float]]]) -> None:
+                output = left[user_id]
+                named = {module: [(opened.ids[i], w) for i, w in mix] for module, mix in weights.items()}
+                merge = settings.assemble.merge
+                keep(output, write(output.path, user_id, "per-pcs", merge, opened, named, origins[user_id]))
+                bar.advance(1, user_id)
+
+            assemble_all(assembler, batches, batch_tokens=settings.predict.batch_tokens, done=done)
+
+    return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)

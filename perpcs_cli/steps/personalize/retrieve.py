@@ -1,0 +1,77 @@
+"""PEFT retrieval and other ways to merge similar sharers' LoRAs without a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perpcs_cli.artifacts.io import hashing
+from perpcs_cli.artifacts.recipe import Method, Recipe
+from perpcs_cli.artifacts.settings import Merge, Weighting
+from perpcs_cli.errors import UsageError
+from perpcs_cli.steps.job import Outcome, run
+from perpcs_cli.steps.personalize.recipes import recipe_output, write
+from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.similar_sharers import open_similar
+from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
+
+METHODS: dict[Weighting, Method] = {"softmax": "retrieve", "uniform": "uniform", "single": "single"}
+
+
+def retrieve(
+    workspace: Workspace,
+    who: Who = EVERYONE,
+    *,
+    weights: Weighting = "softmax",
+    similar: int | None = None,
+    temperature: float = 1.0,
+    merge: Merge | None = None,
+    pool: Path | None = None,
+    embeddings: Path | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    report: Report = SILENT,
+) -> list[Outcome[Recipe]]:
+    """Write OUT/USER.json for each target user: the whole LoRAs of the `similar` most similar sharers.
+
+    Weighted by the softmax of the cosines of their embeddings / `temperature` (PEFT retrieval), equally, or the
+    nearest alone. `similar` and `merge` are those of the section `prime` by default. Raises UsageError for a
+    temperature that is not above 0.
+    """
+    if not temperature > 0:
+        raise UsageError(f"the temperature must be above 0, and is {temperature}", where="--temperature")
+    users = who.select(workspace, "target")
+    near = open_similar(workspace, pool, embeddings)
+    method = METHODS[weights]
+    rule = merge or workspace.settings.prime.merge
+    directory = out or workspace.recipes_of(method)
+    count = 1 if weights == "single" else similar or workspace.settings.prime.similar
+
+    from perpcs_cli.methods.per_pcs.similarity import weigh
+    from perpcs_cli.methods.prime.weight_space import make_space
+
+    mixes = {user.user_id: weigh(near.nearest(user, count), weights, temperature) for user in users}
+    settings = {"weights": weights, "top_k": count, "temperature": temperature, "merge": rule}
+    origins = {
+        user.user_id: workspace.provenance(
+            "retrieve",
+            {**settings, "mix": dict(mixes[user.user_id])},
+            {
+                "user": hashing.digest_value(user),
+                "encoder": near.embeddings.card.provenance.inputs["encoder"],
+            },
+            near.pool.manifest.base,
+        )
+        for user in users
+    }
+    outputs = [recipe_output(directory / f"{name}.json", near.pool, origin) for name, origin in origins.items()]
+
+    def make(todo: Any, keep: Any) -> None:
+        for one in todo:
+            mix = mixes[one.name]
+            space = make_space(near.pool, [sharer for sharer, _ in mix])
+            named = space.named([weight for _, weight in mix])
+            keep(one, write(one.path, one.name, method, rule, near.pool, named, origins[one.name]))
+
+    return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)

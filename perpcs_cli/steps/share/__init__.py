@@ -1,0 +1,1 @@
+"""Steps of what sharers give: adapters, gates, pools."""

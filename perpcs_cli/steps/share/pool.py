@@ -1,0 +1,95 @@
+"""Build a pool, the manifest of what sharers give, and verify it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perpcs_cli.artifacts.adapter import open_adapter
+from perpcs_cli.artifacts.io.provenance import Provenance, check_same
+from perpcs_cli.artifacts.pool import Pool, open_pool
+from perpcs_cli.artifacts.pools.pseudonyms import Copies, copies_root
+from perpcs_cli.artifacts.pools.secret import workspace_secret
+from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.steps.job import Outcome, Output, run_one
+from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.share.gate import sharer_names
+from perpcs_cli.steps.workspace import Places
+
+
+def build(
+    places: Places,
+    *,
+    sharers: Path | None = None,
+    names: Sequence[str] | None = None,
+    share_ratio: float = 1.0,
+    gates: bool = True,
+    pseudonymize: bool = False,
+    with_embeddings: bool = True,
+    seed: int | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    report: Report = SILENT,
+) -> Outcome[Pool]:
+    """Build a pool of the sharers in a directory: all of them, or those of `names`.
+
+    Each gives the share `share_ratio` of its pieces, drawn by the seed and its id. `pseudonymize`: of copies under
+    pseudonyms, which carry the workspace's embeddings unless `with_embeddings` is false.
+    """
+    from perpcs_cli.artifacts.embeddings import read_embeddings
+    from perpcs_cli.artifacts.pools.build import build_pool
+    from perpcs_cli.artifacts.pools.verify import is_built_from
+
+    directory = sharers or places.sharers
+    path = out or places.pool
+    found = sharer_names(directory)
+    if names is not None:
+        if missing := sorted(set(names) - set(found)):
+            raise UsageError(
+                f"no such sharer: {missing[0]!r}", where=directory, hint="Train it with `perpcs train-sharer`."
+            )
+        found = sorted(set(names))
+    if not found:
+        raise DataError("holds no sharers", where=directory, hint="Train them with `perpcs train-sharer`.")
+    order = open_adapter(directory / found[0]).modules
+    settings = {"share_ratio": share_ratio, "gates": gates, **({"pseudonymize": True} if pseudonymize else {})}
+    provenance = Provenance(command="pool build", settings=settings, seed=places.seed(seed))
+    copies, embeddings = None, None
+    if not with_embeddings and not pseudonymize:
+        raise UsageError("a pool carries embeddings only with --pseudonymize", where="--no-embeddings")
+    if pseudonymize:
+        if not round(share_ratio * len(order)):
+            raise UsageError("there is nothing to copy", where="--share-ratio", hint="Share at least one piece.")
+        copies = Copies(copies_root(path), workspace_secret(places.root), provenance)
+        if places.embeddings().exists() and with_embeddings:
+            embeddings = read_embeddings(places.embeddings())
+
+    def finished() -> Pool | None:
+        if not path.exists():
+            return None
+        before = open_pool(path).manifest
+        check_same(before.provenance, provenance, where=path)
+        own = {copies.name(name) if copies else name: directory / name for name in found}
+        same = is_built_from(path, own, gates=gates, embeddings=embeddings)
+        if same is None:
+            hint = "Use --force to build it again, or --out for another pool."
+            raise UsageError("already exists, of other sharers or of what they gave before", where=path, hint=hint)
+        return same
+
+    def make() -> Pool:
+        pool = build_pool(
+            path,
+            [directory / name for name in found],
+            order,
+            share_ratio=share_ratio,
+            need_gates=gates,
+            provenance=provenance,
+            copies=copies,
+            embeddings=embeddings,
+        )
+        if embeddings and any(sharer.privacy for sharer in pool.sharers):
+            report.warn("differential privacy covers pieces and gates, not the embeddings; see --no-embeddings")
+        return pool
+
+    return run_one(Output("pool", path, finished), make, force=force, dry_run=dry_run, report=report)

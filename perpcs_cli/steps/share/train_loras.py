@@ -1,0 +1,99 @@
+"""What `adapt` and `train_sharer` share: training LoRAs and writing each as an adapter directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perpcs_cli.artifacts.adapter import CARD, LOG, AdapterConfig, Card, open_adapter, write_adapter
+from perpcs_cli.artifacts.io import atomic, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.privacy import Guarantee
+from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
+from perpcs_cli.model.loading.catalogue import hub_name
+from perpcs_cli.steps.report import Report
+from perpcs_cli.steps.share.privacy import Budget, told, train_with_guarantee
+
+if TYPE_CHECKING:
+    from perpcs_cli.model.engine.batching import Encoded
+    from perpcs_cli.model.loading.base import Base
+    from perpcs_cli.model.training.train import Job
+
+
+@dataclass(frozen=True)
+class LoraWork:
+    """One LoRA to be trained: whose, where it is written, on what, and made from what."""
+
+    name: str
+    directory: Path
+    examples: Sequence[Encoded]
+    provenance: Provenance
+
+
+def read_trained(directory: Path) -> Card | None:
+    """The card of an adapter that was trained to its end by perpcs; None where there is none.
+
+    Raises DataError where the adapter is broken or its weights have changed since.
+    """
+    if not (directory / CARD).exists():
+        return None
+    adapter = open_adapter(directory)
+    adapter.digest_weights()
+    return adapter.card
+
+
+def train_loras(
+    base: Base,
+    work: Sequence[LoraWork],
+    lora: LoraSettings,
+    settings: TrainSettings,
+    report: Report,
+    *,
+    seed: int,
+    budget: Budget | None = None,
+) -> list[Card]:
+    """Train LoRAs, all in shared batches, and write them. With a budget each is trained alone, with a guarantee."""
+    from perpcs_cli.model.training.train import new_lora, total_steps, train
+
+    for one in work:
+        atomic.check_writable(one.directory)
+    jobs = [new_lora(base, one.name, one.examples, lora, seed) for one in work]
+    spent: list[Guarantee | None] = [None] * len(jobs)
+    if budget:
+        spent = [
+            train_with_guarantee(base, job, settings, budget, one.provenance, report)
+            for job, one in zip(jobs, work, strict=True)
+        ]
+    else:
+        steps = sum(total_steps(settings, len(job.examples)) for job in jobs)
+        label = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} users"
+        with report.progress(label, steps) as bar:
+            train(base, jobs, settings, seed=seed, dropout=lora.dropout, report=bar.loss)
+    return [_write(job, one, base, lora, bound) for job, one, bound in zip(jobs, work, spent, strict=True)]
+
+
+def _write(job: Job, work: LoraWork, base: Base, lora: LoraSettings, spent: Guarantee | None) -> Card:
+    config = AdapterConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        base_model_name_or_path=hub_name(base.name),
+    )
+    with atomic.replacing_directory(work.directory) as temporary:
+        digest = write_adapter(temporary, job.pieces, config, version("peft"))
+        if not spent:
+            typed_files.write_jsonl(temporary / LOG, job.log)
+        card = Card(
+            user_id=job.name,
+            examples=len(job.examples),
+            tokens=None if spent else sum(len(row.answer) for row in job.examples),
+            **told(job, spent),
+            digest=digest,
+            provenance=work.provenance,
+        )
+        typed_files.write_json(temporary / CARD, card)
+    return card

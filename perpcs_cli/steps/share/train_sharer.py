@@ -1,0 +1,83 @@
+"""Train a LoRA for each user, on the user's own history. On target users it is the OPPU baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perpcs_cli.artifacts.adapter import Card
+from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.users import User, held_out, newest
+from perpcs_cli.steps.base import StepModel
+from perpcs_cli.steps.job import Outcome, Output, made_from, run
+from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.share.privacy import Budget
+from perpcs_cli.steps.share.train_loras import LoraWork, read_trained, train_loras
+from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
+from perpcs_cli.tasks.examples import training_prompts
+from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
+
+
+def train_sharer(
+    workspace: Workspace,
+    who: Who = EVERYONE,
+    *,
+    shown: Shown = PUBLISHED,
+    recent: int | None = None,
+    hold_out: float = 0.0,
+    together: int = 1,
+    budget: Budget | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    report: Report = SILENT,
+) -> list[Outcome[Card]]:
+    """Train a LoRA for each user into OUT/USER, in PEFT's layout, by the sections `train` and `lora` of the settings.
+
+    The users are those of splits/sharer.txt by default, or of splits/candidate.txt. `shown`: what examples show of the
+    history; `recent`: only so many newest items; `hold_out`: the share of them that training never sees; `together`:
+    users in the same batches; `budget`: with differential privacy.
+    """
+    if budget:
+        budget.check(shown, together)
+    settings = workspace.settings
+    users = who.select(workspace, "sharer", "candidate")
+    directory = out or workspace.sharers
+    if hold_out and shown.profile is not False and any(user.profile for user in users):
+        report.warn(
+            "profiles were written from whole histories: what is held out may show in them; --plain leaves them out"
+        )
+    prompts = {}
+    for user in users:
+        trained, _ = held_out(newest(user, recent), hold_out, settings.seed)
+        prompts[user.user_id] = training_prompts(workspace.task, trained, shown, seed=settings.seed)
+    model = StepModel(workspace, report)
+    shared: dict[str, Any] = {"train": settings.train, "lora": settings.lora, "recent": recent, "hold_out": hold_out}
+    shared |= {"prompts": shown, "together": together, "max_length": settings.max_length, **model.describe()}
+    shared |= budget.settings() if budget else {}
+
+    def provenance(user: User) -> Provenance:
+        examples = digest(prompts[user.user_id])
+        inputs = {"examples": budget.hide(examples) if budget else examples}
+        return workspace.provenance("train-sharer", shared, inputs, model.fingerprint)
+
+    origins = {user.user_id: provenance(user) for user in users}
+    places = {name: directory / name for name in origins}
+    outputs = [Output(name, places[name], made_from(origins[name], places[name], read_trained)) for name in origins]
+
+    def make(todo: Any, keep: Any) -> None:
+        for at in range(0, len(todo), together):
+            group = todo[at : at + together]
+            work = [
+                LoraWork(one.name, one.path, model.encode(prompts[one.name], who=f"user {one.name}"), origins[one.name])
+                for one in group
+            ]
+            cards = train_loras(
+                model.base, work, settings.lora, settings.train, report, seed=settings.seed, budget=budget
+            )
+            for one, card in zip(group, cards, strict=True):
+                keep(one, card)
+                if not budget:
+                    report.note(f"{one.name}: loss {card.first_loss:.3f} -> {card.last_loss:.3f}, {card.steps} steps")
+
+    return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)

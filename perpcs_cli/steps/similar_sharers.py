@@ -1,0 +1,87 @@
+"""Looking for similar sharers: a pool, the embeddings of its sharers and of target users, the texts behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perpcs_cli.artifacts.embeddings import What
+from perpcs_cli.artifacts.io import hashing
+from perpcs_cli.artifacts.pool import OpenPool, open_pool
+from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
+from perpcs_cli.artifacts.pools.secret import existing_secret
+from perpcs_cli.artifacts.users import User
+from perpcs_cli.errors import DataError
+from perpcs_cli.steps.workspace import Workspace
+from perpcs_cli.tasks.prompts import history_line
+from perpcs_cli.tasks.spec import Task
+
+if TYPE_CHECKING:
+    from perpcs_cli.artifacts.embeddings import Embeddings
+    from perpcs_cli.methods.per_pcs.similarity import Neighbour
+
+
+@dataclass(frozen=True)
+class SimilarSharers:
+    """A pool and the embeddings of its sharers and of target users.
+
+    `theirs` are the sharers', under the ids that the pool has for them; `secret` tells which pseudonym is whose.
+    """
+
+    task: Task
+    pool: OpenPool
+    embeddings: Embeddings
+    theirs: Embeddings
+    secret: bytes | None = None
+
+    def others(self, user: User) -> list[str]:
+        """The sharers besides the user, who is never its own neighbour, under whatever name."""
+        own = {user.user_id}
+        if self.pool.manifest.pseudonyms and self.secret:
+            own.add(pseudonym(self.secret, user.user_id))
+        return [name for name in self.pool.ids if name not in own]
+
+    def nearest(self, user: User, count: int) -> list[Neighbour]:
+        """The `count` most similar sharers, best first.
+
+        Raises DataError where an embedding is missing or the user's history has changed since, UsageError where the
+        pool has fewer sharers.
+        """
+        from perpcs_cli.methods.per_pcs.similarity import nearest
+
+        self.embeddings.check_texts(user.user_id, hashing.digest_value(embedded_texts(self.task, user)))
+        return nearest(self.embeddings, user.user_id, self.others(user), count, self.theirs)
+
+
+def open_similar(workspace: Workspace, pool: Path | None = None, embeddings: Path | None = None) -> SimilarSharers:
+    """Open a pool and the users' embeddings. Raises DataError where one is missing or broken."""
+    opened = open_pool(pool or workspace.pool)
+
+    from perpcs_cli.artifacts.embeddings import read_embeddings
+
+    own = read_embeddings(embeddings or workspace.embeddings())
+    theirs = check_comparable(opened.embeddings(), own) if opened.manifest.pseudonyms else own
+    return SimilarSharers(workspace.task, opened, own, theirs, existing_secret(workspace.root))
+
+
+def check_comparable(theirs: Embeddings, own: Embeddings) -> Embeddings:
+    """Return the pool's embeddings. Raises DataError where another encoder made them than the users'."""
+    made = [(e.card.provenance.inputs.get("encoder"), e.card.provenance.settings["max_length"]) for e in (theirs, own)]
+    if made[0] != made[1]:
+        raise DataError(
+            "the pool's embeddings were made by another encoder than the users', or with another length",
+            where=theirs.path,
+            hint=f"The pool's encoder is {theirs.card.encoder!r}: use it with `perpcs embed --encoder … --force`.",
+        )
+    return theirs
+
+
+def embedded_texts(task: Task, user: User, what: What = "history") -> list[str]:
+    """What is embedded of a user: each history item as retrieval shows it, or the profile. Empty without one."""
+    if what == "profile":
+        return [user.profile] if user.profile else []
+    try:
+        return [history_line(task, item).strip() for item in user.history]
+    except DataError as error:
+        raise DataError(error.what, where=f"user {user.user_id}", hint=error.hint) from None

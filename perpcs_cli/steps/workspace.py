@@ -1,0 +1,198 @@
+"""What every step starts from: the workspace's directory, its settings, and the users that were asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from perpcs_cli.artifacts.embeddings import What
+from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.profiles import with_profiles
+from perpcs_cli.artifacts.settings import FILE, Settings, make_settings, read_settings
+from perpcs_cli.artifacts.users import User, choose_users, read_ids, read_users
+from perpcs_cli.errors import UsageError
+from perpcs_cli.tasks.published_settings import published_settings
+from perpcs_cli.tasks.spec import Task, get_task
+
+
+@dataclass(frozen=True)
+class Places:
+    """The default places of a workspace's files, below its directory `root`. They need no settings."""
+
+    root: Path
+
+    @property
+    def settings_file(self) -> Path:
+        """What it is set to."""
+        return self.root / FILE
+
+    @property
+    def users(self) -> Path:
+        """All users."""
+        return self.root / "users.jsonl"
+
+    @property
+    def splits(self) -> Path:
+        """Id lists of base, target and candidate users, and of sharers."""
+        return self.root / "splits"
+
+    @property
+    def task_adapter(self) -> Path:
+        """The task adapter."""
+        return self.root / "task-adapter"
+
+    @property
+    def sharers(self) -> Path:
+        """One directory per sharer."""
+        return self.root / "sharers"
+
+    @property
+    def pool(self) -> Path:
+        """The pool manifest."""
+        return self.root / "pool.json"
+
+    @property
+    def recipes(self) -> Path:
+        """One recipe per target user."""
+        return self.root / "recipes"
+
+    def recipes_of(self, method: str) -> Path:
+        """The recipes of another method than Per-PCs."""
+        return self.root / f"recipes-{method}"
+
+    @property
+    def recipe_directories(self) -> list[Path]:
+        """All directories of recipes."""
+        return sorted(path for path in self.root.glob("recipes*") if path.is_dir())
+
+    def embeddings(self, what: What = "history") -> Path:
+        """The embeddings of the users' histories or profiles."""
+        return self.root / {"history": "embeddings.safetensors", "profile": "profile-embeddings.safetensors"}[what]
+
+    @property
+    def profiles(self) -> Path:
+        """The users' textual profiles."""
+        return self.root / "profiles.jsonl"
+
+    @property
+    def traces(self) -> Path:
+        """One trace per PriME search."""
+        return self.root / "traces"
+
+    @property
+    def predictions(self) -> Path:
+        """One file per predicted model."""
+        return self.root / "predictions"
+
+    @property
+    def mia(self) -> Path:
+        """What membership attacks found out."""
+        return self.root / "mia"
+
+    def split(self, name: str) -> list[str] | None:
+        """The ids of `splits/NAME.txt`, or None where there is no such list."""
+        path = self.splits / f"{name}.txt"
+        return read_ids(path) if path.exists() else None
+
+    def seed(self, given: int | None) -> int:
+        """The seed for steps that need neither task nor model: as given, else by `perpcs.toml`, else 0."""
+        if given is None and self.settings_file.exists():
+            return open_workspace(self.root).settings.seed
+        return given or 0
+
+
+@dataclass(frozen=True)
+class Workspace(Places):
+    """An opened workspace: its places, and its settings by precedence (given, perpcs.toml, published)."""
+
+    settings: Settings
+
+    @property
+    def task(self) -> Task:
+        """The task that the settings name."""
+        return get_task(self.settings.task)
+
+    def provenance(
+        self, command: str, settings: dict[str, Any], inputs: dict[str, str] | None = None, base: str = ""
+    ) -> Provenance:
+        """The provenance of what `command` writes; `settings` are the ones that change the result."""
+        # Through JSON, so that it equals what will be read back: to_builtins leaves tuples as they are.
+        plain = msgspec.json.decode(msgspec.json.encode({"task": self.settings.task, **settings}))
+        return Provenance(command=command, settings=plain, seed=self.settings.seed, inputs=inputs or {}, base=base)
+
+
+def open_workspace(root: Path, **given: Any) -> Workspace:
+    """Open the workspace in `root` with settings over those that it has.
+
+    `given`: settings of the top by name, and of a section as a dict; one that is None was not given. Raises UsageError
+    where no task or model is known, or a value is out of range.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    path = root / FILE
+    stored = read_settings(path) if path.exists() else {}
+    for key in ("task", "model", "task_adapter"):
+        if not isinstance(stored.get(key, ""), str):
+            raise UsageError(f"settings: {key} must be text, and is {stored[key]!r}", where=path)
+    if given.get("task_adapter") == "none":
+        given["task_adapter"] = ""
+    elif stored.get("task_adapter") and "task_adapter" not in given:
+        stored["task_adapter"] = str(root / stored["task_adapter"])
+    for key in ("task", "model"):
+        if not {**stored, **given}.get(key):
+            raise UsageError(
+                f"no {key} is known",
+                where=path,
+                hint=f"Give --{key}, or make a workspace with `perpcs init`.",
+            )
+    task = get_task({**stored, **given}["task"]).name
+    published = published_settings(task, given.get("preset") or stored.get("preset") or "per-pcs")
+    if "task" in given and "task" in stored and get_task(stored["task"]).name != task:
+        # Another task than the workspace's: its published settings, not the stored ones.
+        stored = {key: value for key, value in stored.items() if not isinstance(value, dict)}
+    make_settings(published, {"model": ""}, stored, where=path)
+    try:
+        settings = make_settings(published, stored, {**given, "task": task})
+    except UsageError as error:
+        # The file is in order, so a flag or its variable in the environment is not.
+        raise UsageError(error.what, where=", ".join(_flags(given, error.what)), hint=error.hint) from None
+    return Workspace(root, settings)
+
+
+def _flags(given: Mapping[str, Any], message: str) -> list[str]:
+    """The given settings that a message names, as flags."""
+    sections = [value if isinstance(value, Mapping) else {key: value} for key, value in given.items()]
+    names = [name for section in sections for name in section if re.search(rf"\b{name}\b", message)]
+    return ["--" + name.replace("_", "-") for name in names]
+
+
+@dataclass(frozen=True)
+class Who:
+    """Which users a step works on: those of `ids`, else those of the first list in splits/ that the step asks for."""
+
+    ids: Sequence[str] = ()
+    file: Path | None = None
+    """Instead of the workspace's users.jsonl."""
+
+    def everyone(self, workspace: Workspace) -> dict[str, User]:
+        """All users by id, with their profiles where profiles.jsonl has any. Raises DataError for a broken file."""
+        return with_profiles(read_users(self.path(workspace)), workspace.profiles)
+
+    def select(self, workspace: Workspace, *lists: str, among: dict[str, User] | None = None) -> list[User]:
+        """The users asked for, else those of the first of `lists` that exists, else all. Raises UsageError for an
+        unknown one."""
+        users = self.everyone(workspace) if among is None else among
+        wanted = self.ids or next(filter(None, map(workspace.split, lists)), [])
+        return choose_users(users, wanted, where=self.path(workspace)) if wanted else list(users.values())
+
+    def path(self, places: Places) -> Path:
+        """Where the users are."""
+        return self.file or places.users
+
+
+EVERYONE = Who()
+"""As a step does by default."""

@@ -1,0 +1,191 @@
+"""The file layouts that hold users: LaMP's official files, the published Per-PCs layout, our own users.jsonl.
+
+A file is recognized by its content:
+
+- LaMP questions: `[{"id", "input", "profile": [item, …], "user_id"?}]`
+- labels: `{"task": "LaMP_4", "golds": [{"id", "output"}]}`
+- Per-PCs: `[{"user_id", "profile": [item, …], "query": [{"id", "input", "gold"?}]}]`
+- users.jsonl: one `{"user_id", "history", "queries", "profile"?}` a line
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import msgspec
+
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.errors import DataError
+
+FORMS = (
+    "Readable are LaMP's questions and outputs, the Per-PCs layout (users.json, users_label.json) and "
+    "users.jsonl; a directory may hold any one of them."
+)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A broken record: where it is, which field, and what is wrong with it."""
+
+    file: str
+    record: str
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.file, self.record, self.field, self.message) if part)
+
+
+@dataclass(frozen=True)
+class RawUser:
+    """A user as a file has it, unchecked."""
+
+    file: str
+    record: str
+    user_id: object
+    history: object
+    history_field: str
+    queries: object
+    queries_field: str
+    profile: object = None
+    extra: frozenset[str] = frozenset()
+    """Names of fields that no layout knows."""
+    joins: bool = False
+    """Whether other records of the same user add to this one, as LaMP's questions with a `user_id` do."""
+
+
+@dataclass(frozen=True)
+class RawGold:
+    """A line of a label file, unchecked."""
+
+    file: str
+    record: str
+    id: object
+    output: object
+
+
+@dataclass
+class Sources:
+    """What all files hold together."""
+
+    users: list[RawUser] = field(default_factory=list)
+    golds: list[RawGold] = field(default_factory=list)
+    tasks: dict[str, str] = field(default_factory=dict)
+    """Label file → the LaMP task that it names."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_sources(paths: Sequence[Path]) -> Sources:
+    """Read files and directories. Raises DataError for a file that is missing or has none of the layouts."""
+    sources = Sources()
+    for file in dict.fromkeys(file for path in paths for file in _files(path)):
+        _read(file, sources)
+    return sources
+
+
+def _files(path: Path) -> list[Path]:
+    """The data files of a directory, first layout found: Per-PCs, users.jsonl, LaMP's questions."""
+    if not path.is_dir():
+        return [path]
+    layouts = (
+        ["users.json", "users_label.json"],
+        ["users.jsonl"],
+        sorted(p.name for p in path.iterdir() if p.name.endswith(("questions.json", "outputs.json"))),
+    )
+    for names in layouts:
+        files = [path / name for name in names if (path / name).is_file()]
+        if files:
+            return files
+    raise DataError("holds no users.json, users.jsonl or *questions.json", where=path, hint=FORMS)
+
+
+def _read(path: Path, sources: Sources) -> None:
+    data = typed_files.read_bytes(path)
+    try:
+        content = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _read_lines(path, data, str(error), sources)
+        return
+    if isinstance(content, dict) and isinstance(content.get("golds"), list):
+        sources.tasks[str(path)] = str(content.get("task", ""))
+        for place, gold in enumerate(content["golds"]):
+            record = f"golds[{place}]"
+            if _is_object(gold, path, record, sources):
+                sources.golds.append(RawGold(str(path), record, gold.get("id"), gold.get("output")))
+    elif isinstance(content, dict) and "user_id" in content:
+        sources.users.append(_own(path, "line 1", content))
+    elif isinstance(content, list):
+        convert = _question if any(isinstance(r, dict) and "input" in r for r in content) else _per_pcs
+        for place, record in enumerate(content):
+            if _is_object(record, path, f"[{place}]", sources):
+                sources.users.append(convert(path, f"[{place}]", record))
+    else:
+        raise DataError("has none of the known layouts", where=path, hint=FORMS)
+
+
+def _read_lines(path: Path, data: bytes, error: str, sources: Sources) -> None:
+    """Read users.jsonl: a broken line is a problem, a file without any user is no users.jsonl."""
+    rows: list[tuple[str, object]] = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        if line.strip():
+            try:
+                rows.append((f"line {number}", msgspec.json.decode(line)))
+            except (msgspec.DecodeError, UnicodeDecodeError) as broken:
+                sources.problems.append(Problem(str(path), f"line {number}", "", f"not valid JSON: {broken}"))
+    if not any(isinstance(row, dict) and "user_id" in row for _, row in rows):
+        raise DataError(f"not valid JSON: {error}", where=path, hint=FORMS)
+    for record, row in rows:
+        if _is_object(row, path, record, sources):
+            sources.users.append(_own(path, record, row))
+
+
+def _is_object(value: object, path: Path, record: str, sources: Sources) -> TypeGuard[dict[str, Any]]:
+    """Whether `value` is a JSON object; a problem where it is not."""
+    if isinstance(value, dict):
+        return True
+    sources.problems.append(Problem(str(path), record, "", "is not an object"))
+    return False
+
+
+def _question(path: Path, record: str, row: dict[str, Any]) -> RawUser:
+    """LaMP's user split: each question is a user of its own, unless it names its `user_id`."""
+    return RawUser(
+        file=str(path),
+        record=record,
+        user_id=row.get("user_id", row.get("id")),
+        history=row.get("profile"),
+        history_field="profile",
+        queries=[{key: row[key] for key in ("id", "input", "output", "gold") if key in row}],
+        queries_field="",
+        extra=frozenset(row) - {"id", "input", "output", "gold", "profile", "user_id"},
+        joins="user_id" in row,
+    )
+
+
+def _per_pcs(path: Path, record: str, row: dict[str, Any]) -> RawUser:
+    return RawUser(
+        file=str(path),
+        record=record,
+        user_id=row.get("user_id"),
+        history=row.get("profile"),
+        history_field="profile",
+        queries=row.get("query", []),
+        queries_field="query",
+        extra=frozenset(row) - {"user_id", "profile", "query"},
+    )
+
+
+def _own(path: Path, record: str, row: dict[str, Any]) -> RawUser:
+    return RawUser(
+        file=str(path),
+        record=record,
+        user_id=row.get("user_id"),
+        history=row.get("history", []),
+        history_field="history",
+        queries=row.get("queries", []),
+        queries_field="queries",
+        profile=row.get("profile"),
+        extra=frozenset(row) - {"user_id", "history", "queries", "profile"},
+    )

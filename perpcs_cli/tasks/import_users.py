@@ -1,0 +1,275 @@
+"""Import of users: every record is checked, every broken one is reported, and nothing is left out in silence.
+
+- All values become text. A history stands in time order by `date` where all its items have a readable one,
+  else in the file's order.
+- In LaMP's files each question is its own user, named by the question's id. Questions that name the same
+  `user_id` are one user, whose history is the union of their profiles by item id.
+- Labels are matched to queries by id. An answer in the query itself must agree with them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeGuard
+
+import msgspec
+
+from perpcs_cli.artifacts.io import safe_paths
+from perpcs_cli.artifacts.users import Item, Query, User
+from perpcs_cli.errors import DataError, PerpcsError, UsageError
+from perpcs_cli.tasks.file_layouts import Problem, RawGold, RawUser, read_sources
+from perpcs_cli.tasks.prompts import parse_input
+from perpcs_cli.tasks.spec import Task, get_task
+
+_ISO_DATE = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
+
+
+class ImportResult(msgspec.Struct, frozen=True):
+    """The users that were read, what was broken and left out, and what else is worth knowing."""
+
+    users: list[User]
+    problems: list[Problem]
+    notes: list[str]
+
+
+def load(sources: Sequence[Path], task: Task) -> ImportResult:
+    """Read users of `task` from files and directories, in any of the layouts of `tasks.layouts`.
+
+    Raises DataError for a file that cannot be read at all and for labels of another task.
+    """
+    found = read_sources(sources)
+    for file, name in found.tasks.items():
+        _check_task(file, name, task)
+    importer = _Importer(task, problems=list(found.problems))
+    for gold in found.golds:
+        importer.add_gold(gold)
+    for user in found.users:
+        importer.add_user(user)
+    return importer.result()
+
+
+def _check_task(file: str, name: str, task: Task) -> None:
+    # LaMP_2 was news categories before it was movie tags, so it may be either.
+    if not name or task.lamp.startswith(name):
+        return
+    try:
+        matches = get_task(name) is task
+    except UsageError:
+        matches = False
+    if not matches:
+        raise DataError(
+            f"holds labels of {name}, not of {task.name} ({task.lamp})",
+            where=file,
+            hint="Choose the task with --task.",
+        )
+
+
+@dataclass
+class _Collected:
+    """A user in the making."""
+
+    joins: bool
+    profile: str | None
+    items: list[Item] = field(default_factory=list)
+    by_id: dict[str, Item] = field(default_factory=dict)
+    queries: list[Query] = field(default_factory=list)
+
+
+@dataclass
+class _Importer:
+    task: Task
+    problems: list[Problem]
+    users: dict[str, _Collected] = field(default_factory=dict)
+    golds: dict[str, str] = field(default_factory=dict)
+    query_ids: set[str] = field(default_factory=set)
+    ignored: set[str] = field(default_factory=set)
+
+    def problem(self, file: str, record: str, name: str, message: str) -> None:
+        self.problems.append(Problem(file, record, name, message))
+
+    def add_gold(self, gold: RawGold) -> None:
+        identifier, output = _text(gold.id), _text(gold.output)
+        if identifier is None:
+            self.problem(gold.file, gold.record, "id", "is missing or not text")
+        elif self.answers(output, gold.file, gold.record, "output"):
+            other = self.golds.setdefault(identifier, output)
+            if other != output:
+                message = f"is {output!r}, but the first label of {identifier!r} is {other!r}"
+                self.problem(gold.file, gold.record, "output", message)
+
+    def answers(self, output: str | None, file: str, record: str, name: str) -> TypeGuard[str]:
+        """Whether `output` can answer a query; a problem where it cannot."""
+        labels = self.task.labels
+        if not output:
+            self.problem(file, record, name, "is missing, empty or not text")
+        elif labels and output not in labels:
+            self.problem(file, record, name, f"{output!r} is none of the labels {', '.join(labels)}")
+        else:
+            return True
+        return False
+
+    def add_user(self, raw: RawUser) -> None:
+        self.ignored |= raw.extra
+        user_id = _text(raw.user_id)
+        if user_id is None:
+            self.problem(raw.file, raw.record, "user_id", "is missing or not text")
+            return
+        try:
+            safe_paths.check_id(user_id, "user id")
+        except PerpcsError as error:
+            self.problem(raw.file, raw.record, "user_id", error.what)
+            return
+        profile = raw.profile if isinstance(raw.profile, str) else None
+        if raw.profile is not None and profile is None:
+            self.problem(raw.file, raw.record, "profile", "is not text")
+        user = self.users.get(user_id)
+        if user is None:
+            user = self.users[user_id] = _Collected(joins=raw.joins, profile=profile)
+        elif not (user.joins and raw.joins):
+            self.problem(raw.file, raw.record, "user_id", f"user {user_id!r} occurs twice")
+            return
+        record = f"user {user_id!r}"
+        for place, item in enumerate(self.rows(raw, raw.history, raw.history_field)):
+            self.add_item(user, raw.file, f"{record}, {raw.history_field}[{place}]", place, item)
+        for place, query in enumerate(self.rows(raw, raw.queries, raw.queries_field)):
+            where = f"{raw.queries_field}[{place}]" if raw.queries_field else f"question {raw.record}"
+            self.add_query(user, raw.file, f"{record}, {where}", query)
+
+    def rows(self, raw: RawUser, value: object, name: str) -> list[object]:
+        if isinstance(value, list):
+            return value
+        self.problem(raw.file, raw.record, name, "is missing" if value is None else "is not a list")
+        return []
+
+    def add_item(self, user: _Collected, file: str, record: str, place: int, raw: object) -> None:
+        if not isinstance(raw, dict):
+            self.problem(file, record, "", "is not an object")
+            return
+        item = self.read_item(file, record, place, raw)
+        if item is None:
+            return
+        if user.joins:
+            key = str(item["id"])
+            known = user.by_id.setdefault(key, item)
+            if known is not item:
+                if known != item:
+                    self.problem(file, record, "id", f"another item with the id {key!r} has other content")
+                return
+        user.items.append(item)
+
+    def read_item(self, file: str, record: str, place: int, raw: dict[str, object]) -> Item | None:
+        """The item with the fields that the task knows; None, and problems, where it is broken."""
+        task = self.task
+        names = ("id", *task.required, *task.optional, "date")
+        self.ignored |= set(raw) - set(names)
+        item: Item = {"id": str(place)}
+        good = True
+        for name in names:
+            value = raw.get(name)
+            text = _titles(value) if name == "citation" else _text(value)
+            if text is not None:
+                item[name] = text
+            elif value is not None or name in task.required:
+                self.problem(file, record, name, "is missing" if value is None else "is not text")
+                good = False
+        answer = item.get(task.output_field)
+        # LaMP-1's items need no answer, and theirs is not of its queries' labels.
+        if good and task.output_field in task.required:
+            good = self.answers(str(answer), file, record, task.output_field)
+        return item if good else None
+
+    def add_query(self, user: _Collected, file: str, record: str, raw: object) -> None:
+        if not isinstance(raw, dict):
+            self.problem(file, record, "", "is not an object")
+            return
+        self.ignored |= set(raw) - {"id", "input", "output", "gold"}
+        identifier, text = _text(raw.get("id")), _text(raw.get("input"))
+        for name, value in (("id", identifier), ("input", text)):
+            if value is None:
+                self.problem(file, record, name, "is missing or not text")
+        if identifier is None or text is None:
+            return
+        if identifier in self.query_ids:
+            self.problem(file, record, "id", f"the query id {identifier!r} occurs twice")
+            return
+        self.query_ids.add(identifier)
+        try:
+            parse_input(self.task, Query(id=identifier, input=text))
+        except DataError as error:
+            self.problem(file, record, "input", f"{error.what}. {error.hint}")
+            return
+        answer = self.golds.get(identifier)
+        for name in ("gold", "output"):
+            if raw.get(name) is None:
+                continue
+            output = _text(raw[name])
+            if not self.answers(output, file, record, name):
+                return
+            if answer not in (None, output):
+                self.problem(file, record, name, f"is {output!r}, but another answer is {answer!r}")
+                return
+            answer = output
+        user.queries.append(Query(id=identifier, input=text, output=answer))
+
+    def result(self) -> ImportResult:
+        users, unsorted = [], 0
+        for user_id, collected in self.users.items():
+            history = in_time_order(collected.items)
+            if history is None:
+                unsorted += 1
+            users.append(
+                User(
+                    user_id=user_id,
+                    history=collected.items if history is None else history,
+                    queries=collected.queries,
+                    profile=collected.profile,
+                )
+            )
+        return ImportResult(users, self.problems, self.notes(unsorted))
+
+    def notes(self, unsorted: int) -> list[str]:
+        notes = []
+        if self.ignored:
+            names = sorted(self.ignored)
+            shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+            notes.append(f"fields left out, not used by {self.task.name} ({len(names)}): {shown}")
+        if unsorted:
+            notes.append(f"histories left in the file's order, for want of readable dates: {unsorted}")
+        unmatched = len(self.golds.keys() - self.query_ids)
+        if unmatched:
+            notes.append(f"labels left out, belonging to no query: {unmatched}")
+        return notes
+
+
+def in_time_order(items: list[Item]) -> list[Item] | None:
+    """The items sorted by `date`, equal dates in the given order; None where not all dates can be compared.
+
+    Dates are ISO 8601 (`2019`, `2019-03`, `2019-03-07`), or numbers: years or timestamps.
+    """
+    dates = [str(item.get("date", "")) for item in items]
+    if all(date.isdecimal() for date in dates):
+        keys: list[tuple[int, str]] = [(int(date), "") for date in dates]
+    elif all(_ISO_DATE.fullmatch(date) for date in dates):
+        keys = [(0, date) for date in dates]
+    else:
+        return None
+    return [items[place] for place in sorted(range(len(items)), key=keys.__getitem__)]
+
+
+def _text(value: object) -> str | None:
+    """Text as it is, and numbers as text (4.0 is "4"); None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def _titles(value: object) -> str | list[str] | None:
+    """LaMP-1's citations: one title, or a list of titles."""
+    if isinstance(value, list):
+        return value if all(isinstance(title, str) for title in value) else None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,214 @@
+"""`perpcs prime`: recipes and traces, resuming, and every way in which files and flags do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from embedded_workspace import PRIME, copied, embedded
+from shell import DATA, RUNTIME, USAGE, Shell, named, refused
+
+from perpcs_cli.artifacts.io.typed_files import read_json
+from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.artifacts.trace import Pareto, read_trace
+from perpcs_cli.artifacts.users import read_users, write_users
+from perpcs_cli.methods.prime import evaluator
+
+ONE = f"{PRIME} --user TARGET"
+
+
+@pytest.fixture(scope="module")
+def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return embedded(walked, tmp_path_factory.mktemp("ready"))
+
+
+@pytest.fixture
+def near(ready: Shell, tmp_path: Path) -> Shell:
+    return copied(ready, tmp_path)
+
+
+def recipe(shell: Shell, directory: str = "recipes-prime") -> Recipe:
+    return read_json(shell.root / directory / f"{shell.ids('target')[0]}.json", Recipe)
+
+
+def test_recipes_and_traces_for_all_targets(near: Shell) -> None:
+    done = near(f"{PRIME} --json")
+    found = json.loads(done.stdout)
+    assert [one["user_id"] for one in found] == near.ids("target")
+    for one in found:
+        made = read_json(near.root / one["path"], Recipe)
+        assert (made.method, one["path"]) == ("prime", f"recipes-prime/{one['user_id']}.json")
+        header, rows = read_trace(near.root / "traces" / f"{one['user_id']}.jsonl")
+        assert (header.weights, header.items, len(rows)) == (2, 3, 1 + 2 + 5)
+        rewards = {row.weights: row.utility - 0.5 * sum(row.similarity) / 2 for row in rows}
+        base = rewards.pop((0.0, 0.0))
+        candidates = [rewards[row.weights] for row in rows[3:]]
+        assert one["base_reward"] == pytest.approx(base)
+        assert one["reward"] == pytest.approx(max(base, *candidates))
+        ((mix,),) = made.weights.values()
+        applied = {made.sharers[index]: weight for index, weight in mix}
+        weights = tuple(applied.get(sharer, 0.0) for sharer in header.sharers)
+        assert one["base"] == (not applied)
+        assert {**rewards, (0.0, 0.0): base}[weights] == pytest.approx(one["reward"])
+
+
+def test_the_recipe_predicts(near: Shell) -> None:
+    near(named(near, ONE))
+    assert near(named(near, "predict --user TARGET --recipes recipes-prime --name prime")).exit_code == 0
+
+
+def test_several_alphas_share_a_trace_and_have_directories_of_their_own(near: Shell) -> None:
+    line = named(near, ONE).replace("--alpha 0.5", "--alpha 0,0.2,1.0,1e-05")
+    found = json.loads(near(f"{line} --json --pareto front.json").stdout)
+    target = near.ids("target")[0]
+    assert [one["path"].partition("/")[0] for one in found] == [
+        "recipes-prime-0",
+        "recipes-prime-0.2",
+        "recipes-prime-1",
+        "recipes-prime-1e-05",
+    ]
+    front = read_json(near.root / "front.json", Pareto).users[target]
+    header, rows = read_trace(near.root / "traces" / f"{target}.jsonl")
+    assert front.sharers == header.sharers
+    assert front.points[0].utility == max(row.utility for row in rows)
+    assert "already exists" in refused(near(f"{line} --pareto front.json"), USAGE)
+
+
+def test_a_stopped_run_ends_as_one_that_was_not(near: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    near(named(near, ONE))
+    whole = (near.root / "recipes-prime").rename(near.root / "whole")
+    (near.root / "traces").rename(near.root / "whole-traces")
+    honest, calls = evaluator.generate, []
+
+    def dying(*given, **named):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return honest(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator, "generate", dying)
+        near(named(near, ONE))
+    assert not (near.root / "recipes-prime").exists()
+    resumed = near(named(near, ONE))
+    assert "6 candidates are in the trace already" in resumed.stderr
+    name = f"{near.ids('target')[0]}.json"
+    assert (near.root / "recipes-prime" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_finished_users_are_skipped(near: Shell) -> None:
+    near(named(near, ONE))
+    again = near(named(near, ONE))
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert "the recipes exist already" in again.stderr
+
+
+def test_the_same_command_writes_the_same_recipe(near: Shell) -> None:
+    near(named(near, ONE))
+    before = recipe(near)
+    assert near(named(near, f"{ONE} --force")).exit_code == 0
+    assert recipe(near) == before
+
+
+def test_another_alpha_goes_on_with_the_trace(near: Shell) -> None:
+    near(named(near, ONE))
+    trace = near.root / "traces" / f"{near.ids('target')[0]}.jsonl"
+    before = trace.read_bytes()
+    done = near(named(near, ONE).replace("0.5", "0.75") + " --out other")
+    assert done.exit_code == 0
+    assert trace.read_bytes().startswith(before)
+
+
+@pytest.mark.parametrize("change", ["--merge factor", "--metric rouge-1", "--seed 5", "--data-fraction 0.5"])
+def test_a_trace_of_other_settings(near: Shell, change: str) -> None:
+    near(named(near, ONE))
+    shutil.rmtree(near.root / "recipes-prime")
+    message = refused(near(named(near, f"{ONE} {change}")), DATA)
+    assert "traces/" in message and "was made with other settings" in message
+    assert near(named(near, f"{ONE} {change} --force")).exit_code == 0
+
+
+def test_a_recipe_of_other_settings(near: Shell) -> None:
+    near(named(near, ONE))
+    assert "recipes-prime/" in refused(near(named(near, f"{ONE} --sigma 0.25")), DATA)
+    several = named(near, ONE).replace("0.5", "1,2")
+    near(several)
+    shutil.rmtree(near.root / "recipes-prime-1")
+    assert "recipes-prime-2/" in refused(near(f"{several} --sigma 0.25"), DATA)
+
+
+def test_no_candidate_beats_the_base(near: Shell) -> None:
+    # A start so narrow that all weights are rounded to zero.
+    done = near(named(near, f"{ONE} --sigma 1e-9 --alpha 0 --json"))
+    assert "no candidate beats the base; the recipe is the base" in done.stderr
+    (found,) = json.loads(done.stdout)
+    assert found["base"] and found["reward"] == found["base_reward"]
+    assert (recipe(near).sharers, recipe(near).weights) == ((), {"*": [[]]})
+    near(named(near, "predict --user TARGET --recipes recipes-prime --name zeros"))
+    near(named(near, "predict --user TARGET --base --name plain"))
+    zeros, plain = ((near.root / "predictions" / f"{name}.jsonl").read_text() for name in ("zeros", "plain"))
+    assert zeros == plain
+
+
+def test_a_weight_per_layer_and_few_items(near: Shell) -> None:
+    assert near(named(near, f"{ONE} --granularity layer --recent 1")).exit_code == 0
+    header, _ = read_trace(near.root / "traces" / f"{near.ids('target')[0]}.jsonl")
+    assert (header.weights, header.items) == (4, 1)
+
+
+def test_embeddings_of_a_user_are_missing(near: Shell) -> None:
+    (near.root / "embeddings.safetensors").unlink()
+    assert "there are no embeddings" in refused(near(PRIME), DATA)
+    near(f"embed --encoder {near.model} --user {near.ids('target')[0]}")
+    assert "has no embedding of" in refused(near(PRIME), DATA)
+
+
+def test_a_pool_of_another_base(near: Shell) -> None:
+    assert "another base model or task adapter" in refused(near(f"{PRIME} --task-adapter none"), DATA)
+
+
+def test_a_user_without_answers(near: Shell) -> None:
+    users = read_users(near.root / "users.jsonl")
+    target = users[near.ids("target")[0]]
+    users[target.user_id] = msgspec.structs.replace(target, history=[])
+    write_users(near.root / "users.jsonl", list(users.values()))
+    assert "has no history" in refused(near(PRIME), DATA)
+
+
+def test_a_metric_that_is_not_finite(near: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    from perpcs_cli.methods.prime import objective
+
+    honest = objective.from_sums
+    monkeypatch.setattr(objective, "from_sums", lambda *given: {**honest(*given), "rouge-1": float("inf")})
+    assert "rouge-1 of a candidate is inf" in refused(near(PRIME), RUNTIME)
+
+
+def test_nevergrad_is_missing(near: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nevergrad", None)
+    message = refused(near(f"{PRIME} --optimizer tbpsa"), RUNTIME)
+    assert "needs nevergrad" in message and "perpcs[nevergrad]" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--optimizer sgd", "'sgd'"),
+        ("--sharers 30", "30 sharers are asked for"),
+        ("--alpha high", "not numbers separated by commas: 'high'"),
+        ("--alpha -1", "prime.alpha must be one or more numbers from 0"),
+        ("--alpha nan", "prime.alpha must be"),
+        ("--bounds 1,2", "prime.bounds must be a range around 0"),
+        ("--bounds 1,2,3", "bounds"),
+        ("--sigma 0", "prime.sigma must be above 0"),
+        ("--data-fraction 0", "prime.data_fraction must be above 0 and at most 1"),
+        ("--metric accuracy", "no such metric: 'accuracy'"),
+        ("--budget 0", "budget"),
+    ],
+)
+def test_wrong_usage(ready: Shell, flags: str, words: str) -> None:
+    assert words in refused(ready(f"{PRIME} {flags}"), USAGE)
+    assert not (ready.root / "traces").exists()

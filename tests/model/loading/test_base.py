@@ -1,0 +1,183 @@
+"""Loading: fingerprints, the task adapter, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import TARGETS, load_base, merged, random_rows, write_sharer
+from safetensors.torch import load_file, save_file
+
+from perpcs_cli.artifacts.adapter import CARD
+from perpcs_cli.errors import DataError, PerpcsError, UsageError
+from perpcs_cli.model.engine.batching import make_batch
+from perpcs_cli.model.loading.base import find_targets, merge_adapter
+from perpcs_cli.model.loading.identity import choose_dtype, fingerprint_model
+
+
+def load(path, **options):
+    return load_base(str(path), **{"targets": TARGETS, "device": "cpu", "dtype": "float32", **options})
+
+
+@pytest.fixture
+def copied(tiny_dir, tmp_path):
+    """A copy of the tiny model that may be spoilt."""
+    return shutil.copytree(tiny_dir, tmp_path / "model")
+
+
+def test_targets_come_in_the_models_order(tiny):
+    expected = [f"model.layers.{n}.self_attn.{p}" for n in range(2) for p in TARGETS]
+    assert list(tiny.targets) == expected
+    shapes = [tuple(layer.weight.shape) for layer in tiny.targets.values()]
+    assert shapes == [(64, 64), (32, 64), (32, 64), (64, 64)] * 2
+
+
+def test_what_a_base_knows(tiny, tiny_dir):
+    assert (tiny.context, tiny.stop, tiny.pad) == (256, (1,), 0)
+    assert tiny.describe() == {"model": str(tiny_dir), "dtype": "float32", "device": "cpu"}
+    assert not tiny.model.training
+    assert not any(parameter.requires_grad for parameter in tiny.model.parameters())
+
+
+def test_all_end_of_sequence_tokens_stop(copied):
+    settings = json.loads((copied / "generation_config.json").read_text())
+    (copied / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": [7, 1, 9]}))
+    assert load(copied).stop == (1, 7, 9)
+
+
+def test_a_resaved_and_sharded_model_has_the_same_fingerprint(tiny, tmp_path):
+    tiny.model.save_pretrained(tmp_path, max_shard_size="100KB")
+    tiny.tokenizer.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert fingerprint_model(tmp_path) == tiny.fingerprint
+
+
+def test_any_changed_tensor_changes_the_fingerprint(tiny, copied):
+    tensors = load_file(copied / "model.safetensors")
+    seen = {tiny.fingerprint}
+    for name in ("model.embed_tokens.weight", "model.layers.1.self_attn.o_proj.weight", "model.norm.weight"):
+        changed = {**tensors, name: tensors[name] + 1e-3}
+        save_file(changed, copied / "model.safetensors", metadata={"format": "pt"})
+        seen.add(fingerprint_model(copied))
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+def test_configuration_and_tokenizer_change_the_fingerprint(tiny, copied, file):
+    content = json.loads((copied / file).read_text())
+    (copied / file).write_text(json.dumps({**content, "rms_norm_eps": 1e-3, "version": "1.1"}))
+    assert fingerprint_model(copied) != tiny.fingerprint
+
+
+def test_the_task_adapter_is_merged(tiny, tiny_dir, tmp_path):
+    pieces = write_sharer(tmp_path / "task", tiny, seed=3)
+    adapted = load(tiny_dir, task_adapter=str(tmp_path / "task"))
+    assert adapted.fingerprint != tiny.fingerprint
+    assert adapted.fingerprint == load(tiny_dir, task_adapter=str(tmp_path / "task")).fingerprint
+    inputs = make_batch(tiny, random_rows(tiny, [(10, 0)])).inputs()
+    expected = merged(tiny, [pieces], {module: [(0, 1.0)] for module in tiny.targets})
+    with torch.inference_mode():
+        torch.testing.assert_close(adapted.model(**inputs).logits, expected.model(**inputs).logits)
+        assert not torch.allclose(adapted.model(**inputs).logits, tiny.model(**inputs).logits, atol=0.1)
+
+
+def test_another_task_adapter_is_another_base(tiny, tiny_dir, tmp_path):
+    for seed in (3, 4):
+        write_sharer(tmp_path / f"task{seed}", tiny, seed=seed)
+    bases = [load(tiny_dir, task_adapter=str(tmp_path / f"task{seed}")) for seed in (3, 4)]
+    assert bases[0].fingerprint != bases[1].fingerprint
+
+
+def test_an_adapter_of_another_base_is_refused(tiny, tiny_dir, tmp_path):
+    write_sharer(tmp_path / "task", tiny, seed=3)
+    card = tmp_path / "task" / CARD
+    card.write_text(card.read_text().replace(tiny.fingerprint, "0" * 64))
+    with pytest.raises(DataError, match="trained on another base model"):
+        load(tiny_dir, task_adapter=str(tmp_path / "task"))
+
+
+def test_an_adapter_that_does_not_fit_is_refused(tiny, tmp_path):
+    class Odd:
+        path, scale, modules = tmp_path, 1.0, ["model.layers.0.self_attn.q_proj"]
+
+        def piece(self, module):
+            return torch.zeros(2, 8), torch.zeros(64, 2)
+
+    with pytest.raises(DataError, match=r"is for a 64 × 8 layer; the model's is 64 × 64"):
+        merge_adapter(tiny.model, Odd())
+    Odd.modules = ["model.layers.7.self_attn.q_proj"]
+    with pytest.raises(DataError, match=r"has a piece for 'model\.layers\.7"):
+        merge_adapter(tiny.model, Odd())
+
+
+def test_gpt2_has_no_such_layers(model_dir):
+    with pytest.raises(PerpcsError, match="GPT2LMHeadModel has no linear layers named q_proj") as caught:
+        load(model_dir("gpt2"))
+    assert "c_attn (Conv1D)" in caught.value.hint
+
+
+def test_a_missing_target_is_named(tiny):
+    with pytest.raises(PerpcsError, match="no linear layers named qkv_proj") as caught:
+        find_targets(tiny.model, ("q_proj", "qkv_proj"))
+    assert "gate_proj (Linear)" in caught.value.hint
+
+
+def test_pickled_weights_are_never_opened(copied, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "opened"), "w"))
+
+    (copied / "model.safetensors").unlink()
+    torch.save({"weight": Evil()}, copied / "pytorch_model.bin")
+    with pytest.raises(DataError, match="holds no safetensors file"):
+        load(copied)
+    assert not (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, -1, -5000])
+def test_truncated_weights(copied, keep):
+    data = (copied / "model.safetensors").read_bytes()
+    (copied / "model.safetensors").write_bytes(data[:keep])
+    with pytest.raises(DataError, match="not a whole safetensors file"):
+        load(copied)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff" * 64, b"\x02" + b"\0" * 7 + b"[]", b"\x0a" + b"\0" * 7 + b'{"a": {}}\n'],
+    ids=["huge header", "header no object", "entry without offsets"],
+)
+def test_weights_that_are_no_safetensors(copied, data):
+    (copied / "model.safetensors").write_bytes(data)
+    with pytest.raises(DataError, match="not a whole safetensors file"):
+        load(copied)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "nothing-of-the-kind"}'])
+def test_a_broken_configuration(copied, text):
+    (copied / "config.json").write_text(text)
+    with pytest.raises(DataError):
+        load(copied)
+
+
+def test_a_missing_tokenizer(copied):
+    for path in copied.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(DataError, match="cannot be loaded"):
+        load(copied)
+
+
+def test_devices_and_dtypes(tiny_dir):
+    with pytest.raises(UsageError, match="the device 'abacus' cannot be used"):
+        load(tiny_dir, device="abacus")
+    with pytest.raises(UsageError, match="no such dtype: 'int8'"):
+        load(tiny_dir, dtype="int8")
+    assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none(tiny_dir):
+    with pytest.raises(UsageError, match="the device 'cuda' cannot be used"):
+        load(tiny_dir, device="cuda")

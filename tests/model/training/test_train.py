@@ -1,0 +1,306 @@
+"""Training against a naive loop with PEFT, jobs together against jobs alone, and what training must not touch."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from helpers import TARGETS, MemoryAdapter, random_pieces, random_rows
+from torch.nn import functional as F
+
+from perpcs_cli.artifacts.adapter import AdapterConfig, open_adapter, write_adapter
+from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
+from perpcs_cli.errors import PerpcsError
+from perpcs_cli.model.engine.batching import make_batch
+from perpcs_cli.model.engine.lora_layer import attached
+from perpcs_cli.model.engine.piece_cache import PieceCache
+from perpcs_cli.model.engine.recipe_router import RecipeRouter
+from perpcs_cli.model.training.train import answer_losses, new_gates, new_lora, total_steps, train
+
+LORA = LoraSettings(rank=4, alpha=8.0, dropout=0.0)
+LENGTHS = [(7, 3), (4, 5), (10, 2), (6, 4)]
+
+
+def settings(**changes):
+    """Four steps of four rows, at a rate that a tiny model needs."""
+    return TrainSettings(**{"batch_size": 4, "steps": 4, "lr": 1e-2, "schedule": "constant", **changes})
+
+
+def lora_job(base, name="u", seed=0, rows=None):
+    return new_lora(base, name, rows or random_rows(base, LENGTHS), LORA, seed)
+
+
+def gate_job(base, name="u", seed=0):
+    return new_gates(base, name, random_rows(base, LENGTHS, seed), random_pieces(base, seed), 1.0)
+
+
+def trained(base, jobs, changes=settings(), *, seed=0, dropout=0.0):  # noqa: B008
+    """The parameters of each job after training."""
+    train(base, jobs, changes, seed=seed, dropout=dropout)
+    return [[parameter.detach().clone() for parameter in job.parameters] for job in jobs]
+
+
+def assert_same(found, expected, atol=1e-5):
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=atol, rtol=1e-4)
+
+
+def differs(found, expected):
+    return any(not torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def loss_by_hand(model, row):
+    """(summed loss, count) of a row's answer tokens, unpadded."""
+    logits = model(input_ids=torch.tensor([row.prompt + row.answer])).logits[0]
+    at = range(len(row.prompt), len(row))
+    targets = torch.tensor(row.answer)
+    return F.cross_entropy(logits[[i - 1 for i in at]], targets, reduction="sum"), len(row.answer)
+
+
+def with_peft(base, job):
+    """A copy of the base in PEFT's own layers, with the job's factors."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=list(TARGETS), lora_dropout=0.0)
+    model = get_peft_model(copy.deepcopy(base.model), config)
+    with torch.no_grad():
+        for module, (a, b) in job.pieces.items():
+            layer = model.get_submodule(f"base_model.model.{module}")
+            layer.lora_A.default.weight.copy_(a)
+            layer.lora_B.default.weight.copy_(b)
+    return model
+
+
+def test_answer_losses_are_those_of_each_row_alone(tiny):
+    rows = random_rows(tiny, LENGTHS)
+    with torch.inference_mode():
+        sums, counts = answer_losses(tiny, make_batch(tiny, rows))
+        for row, total, count in zip(rows, sums, counts, strict=True):
+            expected, tokens = loss_by_hand(tiny.model, row)
+            assert count == tokens
+            torch.testing.assert_close(total, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_training_is_peft_and_adamw(tiny):
+    """Three steps equal a naive loop: PEFT's layers, the mean loss over a batch's answer tokens, clipped AdamW."""
+    job = lora_job(tiny)
+    model = with_peft(tiny, job)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.01)
+    losses, norms = [], []
+    for _ in range(3):
+        sums, counts = zip(*(loss_by_hand(model, row) for row in job.examples), strict=True)
+        loss = sum(sums) / sum(counts)
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, 0.3)))
+        optimizer.step()
+        losses.append(loss.item())
+    found = trained(tiny, [job], settings(steps=3))[0]
+    assert_same(found, [p.detach() for p in parameters], atol=2e-4)
+    assert [step.loss for step in job.log] == pytest.approx(losses, rel=1e-4)
+    assert [step.norm for step in job.log] == pytest.approx(norms, rel=1e-3)
+    assert max(norms) > 0.3, "nothing was clipped"
+
+
+def test_training_lowers_the_loss(tiny):
+    jobs = [lora_job(tiny), gate_job(tiny)]
+    for job, rate in zip(jobs, (1e-2, 0.3), strict=True):
+        train(tiny, [job], settings(steps=20, lr=rate), seed=0)
+        assert job.log[-1].loss < 0.9 * job.log[0].loss
+        assert [step.step for step in job.log] == list(range(1, 21))
+
+
+def test_a_trained_adapter_loads_in_peft(tiny, tmp_path):
+    from peft import PeftModel
+
+    job = lora_job(tiny)
+    train(tiny, [job], settings(), seed=0)
+    config = AdapterConfig(r=4, lora_alpha=8.0, target_modules=list(TARGETS), base_model_name_or_path="tiny")
+    write_adapter(tmp_path, job.pieces, config, "0.19.0")
+    theirs = PeftModel.from_pretrained(copy.deepcopy(tiny.model), str(tmp_path)).eval()
+    ours = RecipeRouter(PieceCache(tiny, lambda index: open_adapter(tmp_path)), [{m: [(0, 1.0)] for m in tiny.targets}])
+    batch = make_batch(tiny, random_rows(tiny, [(12, 0)]))
+    ours.use([0])
+    with torch.inference_mode():
+        expected = theirs(**batch.inputs()).logits
+        with attached(tiny, ours):
+            torch.testing.assert_close(tiny.model(**batch.inputs()).logits, expected, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(tiny.model(**batch.inputs()).logits, expected, atol=0.1)
+
+
+@pytest.mark.parametrize("make", [lora_job, gate_job])
+def test_jobs_together_are_the_jobs_alone(tiny, make):
+    """Of different lengths too: the first is done while the others go on."""
+
+    def jobs():
+        made = [make(tiny, f"u{number}") for number in range(3)]
+        made[0].examples = made[0].examples[:1]
+        made[1].examples = [*made[1].examples, *random_rows(tiny, [(5, 5)], seed=9)]
+        return made
+
+    changes = settings(steps=None, epochs=2, batch_size=2)
+    together = jobs()
+    found = trained(tiny, together, changes)
+    assert [len(job.log) for job in together] == [2, 6, 4]
+    for job, parameters in zip(jobs(), found, strict=True):
+        assert_same(parameters, trained(tiny, [job], changes)[0], atol=2e-4)
+
+
+def test_the_same_seed_gives_the_same_bits(tiny):
+    changes = settings(batch_size=2)
+    first = trained(tiny, [lora_job(tiny, seed=1)], changes, seed=1, dropout=0.1)[0]
+    torch.rand(7)
+    again = trained(tiny, [lora_job(tiny, seed=1)], changes, seed=1, dropout=0.1)[0]
+    assert not differs(first, again)
+    assert differs(first, trained(tiny, [lora_job(tiny, seed=2)], changes, seed=1, dropout=0.1)[0])
+    assert differs(first, trained(tiny, [lora_job(tiny, seed=1)], changes, seed=2, dropout=0.1)[0])
+    assert differs(first, trained(tiny, [lora_job(tiny, "v", seed=1)], changes, seed=1, dropout=0.1)[0])
+
+
+def test_the_seed_orders_the_examples(tiny):
+    """Without dropout and from the same start, only the order of the examples is left to differ."""
+    changes = settings(batch_size=1)
+    first, again, other = (trained(tiny, [lora_job(tiny)], changes, seed=seed)[0] for seed in (1, 1, 2))
+    assert not differs(first, again)
+    assert differs(first, other)
+
+
+def test_two_accumulated_batches_are_the_mean_of_their_losses(tiny):
+    """With answers of one length, the mean of two batches' means is the mean of all rows."""
+    rows = random_rows(tiny, [(6, 3), (9, 3), (4, 3), (7, 3)])
+    whole, halves = lora_job(tiny, rows=rows), lora_job(tiny, rows=rows)
+    expected = trained(tiny, [whole], settings(batch_size=4))[0]
+    assert_same(trained(tiny, [halves], settings(batch_size=2, accumulate=2))[0], expected, atol=2e-4)
+    assert [s.loss for s in halves.log] == pytest.approx([s.loss for s in whole.log], rel=1e-4)
+    assert [s.norm for s in halves.log] == pytest.approx([s.norm for s in whole.log], rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [lora_job, gate_job])
+def test_checkpointing_changes_nothing(tiny, make):
+    expected = trained(tiny, [make(tiny)], dropout=0.1)[0]
+    found = trained(tiny, [make(tiny)], settings(checkpointing=True), dropout=0.1)[0]
+    assert_same(found, expected, atol=1e-6)
+    assert not any(module.training for module in tiny.model.modules())
+
+
+def test_checkpointing_checkpoints(tiny, monkeypatch):
+    """Each decoder layer runs a second time in the backward pass, without dropout of the base's own."""
+    passes = []
+    attention = [layer.self_attn for layer in tiny.model.model.layers]
+    for module in attention:
+        monkeypatch.setattr(module, "attention_dropout", 0.5)
+    handles = [m.register_forward_hook(lambda m, *_: passes.append(m.training)) for m in attention]
+    train(tiny, [lora_job(tiny)], settings(steps=1, checkpointing=True), seed=0)
+    for handle in handles:
+        handle.remove()
+    assert passes == [False] * 4
+
+
+def test_the_model_is_in_eval_mode_after_a_failure_too(tiny):
+    with pytest.raises(PerpcsError):
+        train(tiny, [lora_job(tiny)], settings(lr=1e30, clip=0.0, checkpointing=True), seed=0)
+    assert not any(module.training for module in tiny.model.modules())
+    assert not any(layer._forward_hooks for layer in tiny.targets.values())
+
+
+def test_the_base_never_changes(tiny):
+    before = {name: parameter.clone() for name, parameter in tiny.model.named_parameters()}
+    trained(tiny, [lora_job(tiny)])
+    trained(tiny, [gate_job(tiny)])
+    for name, parameter in tiny.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
+
+
+def test_a_new_lora_changes_nothing_yet(tiny):
+    job = lora_job(tiny)
+    rows = random_rows(tiny, LENGTHS)
+    recipes = RecipeRouter(
+        PieceCache(tiny, lambda index: MemoryAdapter(job.pieces)), [{m: [(0, 1.0)] for m in tiny.targets}]
+    )
+    recipes.use([0] * len(rows))
+    with torch.inference_mode():
+        expected = tiny.model(**make_batch(tiny, rows).inputs()).logits
+        with attached(tiny, recipes):
+            assert torch.equal(tiny.model(**make_batch(tiny, rows).inputs()).logits, expected)
+    for a, b in job.pieces.values():
+        assert a.abs().max() <= 1 / math.sqrt(a.shape[1])
+        assert a.std() > 0.4 / math.sqrt(a.shape[1])
+        assert not b.any()
+
+
+def test_gates_start_at_zero_and_only_gates_change(tiny):
+    job = gate_job(tiny)
+    pieces = {module: (a.clone(), b.clone()) for module, (a, b) in job.pieces.items()}
+    assert {module: len(gate) for module, gate in job.gates.items()} == dict.fromkeys(tiny.targets, 64)
+    assert not any(gate.any() for gate in job.gates.values())
+    train(tiny, [job], settings(), seed=0)
+    for module, (a, b) in job.pieces.items():
+        assert job.gates[module].any()
+        assert torch.equal(a, pieces[module][0])
+        assert torch.equal(b, pieces[module][1])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0.0, [1, 1, 1, 1]),
+        ("linear", 0.0, [1, 0.75, 0.5, 0.25]),
+        ("cosine", 0.0, [1, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)]),
+        ("linear", 0.5, [0.5, 1, 1, 0.5]),
+        ("constant", 0.75, [1 / 3, 2 / 3, 1, 1]),
+        ("cosine", 1.0, [0.25, 0.5, 0.75, 1]),
+    ],
+)
+def test_schedules(tiny, schedule, warmup, expected):
+    job = lora_job(tiny, rows=random_rows(tiny, [(3, 2)]))
+    train(tiny, [job], settings(lr=1e-3, schedule=schedule, warmup=warmup), seed=0)
+    assert [step.lr for step in job.log] == pytest.approx([1e-3 * share for share in expected])
+
+
+@pytest.mark.parametrize(
+    ("changes", "examples", "expected"),
+    [
+        ({"steps": 100}, 7, 100),
+        ({"steps": None, "epochs": 1}, 7, 2),
+        ({"steps": None, "epochs": 3}, 8, 6),
+        ({"steps": None, "epochs": 3, "accumulate": 2}, 12, 6),
+        ({"steps": None, "epochs": 1}, 0, 0),
+    ],
+)
+def test_total_steps(changes, examples, expected):
+    assert total_steps(settings(**changes), examples) == expected
+
+
+def test_each_epoch_sees_every_example_once(tiny, monkeypatch):
+    from perpcs_cli.model.training import train as module
+
+    seen = []
+
+    def spy(base, jobs, rows, *_):
+        seen.extend(row.key for row in rows[0])
+        return [torch.zeros(())]
+
+    monkeypatch.setattr(module, "_add_gradients", spy)
+    rows = random_rows(tiny, [(3, 2)] * 5)
+    train(tiny, [lora_job(tiny, rows=rows)], settings(steps=None, epochs=2, batch_size=2), seed=0)
+    keys = [row.key for row in rows]
+    assert sorted(seen[:5]) == keys
+    assert sorted(seen[5:]) == keys
+    assert seen[:5] != seen[5:]
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tiny):
+    with pytest.raises(PerpcsError, match=r"the loss of 'u' is nan and its gradient .* at step 2") as caught:
+        train(tiny, [lora_job(tiny)], settings(lr=1e30, clip=0.0), seed=0)
+    assert "lower learning rate" in caught.value.hint
+
+
+def test_nothing_to_train_on_is_an_error(tiny):
+    job = lora_job(tiny)
+    job.examples = []
+    with pytest.raises(PerpcsError, match="'u' has no examples"):
+        train(tiny, [job], settings(steps=3), seed=0)

@@ -1,0 +1,64 @@
+"""The command lines that make recipes again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import typer
+from helpers import provenance
+
+from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.cli.main import app
+from perpcs_cli.steps.share.remake import command_line
+from perpcs_cli.tasks.published_settings import published_settings
+
+PUBLISHED = {"retrieve": 1, "random_history": 0, "profile": None}
+SHOWN = [
+    (PUBLISHED, []),
+    ({"retrieve": 0, "random_history": 0, "profile": False}, ["--plain"]),
+    ({"retrieve": 2, "random_history": 0, "profile": True}, ["--retrieve=2", "--with-profile"]),
+    ({"retrieve": 0, "random_history": 3, "profile": False}, ["--random-history=3"]),
+]
+ASSEMBLE = {"top_k": 3, "batch_size": 16, "top_p": None, "sample": True, "merge": "factor", "temperature": 0.5}
+BASE = {"task": "movie_tagging", "max_length": 512}
+
+
+def recipe(method: str, settings: dict[str, object]) -> Recipe:
+    origin = msgspec.structs.replace(provenance(seed=7), settings={**BASE, **settings})
+    return Recipe(
+        user_id="u1", method=method, merge="product", pool="", sharers=(), weights={"*": [[]]}, provenance=origin
+    )
+
+
+def parses(line: tuple[str, ...]) -> dict[str, object]:
+    command = typer.main.get_command(app).get_command(None, line[0])
+    return command.make_context("perpcs", list(line[1:])).params
+
+
+@pytest.mark.parametrize(("shown", "flags"), SHOWN)
+def test_assemble(tmp_path: Path, shown: dict[str, object], flags: list[str]) -> None:
+    made = recipe("per-pcs", {"assemble": ASSEMBLE, "prompts": shown})
+    line = command_line(made, tmp_path / "r" / "u1.json", ["--workspace", "w"], 2)
+    begin = f"assemble --workspace w --user u1 --out {tmp_path}/r --task movie_tagging --seed 7 --max-length 512"
+    settings = "--top-k=2 --batch-size=16 --sample --merge=factor --temperature=0.5"
+    assert line == (*begin.split(), *settings.split(), *flags)
+    found = parses(line)
+    assert (found["top_k"], found["sample"], found["seed"], found["user"]) == (2, True, 7, ["u1"])
+
+
+def test_prime_and_retrieve(tmp_path: Path) -> None:
+    published = published_settings("movie_tagging", "prime")["prime"]
+    settings = {**published, "bounds": [-1.5, 1.5], "popsize": None, "granularity": "layer"}
+    made = recipe("prime", {"prime": settings, "alpha": 0.2, "prompts": SHOWN[2][0]})
+    found = parses(command_line(made, tmp_path / "u1.json", [], 9))
+    assert (found["alpha"], found["bounds"], found["granularity"]) == ("0.2", "-1.5,1.5", "layer")
+    assert (found["sharers"], found["retrieve"], found["with_profile"]) == (published["sharers"], 2, True)
+    made = recipe("retrieve", {"weights": "softmax", "top_k": 5, "temperature": 1.0, "merge": "product", "mix": {}})
+    found = parses(command_line(made, tmp_path / "u1.json", [], 4))
+    assert (found["top_k"], found["weights"], found["temperature"]) == (4, "softmax", 1.0)
+
+
+def test_nobody_is_left() -> None:
+    assert command_line(recipe("per-pcs", {}), Path("u1.json"), [], 0) == ()

@@ -1,0 +1,33 @@
+"""The papers' settings for each task."""
+
+from __future__ import annotations
+
+import pytest
+
+from perpcs_cli.artifacts.settings import make_settings
+from perpcs_cli.tasks.published_settings import PUBLISHED, published_settings
+from perpcs_cli.tasks.spec import TASKS
+
+
+def test_every_task_has_settings_that_are_in_range() -> None:
+    assert set(PUBLISHED) == set(TASKS)
+    for name in TASKS:
+        for preset in ("per-pcs", "prime"):
+            assert make_settings(published_settings(name, preset), {"model": "m"}).task == name
+
+
+@pytest.mark.parametrize(
+    ("task", "sharers", "budget", "share"),
+    [
+        ("citation", 5, 50, 0.8),
+        ("movie_tagging", 3, 30, 0.6),
+        ("product_rating", 5, 50, 1.0),
+        ("news_headline", 3, 30, 0.8),
+        ("scholarly_title", 3, 50, 1.0),
+        ("tweet_paraphrase", 3, 30, 1.0),
+    ],
+)
+def test_primes_table(task: str, sharers: int, budget: int, share: float) -> None:
+    prime = make_settings(published_settings(task, "prime"), {"model": "m"}).prime
+    assert (prime.sharers, prime.budget, prime.data_fraction) == (sharers, budget, share)
+    assert (prime.bounds, prime.optimizer, prime.metric) == ((-1.5, 1.5), "cma", "sum")
