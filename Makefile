@@ -36,7 +36,7 @@ completions: $(READY)
 	$(BIN)/perpcs completion fish > completions/perpcs.fish
 
 docs: $(READY)
-	$(BIN)/python -m perpcs_cli.cli.reference > docs/commands.md
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run

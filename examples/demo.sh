@@ -4,9 +4,9 @@ set -euo pipefail
 out=${1:-demo-run}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$out"
-[ -e "$out/synthetic.jsonl" ] || perpcs synth --users 24 --history 10 --queries 4 --out "$out/synthetic.jsonl"
+[ -e "$out/synthetic.jsonl" ] || perpcs synth --count 24 --history 10 --queries 4 --out "$out/synthetic.jsonl"
 export TARGETS=4 SHARERS=8 MIN_HISTORY=1
-export ADAPT="--plain --source both --limit 48 --batch-size 8 --epochs 1 --lr 2e-3"
+export ADAPT="--plain --source both --max-examples 48 --batch-size 8 --epochs 1 --lr 2e-3"
 export TRAIN="--plain --batch-size 5 --epochs 2 --lr 2e-3"
 export GATE="--plain --batch-size 4 --steps 4 --lr 1e-3"
 export ASSEMBLE="--plain"

@@ -13,7 +13,7 @@ set -euo pipefail
 data=$1 task=$2
 model=${MODEL:-smollm2-135m}
 sharers=${SHARERS:-8} targets=${TARGETS:-8} min_history=${MIN_HISTORY:-6}
-adapt=${ADAPT---plain --source both --limit 96 --batch-size 8 --epochs 2 --lr 2e-3}
+adapt=${ADAPT---plain --source both --max-examples 96 --batch-size 8 --epochs 2 --lr 2e-3}
 train=${TRAIN---plain --recent 16 --batch-size 4 --epochs 2 --lr 1e-3}
 gate=${GATE---plain --recent 16 --batch-size 4 --steps 10 --lr 1e-3}
 assemble=${ASSEMBLE---plain --recent 16}
@@ -26,7 +26,7 @@ w=$PERPCS_WORKSPACE
 [ "$model" != smollm2-135m ] || perpcs model fetch smollm2-135m --quiet >&2
 step init perpcs init "$w" --task "$task" --model "$model"
 step import perpcs import "$data" --out "$w/users.jsonl"
-step split perpcs split --base 0.25 --targets "$targets" --min-history "$min_history"
+step split perpcs split --base-share 0.25 --targets "$targets" --min-history "$min_history"
 step adapt perpcs adapt $adapt
 head -n "$sharers" "$w/splits/candidate.txt" >"$w/sharers.txt"
 step train-sharer perpcs train-sharer --users "@$w/sharers.txt" $train

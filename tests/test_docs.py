@@ -1,41 +1,113 @@
-"""The documentation is true: the reference page is fresh, and what the README shows can be typed."""
+"""The documentation is true: what its pages and the examples show can be typed, and the tutorial can be followed."""
+
+from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
+from shell import Shell
 
 from perpcs_cli.cli.main import COMMANDS, app
-from perpcs_cli.cli.reference import reference
+from perpcs_cli.model.loading.catalogue import CATALOGUE
+from perpcs_cli.model.loading.fetch import CARD
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-SCRIPTS = [README, *(path.read_text() for path in sorted((ROOT / "examples").glob("*.sh")))]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+PLACES = [ROOT / "README.md", *PAGES, *sorted((ROOT / "examples").glob("*.sh"))]
+README_LINES = 120
 
 
-def shown_commands() -> list[list[str]]:
-    """Every `perpcs …` line in the README's code blocks, as words."""
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", README, flags=re.S)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("perpcs ")]
+def script(path: Path) -> list[str]:
+    """The lines of a shell script, or of a page's `bash` blocks; continued ones joined."""
+    text = path.read_text()
+    if path.suffix == ".md":
+        text = "".join(re.findall(r"^```(?:bash|sh)\n(.*?)^```", text, flags=re.S | re.M))
+    return text.replace("\\\n", " ").splitlines()
 
 
-def test_the_reference_page_is_fresh() -> None:
-    assert (ROOT / "docs" / "commands.md").read_text() == reference(), "run `make docs`"
+def commands_of(line: str) -> Iterator[list[str]]:
+    """The words of every `perpcs …` in a line. A quoted variable is some value; an unquoted one, flags, is left out."""
+    line = re.sub(r'"[^"]*\$[^"]*"', "1", line.replace('"$like"', "per-pcs-1"))
+    line = re.sub(r"\$\w+", "", line)
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
+    words.whitespace_split = True
+    command: list[str] = []
+    for word in [*words, ";"]:
+        if set(word) <= set("();<>|&"):
+            if command[:1] == ["perpcs"]:
+                yield command[1:]
+            command = []
+        elif command or word == "perpcs":
+            command.append(word)
+
+
+def default_flags(path: Path) -> Iterator[list[str]]:
+    """The flags that an example gives a command unless told otherwise, `adapt=${ADAPT---plain …}` or `ADAPT="…"`."""
+    for name, flags in re.findall(rf'\b({"|".join(FLAGS_OF)})=(?:\$\{{\w+-|")(-[^}}"]*)', path.read_text(), flags=re.I):
+        yield [FLAGS_OF[name.lower()], *flags.split()]
+
+
+FLAGS_OF = {"adapt": "adapt", "train": "train-sharer", "gate": "gate", "assemble": "assemble", "prime": "prime"}
+"""The examples' variables → the commands whose flags they hold."""
+SHOWN = {
+    f"{path.name}: {' '.join(words)}": words
+    for path in PLACES
+    for words in [*(words for line in script(path) for words in commands_of(line)), *default_flags(path)]
+}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= README_LINES
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_readme_names_every_command(name: str) -> None:
-    assert f"perpcs {name}" in README
+    assert f"`{name}`" in README or f"perpcs {name}" in README
 
 
-@pytest.mark.parametrize("words", shown_commands(), ids=" ".join)
-def test_a_shown_command_parses(words: list[str]) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_readme_links_every_page(page: Path) -> None:
+    assert f"(docs/{page.name})" in README
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_shown_command_parses(name: str) -> None:
+    words = SHOWN[name]
     command = typer.main.get_command(app)
     context = command.context_class(command, info_name="perpcs")
     while words and hasattr(command, "get_command"):
         command, words = command.get_command(context, words[0]), words[1:]
         assert command is not None
     command.make_context("perpcs", list(words))
+
+
+def test_the_tutorial_can_be_followed(tiny_dir: Path, tmp_path: Path) -> None:
+    """Every line of it, in order, in an empty directory; the tiny model stands in the cache for the two it fetches."""
+    for name in CATALOGUE:
+        place = tmp_path / "cache" / "models" / name
+        shutil.copytree(tiny_dir, place)
+        (place / CARD).write_text("{}")
+    here = tmp_path / "home"
+    here.mkdir()
+    count = 0
+    for line in script(TUTORIAL):
+        if line.startswith("cd "):
+            here /= line.removeprefix("cd ").strip()
+        for words in commands_of(line):
+            count += 1
+            done = Shell(here, tiny_dir)(" ".join(words), PERPCS_CACHE=str(tmp_path / "cache"), PERPCS_DEVICE="cpu")
+            assert done.exit_code == 0, f"perpcs {' '.join(words)}\n{done.stderr}"
+    assert count >= 10

@@ -88,6 +88,11 @@ class Adapter:
         """Fingerprint of the base that it was trained on; empty where it does not say."""
         return self.card.provenance.base if self.card else ""
 
+    @property
+    def user_id(self) -> str:
+        """The user whose adapter it is."""
+        return self.card.user_id if self.card else self.path.name
+
     @cached_property
     def modules(self) -> list[str]:
         """The names of the linear layers it changes."""
@@ -225,16 +230,22 @@ def divided(adapter: Adapter, user: User) -> tuple[User, User]:
     return held_out(newest(user, origin.settings.get("recent")), share, origin.seed)
 
 
+def check_same_adapter(source: Path, target: Path) -> bool:
+    """Whether the adapter of `source` stands at `target` already. Raises DataError where another one does."""
+    if not (target / WEIGHTS).exists():
+        return False
+    if open_adapter(target).digest_weights() != open_adapter(source).digest_weights():
+        raise DataError("is another adapter", where=target, hint=f"Use --force to replace it by {source}.")
+    return True
+
+
 def link_adapter(source: Path, target: Path, *, force: bool = False) -> None:
     """Make a directory of the same adapter at `target`, as hard links where the file system has them; no gates.
 
     An adapter of the same weights that is there already stays, with what lies beside it. Raises DataError where
     another one is there, unless `force`.
     """
-    digest = open_adapter(source).digest_weights()
-    if (target / WEIGHTS).exists() and not force:
-        if open_adapter(target).digest_weights() != digest:
-            raise DataError("is another adapter", where=target, hint=f"Use --force to replace it by {source}.")
+    if not force and check_same_adapter(source, target):
         return
     with atomic.replacing_directory(target) as temporary:
         for name in (WEIGHTS, CONFIG, CARD):

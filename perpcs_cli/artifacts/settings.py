@@ -6,16 +6,15 @@ reference page (`declared`). A setting without a default here has one by the tas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from perpcs_cli.artifacts.declarations import Declared, declarations
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.errors import UsageError
 
@@ -150,108 +149,14 @@ class Settings(
     predict: PredictSettings
 
 
-@dataclass(frozen=True)
-class Declared:
-    """One setting as it is declared: `path` is its key in `perpcs.toml`, as `seed` or `train.lr`."""
-
-    path: str
-    kind: Any
-    """Its type without ranges and without None."""
-    help: str
-    default: Any
-    """`msgspec.NODEFAULT` where the task decides."""
-    flag: str | None
-    """Without the dashes; None where it has none."""
-    limits: tuple[Meta, ...]
-    """Ranges of the value, or of each of its values."""
-
-    @property
-    def section(self) -> str:
-        """The table in `perpcs.toml`; empty at the top."""
-        return self.path.rpartition(".")[0]
-
-    @property
-    def key(self) -> str:
-        """The name within its table."""
-        return self.path.rpartition(".")[2]
-
-    @property
-    def variable(self) -> str:
-        """Its variable in the environment."""
-        return "PERPCS_" + self.path.upper().replace(".", "_")
-
-    def problem(self, value: Any) -> str | None:
-        """What is wrong with a value of the right type, or None."""
-        values = value if isinstance(value, list | tuple) else [value]
-        for limit in self.limits:
-            if limit.min_length is not None and len(values) < limit.min_length:
-                return f"{self.path} must have at least {limit.min_length} value, and has none"
-        for one in values:
-            if isinstance(one, bool) or not isinstance(one, int | float):
-                continue
-            if not math.isfinite(one) or any(not _within(one, limit) for limit in self.limits):
-                shown = float(one) if self.kind is float else one
-                return f"{self.path} must be {_range(self.limits)}, and is {shown}"
-        return None
-
-
 @cache
 def declared() -> dict[str, Declared]:
     """Every setting by its path, in the order of the file."""
     found = {}
     for field in msgspec.structs.fields(Settings):
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            found.update({one.path: one for one in _of(field.type, f"{field.name}.")})
-    return {**{one.path: one for one in _of(Settings, "") if one.help}, **found}
-
-
-def _of(struct: type[msgspec.Struct], prefix: str) -> list[Declared]:
-    hints = get_type_hints(struct, include_extras=True)
-    made = []
-    for field in msgspec.structs.fields(struct):
-        kind, metas = _peeled(hints[field.name])
-        extra = next((meta.extra for meta in metas if meta.extra), {})
-        made.append(
-            Declared(
-                path=prefix + field.name,
-                kind=kind,
-                help=next((meta.description for meta in metas if meta.description), ""),
-                default=field.default,
-                flag=extra.get("flag", field.name.replace("_", "-")),
-                limits=tuple(metas),
-            )
-        )
-    return made
-
-
-def _peeled(hint: Any) -> tuple[Any, list[Meta]]:
-    """(the bare type, all declarations around and inside of it)."""
-    metas: list[Meta] = []
-    if hasattr(hint, "__metadata__"):
-        kind, inner = _peeled(hint.__origin__)
-        return kind, [*(meta for meta in hint.__metadata__ if isinstance(meta, Meta)), *inner]
-    parts = [part for part in get_args(hint) if part not in (type(None), ...)]
-    if type(None) in get_args(hint):
-        return _peeled(parts[0])
-    if getattr(hint, "__origin__", None) is tuple:
-        metas = _peeled(parts[0])[1]
-    return hint, metas
-
-
-def _within(value: float, limit: Meta) -> bool:
-    return (
-        (limit.ge is None or value >= limit.ge)
-        and (limit.gt is None or value > limit.gt)
-        and (limit.le is None or value <= limit.le)
-        and (limit.lt is None or value < limit.lt)
-    )
-
-
-def _range(limits: tuple[Meta, ...]) -> str:
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    ends = [(word, getattr(limit, key)) for key, word in words.items() for limit in limits]
-    found = [f"{word} {end:g}" for word, end in ends if end is not None]
-    return " and ".join(found) or "a finite number"
+            found.update({one.path: one for one in declarations(field.type, f"{field.name}.")})
+    return {**{one.path: one for one in declarations(Settings, "") if one.help}, **found}
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -49,7 +49,11 @@ TracesOption = Annotated[
 ]
 RecipesOption = Annotated[
     list[Path] | None,
-    typer.Option("--recipes", help="Directory of recipes; may be repeated."),
+    typer.Option("--recipes", help="Directory of recipes."),
+]
+OwnOption = Annotated[
+    list[Path] | None,
+    typer.Option("--own", help="Directory of the users' own adapters (OPPU): DIR/USER."),
 ]
 RecentOption = Annotated[
     int | None, typer.Option("--recent", min=1, help="Only the newest items of each history.", show_default="all")
@@ -81,6 +85,7 @@ WeightsOption = Annotated[
     Weighting,
     typer.Option("--weights", help="Softmax of the similarities, equal weights, or the nearest sharer alone."),
 ]
+TargetsOption = Annotated[int, typer.Option("--targets", min=1, help="How many targets.")]
 CountOption = Annotated[int | None, typer.Option("--count", min=1, help="How many users.")]
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Name of the model, for files and tables.", show_default="what is given")
@@ -111,9 +116,15 @@ def form_of(form: TableFormat | None, console: Console) -> TableFormat:
     return form or "table"
 
 
-def out_option(default: str, what: str = "Where it is written.") -> Any:
+def out_option(default: str) -> Any:
     """The flag --out of a command that writes to `default` without it."""
-    return typer.Option("--out", "-o", help=what, show_default=default)
+    return typer.Option("--out", "-o", help="Where it is written.", show_default=default)
+
+
+def protocol_option(default: str) -> Any:
+    """The flag --protocol of a command that takes `default` without it."""
+    what = "Where non-members come from: other users, or the same users' held-out items."
+    return typer.Option("--protocol", help=what, show_default=default)
 
 
 def named(ids: str, flag: str) -> list[str]:

@@ -12,38 +12,50 @@ from typer.core import TyperGroup
 
 from perpcs_cli import __version__
 from perpcs_cli.cli import completion
-from perpcs_cli.cli.command import Command
 from perpcs_cli.errors import PerpcsError
 
-COMMANDS = {
-    "init": ("workspace.init:init", "Make a workspace."),
-    "import": ("data.import_:import_", "Read users from LaMP's and other layouts."),
-    "split": ("data.split:split", "Divide users into base users, targets and candidates."),
-    "prompt": ("data.prompt:prompt", "Show exactly what the model sees."),
-    "profile": ("data.profile:profile", "Write users' textual profiles with a language model."),
-    "adapt": ("share.adapt:adapt", "Adapt the base model to the task."),
-    "embed": ("data.embed:embed", "Embed the users' histories or profiles."),
-    "select": ("data.select:select", "Select the sharers among the candidates."),
-    "train-sharer": ("share.train_sharer:train_sharer", "Train a LoRA for each user."),
-    "gate": ("share.gate:gate", "Train gates for sharers' pieces."),
-    "pool": ("share.pool:app", "Build, list and verify what sharers give."),
-    "assemble": ("personalize.assemble:assemble", "Assemble target users' recipes from the pool."),
-    "similar": ("personalize.similar:similar", "List the sharers most like a user."),
-    "retrieve": ("personalize.retrieve:retrieve", "Merge the most similar sharers' LoRAs."),
-    "prime": ("personalize.prime:prime", "Search the weights of similar sharers' LoRAs."),
-    "predict": ("evaluate.predict:predict", "Answer the users' queries."),
-    "eval": ("evaluate.eval_:eval_", "Evaluate predictions with LaMP's metrics."),
-    "mia": ("evaluate.mia:mia", "Attack models by membership inference."),
-    "sweep": ("experiments.sweep:sweep", "Run a grid of settings into one table of results."),
-    "table": ("experiments.table:table", "Lay out a sweep's results as the papers' tables."),
-    "plan": ("experiments.plan:plan", "Estimate a sweep's memory, time and disk."),
-    "audit": ("evaluate.audit:audit", "Report what a pool and its recipes give away."),
-    "bench": ("bench.app:app", "Measure the engine on this machine."),
-    "model": ("workspace.models:app", "Fetch and list small models to work with."),
-    "synth": ("data.synth:synth", "Make a small synthetic data set."),
-    "completion": ("workspace.completion:completion", "Print the completion script of a shell."),
+PANELS: dict[str, dict[str, tuple[str, str]]] = {
+    "Workspace": {
+        "init": ("workspace.init:init", "Make a workspace."),
+        "model": ("workspace.models:app", "Fetch and list small models to work with."),
+        "completion": ("workspace.completion:completion", "Print the completion script of a shell."),
+    },
+    "Data": {
+        "import": ("data.import_:import_", "Read users from LaMP's and other layouts."),
+        "synth": ("data.synth:synth", "Make a small synthetic data set."),
+        "split": ("data.split:split", "Divide users into base users, targets and candidates."),
+        "prompt": ("data.prompt:prompt", "Show exactly what the model sees."),
+        "profile": ("data.profile:profile", "Write users' textual profiles with a language model."),
+        "embed": ("data.embed:embed", "Embed the users' histories or profiles."),
+        "select": ("data.select:select", "Select the sharers among the candidates."),
+    },
+    "Share": {
+        "adapt": ("share.adapt:adapt", "Adapt the base model to the task."),
+        "train-sharer": ("share.train_sharer:train_sharer", "Train a LoRA for each user."),
+        "gate": ("share.gate:gate", "Train gates for sharers' pieces."),
+        "pool": ("share.pool:app", "Build, list, verify and undo what sharers give."),
+    },
+    "Personalize": {
+        "assemble": ("personalize.assemble:assemble", "Assemble target users' recipes from the pool."),
+        "similar": ("personalize.similar:similar", "List the sharers most like a user."),
+        "retrieve": ("personalize.retrieve:retrieve", "Merge the most similar sharers' LoRAs."),
+        "prime": ("personalize.prime:prime", "Search the weights of similar sharers' LoRAs."),
+    },
+    "Evaluate": {
+        "predict": ("evaluate.predict:predict", "Answer the users' queries."),
+        "eval": ("evaluate.eval_:eval_", "Evaluate predictions with LaMP's metrics."),
+        "mia": ("evaluate.mia:mia", "Attack models by membership inference."),
+        "audit": ("evaluate.audit:audit", "Report what a pool and its recipes give away."),
+    },
+    "Experiments": {
+        "plan": ("experiments.plan:plan", "Estimate a sweep's memory, time and disk."),
+        "sweep": ("experiments.sweep:sweep", "Run a grid of settings into one table of results."),
+        "table": ("experiments.table:table", "Lay out a sweep's results as the papers' tables."),
+        "bench": ("bench.app:app", "Measure the engine on this machine."),
+    },
 }
-"""Command → (where it lives in this package, its help in one line)."""
+"""The folders of this floor → command → (where it lives there, its help in one line)."""
+COMMANDS = {name: command for panel in PANELS.values() for name, command in panel.items()}
 
 
 class Commands(TyperGroup):
@@ -61,6 +73,8 @@ class Commands(TyperGroup):
         module, _, name = place.partition(":")
         target = getattr(import_module(f"perpcs_cli.cli.{module}"), name)
         if not isinstance(target, typer.Typer):
+            from perpcs_cli.cli.command import Command
+
             single = typer.Typer(add_completion=False, rich_markup_mode=None)
             single.command(cmd_name, short_help=line, cls=Command)(target)
             target = single
@@ -69,9 +83,11 @@ class Commands(TyperGroup):
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The list in `perpcs --help`, without loading any command."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        """The lists in `perpcs --help`, without loading any command."""
+        width = max(map(len, COMMANDS))
+        for title, panel in PANELS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", line) for name, (_, line) in panel.items()])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. `PERPCS_DEBUG=1` lets the traceback through."""

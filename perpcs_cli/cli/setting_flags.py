@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from perpcs_cli.artifacts.settings import Declared, declared
+from perpcs_cli.artifacts.declarations import Declared
+from perpcs_cli.artifacts.settings import declared
 from perpcs_cli.errors import PerpcsError, UsageError
 
 BY_TASK = "by the task"
@@ -47,7 +48,7 @@ def default_in_words(one: Declared, value: Any) -> str:
     if isinstance(value, bool):
         return f"{'' if value else 'no-'}{one.flag}"
     if isinstance(value, tuple | list):
-        return ",".join(f"{end:g}" for end in value)
+        return ",".join(end if isinstance(end, str) else f"{end:g}" for end in value)
     return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 

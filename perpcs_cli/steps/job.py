@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -92,22 +92,30 @@ def run(
     """Make the outputs that are not finished, and say what became of each, in the order in which they were given.
 
     `make(todo, keep)` writes each of `todo` and calls `keep(output, value)` when it is written. `place`: the file or
-    directory that is locked from the first look to the last write. Raises what looking and making raise; what was
-    written until then stays.
+    directory that is locked from the first look to the last write; `things`: what the outputs are called, empty where
+    the place is the only one. Raises what looking and making raise; what was written until then stays.
     """
     if not outputs:
         return []
     lock: AbstractContextManager[None] = nullcontext() if dry_run else locked(place, report.note)
     with lock:
-        found = {output.path: None if force else output.finished() for output in outputs}
-        todo = [output for output in outputs if found[output.path] is None]
-        rows = {o.path: Outcome(o.name, o.path, "to do" if o in todo else "finished", found[o.path]) for o in outputs}
+        found = [None if force else output.finished() for output in outputs]
+        rows = [
+            Outcome(output.name, output.path, "to do" if one is None else "finished", one)
+            for output, one in zip(outputs, found, strict=True)
+        ]
+        todo = [output for output, one in zip(outputs, found, strict=True) if one is None]
         if len(todo) < len(outputs):
             several = f"{len(outputs) - len(todo)} of {len(outputs)} {things} are finished already"
-            report.note(several if len(outputs) > 1 else f"{outputs[0].path} is finished already")
+            report.note(several if things else f"{place} is finished already")
+        at = {id(output): number for number, output in enumerate(outputs)}
+
+        def keep(output: Output[T], value: T) -> None:
+            rows[at[id(output)]] = Outcome(output.name, output.path, "made", value)
+
         if todo and not dry_run:
-            make(todo, lambda o, value: rows.__setitem__(o.path, replace(rows[o.path], state="made", value=value)))
-    return list(rows.values())
+            make(todo, keep)
+    return rows
 
 
 def run_one(
@@ -123,6 +131,7 @@ def run_one(
         [output],
         lambda _, keep: keep(output, make()),
         place=output.path,
+        things="",
         force=force,
         dry_run=dry_run,
         report=report,

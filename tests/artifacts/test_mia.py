@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from helpers import provenance
 
 from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io.journal import Header, Journal, open_journal, partial_path
 from perpcs_cli.artifacts.metrics import Interval
 from perpcs_cli.artifacts.mia import (
     AttackLeakage,
@@ -16,8 +19,6 @@ from perpcs_cli.artifacts.mia import (
     RocPoint,
     ScoredExample,
     SystemLeakage,
-    open_observations,
-    partial_path,
     read_leakage,
     read_scores,
     roc_path,
@@ -94,32 +95,37 @@ def test_another_version_is_refused(tmp_path):
         read_leakage(path)
 
 
+HEADER = Header(of="perpcs.mia/1", provenance=provenance())
 SEEN = Observation(item=0, model=1, logprobs=(-0.1,), means=(-1.0,), deviations=(0.1 + 0.2,))
+
+
+def opened(path: Path, seed: int = 0) -> Journal[Observation]:
+    return open_journal(path, msgspec.structs.replace(HEADER, provenance=provenance(seed=seed)), Observation)
 
 
 def test_a_stopped_run_goes_on_with_the_same_numbers(tmp_path):
     path = partial_path(tmp_path / "x.json")
-    journal, found = open_observations(path, provenance())
-    assert found == []
-    journal.append([SEEN])
+    journal = opened(path)
+    assert journal.rows == []
+    journal.add([SEEN])
     with path.open("ab") as file:
         file.write(b'{"item": 0, "mo')
-    assert open_observations(path, provenance())[1] == [SEEN]
+    assert opened(path).rows == [SEEN]
 
 
 def test_another_runs_observations_are_refused(tmp_path):
     path = partial_path(tmp_path / "x.json")
-    open_observations(path, provenance())
+    opened(path).add([SEEN])
     with pytest.raises(DataError, match="seed 0 -> 1"):
-        open_observations(path, provenance(seed=1))
+        opened(path, seed=1)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"{}\n", msgspec.json.encode(SEEN) + b"\n"])
+@pytest.mark.parametrize("content", [b"\n", b"{}\n", msgspec.json.encode(SEEN) + b"\n"])
 def test_a_file_of_another_kind_is_refused(tmp_path, content):
     path = partial_path(tmp_path / "x.json")
     path.write_bytes(content)
-    with pytest.raises(DataError, match="is no stopped run's"):
-        open_observations(path, provenance())
+    with pytest.raises(DataError, match="line 1: not a Header: "):
+        opened(path)
 
 
 def test_an_auc_below_one_half_is_an_advantage_too():

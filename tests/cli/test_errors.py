@@ -126,7 +126,7 @@ CASES = {
         "perpcs.toml: settings: assemble.top_k must be",
     ),
     "TOML of another version": Case(
-        replace("perpcs.toml", "workspace/1", "workspace/9"),
+        replace("perpcs.toml", "workspace/2", "workspace/9"),
         "assemble",
         DATA,
         "perpcs.toml: expected … 'perpcs.workspace/9'",
@@ -199,7 +199,7 @@ CASES = {
         "trained on another base model than",
     ),
     "other target layers": Case(
-        replace("perpcs.toml", '"v_proj","o_proj"', '"up_proj"'),
+        replace("perpcs.toml", '"v_proj", "o_proj"', '"up_proj"'),
         "assemble --out r",
         DATA,
         "pool.json: the pool's pieces … lora.targets",
@@ -266,15 +266,51 @@ CASES = {
         DATA,
         "predictions/base.jsonl: was made with other settings: predict.max_new_tokens 8 -> 9\n … --force",
     ),
+    "split, other settings": Case(
+        nothing,
+        "split",
+        DATA,
+        "splits/split.json: was made with other settings: targets 2 -> 100\n … --force",
+    ),
+    "task adapter, other settings": Case(
+        nothing,
+        "adapt --plain --steps 3 --lr 1e-2",
+        DATA,
+        "task-adapter: was made with other settings: adapt.steps 2 -> 3\n … --force",
+    ),
+    "pool, other settings": Case(
+        nothing,
+        "pool build --share-ratio 0.5",
+        DATA,
+        "pool.json: was made with other settings: share_ratio 1.0 -> 0.5\n … --force",
+    ),
     # What exists
     "workspace exists": Case(nothing, "init . --task LaMP_4", USAGE, "perpcs.toml: already exists … --force"),
     "users exist": Case(nothing, "synth", USAGE, "users.jsonl: already exists … --force"),
-    "split exists": Case(nothing, "split", USAGE, "splits/split.json: already exists … --force"),
-    "task adapter exists": Case(nothing, "adapt", USAGE, "task-adapter: already exists … --force"),
+    "split by hand exists": Case(
+        write("lists/target.txt", "topic-000\n"),
+        "split --out lists",
+        USAGE,
+        "lists/target.txt: already exists … --force",
+    ),
+    "task adapter of somebody": Case(
+        write("mine/notes.txt", "mine"),
+        "adapt --plain --steps 1 --out mine",
+        USAGE,
+        "mine: already exists … --force",
+    ),
     "merged model exists": Case(
         nothing, "adapt --out other --save-merged merged", USAGE, "merged: already exists … --force"
     ),
-    "pool exists": Case(nothing, "pool build", USAGE, "pool.json: already exists … --force"),
+    "sharer of somebody": Case(
+        remove("sharers/SHARER/sharer.json"),
+        "train-sharer --plain --steps 2 --lr 1e-2",
+        USAGE,
+        "sharers/SHARER: already exists … --force",
+    ),
+    "pool of others exists": Case(
+        nothing, "pool build --users SHARER", USAGE, "pool.json: already exists, of other sharers … --force"
+    ),
     "predictions of somebody": Case(
         write("predictions/n.jsonl", "mine"),
         "predict --base --name n",
@@ -342,7 +378,7 @@ CASES = {
         "sharer.json: expected the format … 'perpcs.sharer/9'",
     ),
     "predictions of another version": Case(
-        replace("predictions/base.meta.json", "predictions/1", "predictions/9"),
+        replace("predictions/base.meta.json", "predictions/2", "predictions/9"),
         "predict --base",
         DATA,
         "base.meta.json: expected the format",
@@ -376,10 +412,10 @@ CASES = {
         nothing,
         "train-sharer --plain --steps 1 --out perpcs.toml/s",
         RUNTIME,
-        "perpcs.toml/s/SHARER: cannot be written",
+        "perpcs.toml/s: cannot be written … --out",
     ),
     "below a file, recipes": Case(
-        nothing, "assemble --plain --out perpcs.toml/r", RUNTIME, "perpcs.toml/r/TARGET.json: cannot be written"
+        nothing, "assemble --plain --out perpcs.toml/r", RUNTIME, "perpcs.toml/r: cannot be written … --out"
     ),
     "below a file, predictions": Case(
         nothing, "predict --base --out perpcs.toml/p.jsonl", RUNTIME, "perpcs.toml/p … cannot be written"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from perpcs_cli import __version__
-from perpcs_cli.cli.main import COMMANDS, app
+from perpcs_cli.cli.main import COMMANDS, PANELS, app
 
 HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "safetensors", "tokenizers", "huggingface_hub"}
 
@@ -27,6 +29,7 @@ def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 TREE = dict(walk(typer.main.get_command(app)))
+COMMAND_TREE = {path: command for path, command in TREE.items() if not hasattr(command, "list_commands")}
 
 
 @pytest.mark.parametrize("path", TREE, ids=" ".join)
@@ -64,13 +67,136 @@ def test_the_listings_show_each_line_whole() -> None:
         assert "..." not in CliRunner().invoke(app, [*group, "--help"]).stdout.partition("Commands:")[2]
 
 
+OF_ITS_OWN = {
+    ("assemble", "--batch-size"): "Examples per batch; those of a batch share one decision.",
+}
+"""(command, flag): a help text of its own, where the same setting does more."""
+
+
 def test_one_flag_means_one_thing_everywhere() -> None:
-    names: dict[str, set[tuple[str, ...]]] = {}
-    for command in TREE.values():
+    """Spellings, type, range, how often, what stands for its value, and help; only the default may differ."""
+    meanings: dict[str, dict[tuple[Any, ...], list[str]]] = {}
+    alone = dict(OF_ITS_OWN)
+    for path, command in COMMAND_TREE.items():
         for parameter in command.params:
-            if parameter.opts[0].startswith("-"):
-                names.setdefault(parameter.opts[0], set()).add(tuple(parameter.opts))
-    assert not {name: spellings for name, spellings in names.items() if len(spellings) > 1}
+            if parameter.param_type_name != "option" or parameter.name == "help":
+                continue
+            form = (tuple(parameter.opts), tuple(parameter.secondary_opts), str(parameter.type_descriptor.annotation))
+            many = (parameter.min, parameter.max, parameter.is_flag, parameter.multiple, parameter.metavar)
+            own = alone.pop((" ".join(path), parameter.opts[0]), None)
+            assert own in (None, parameter.help)
+            for name in [*parameter.opts, *parameter.secondary_opts]:
+                for part in (form, many, *([] if own else [(parameter.help,)])):
+                    meanings.setdefault(name, {}).setdefault(part, []).append(" ".join(path))
+    assert not {name: found for name, found in meanings.items() if len(found) > 3}
+    assert not alone
+
+
+READ_ONLY = {
+    ("prompt",),
+    ("similar",),
+    ("audit",),
+    ("plan",),
+    ("completion",),
+    ("pool", "list"),
+    ("pool", "verify"),
+    ("model", "list"),
+    ("bench", "assemble"),
+    ("bench", "prime"),
+    ("bench", "mia"),
+}
+"""Commands that write nothing to a workspace."""
+WITHOUT_FORCE = {("sweep",), ("pool", "revoke")}
+"""Where nothing is ever replaced: a sweep's places are named by their content, and what is revoked is gone."""
+
+
+def flags_of(path: tuple[str, ...]) -> set[str]:
+    params = TREE[path].params
+    return {name for parameter in params if parameter.param_type_name == "option" for name in parameter.opts}
+
+
+@pytest.mark.parametrize("path", COMMAND_TREE, ids=" ".join)
+def test_every_command_has_the_flags_that_all_have(path: tuple[str, ...]) -> None:
+    expected = set() if path == ("completion",) else {"--json", "--quiet", "-q"}
+    if path not in READ_ONLY:
+        expected |= {"--dry-run"} | (set() if path in WITHOUT_FORCE else {"--force"})
+    assert flags_of(path) >= expected
+    assert path not in READ_ONLY or not flags_of(path) & {"--force", "--dry-run", "--out"}
+
+
+def sections(text: str) -> dict[str, str]:
+    """Title → what stands below it, in a line."""
+    parts = re.split(r"^(\w[\w ]*):\n", text, flags=re.M)
+    return {title: " ".join(below.split()) for title, below in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def test_flags_are_listed_by_what_they_are_about(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = sections(CliRunner().invoke(app, ["train-sharer", "--help"]).stdout)
+    assert list(shown) == [
+        "Options",
+        "Workspace and model",
+        "Users",
+        "Training",
+        "LoRA",
+        "Prompts",
+        "Differential privacy",
+        "Output",
+    ]
+    for title, flag in {
+        "Options": "--force",
+        "Workspace and model": "--max-length",
+        "Users": "--users-file",
+        "Training": "--lr",
+        "LoRA": "--lora-alpha",
+        "Prompts": "--plain",
+        "Differential privacy": "--dp-epsilon",
+    }.items():
+        assert next(name for name, below in shown.items() if f"{flag} " in below) == title
+    assert "--json" in shown["Output"] and "--quiet" in shown["Output"] and shown["Output"].endswith("exit.")
+    assert "SOURCE" in sections(CliRunner().invoke(app, ["import", "--help"]).stdout)["Arguments"]
+    assert list(sections(CliRunner().invoke(app, ["--help"]).stdout)) == ["Options", *PANELS]
+
+
+@pytest.mark.parametrize("path", COMMAND_TREE, ids=" ".join)
+def test_no_flag_is_left_out_of_the_sections(path: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*path, "--help"]).stdout
+    assert not {name for name in flags_of(path) if not re.search(rf"^  .*{name}\b", shown, flags=re.M)}
+
+
+def test_help_shows_the_defaults_that_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+
+    def training(*line: str, **environment: str) -> str:
+        shown = run(app, ["train-sharer", *line, "--help"], env=environment)
+        assert (shown.exit_code, shown.stderr) == (0, "")
+        return re.sub(r"\s+", " ", shown.stdout)
+
+    outside = training()
+    assert "--lr <float> Learning rate of AdamW. [default: by the task]" in outside
+    assert "--batch-size <int range> Examples per batch. [default: by the task; x>=1]" in outside
+    assert "--rank <int range> Rank of the LoRA. [default: 8; x>=1]" in outside
+    assert run(app, ["init", "work", "--task", "LaMP_2M", "--model", "owner/name", "--seed", "7"]).exit_code == 0
+    settings = tmp_path / "work" / "perpcs.toml"
+    before, section, after = settings.read_text().partition("[train]")
+    settings.write_text(before + section + re.sub(r"(?m)^lr = .*", "lr = 0.125", after, count=1))
+    inside = training("-w", "work")
+    for words in (
+        "Learning rate of AdamW. [default: 0.125]",
+        "Examples per batch. [default: 6; x>=1]",
+        "LaMP_2M. [env var: PERPCS_TASK; default: movie_tagging]",
+        "hub id. [env var: PERPCS_MODEL; default: owner/name]",
+        "everything random. [env var: PERPCS_SEED; default: 7; x>=0]",
+    ):
+        assert words in inside
+    assert "by the task" not in inside
+    # The same by another spelling, by the environment, and in the workspace itself.
+    assert training("--workspace=work") == training(PERPCS_WORKSPACE="work") == inside
+    monkeypatch.chdir(tmp_path / "work")
+    assert training() == inside
+    settings.write_text("[[")
+    assert training() == outside
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -92,6 +218,19 @@ print(json.dumps([codes, sorted({name.partition(".")[0] for name in sys.modules}
     assert codes == [0] * len(TREE)
     assert "typer" in modules
     assert HEAVY.isdisjoint(modules)
+
+
+def test_the_list_of_commands_loads_none_of_them() -> None:
+    script = """
+import sys
+from typer.testing import CliRunner
+from perpcs_cli.cli.main import app
+assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+print(*sorted(name for name in sys.modules if name.startswith(("perpcs_cli.", "msgspec"))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ours = {"perpcs_cli.cli", "perpcs_cli.cli.completion", "perpcs_cli.cli.main", "perpcs_cli.errors"}
+    assert set(done.stdout.split()) == ours
 
 
 def test_version() -> None:

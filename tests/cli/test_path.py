@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from transformers import AutoModelForCausalLM
 
 from perpcs_cli.artifacts.adapter import CARD, Card
 from perpcs_cli.artifacts.io import atomic, typed_files
-from perpcs_cli.artifacts.io.journal import Journal
-from perpcs_cli.artifacts.predictions import Prediction
+from perpcs_cli.artifacts.io.journal import Header, Journal, partial_path
+from perpcs_cli.artifacts.predictions import Prediction, info_path, read_info, read_predictions
 from perpcs_cli.artifacts.settings import FILE, read_settings
 
 SAYS = {
-    "init": "",
-    "synth": "",
-    "split": "",
+    "init": r"perpcs\.toml\tnews_headline\t\S+\tpreset per-pcs\n",
+    "synth": r"users\.jsonl\t8 users\t4 history items and 2 queries each\n",
+    "split": r"splits/split\.json\t2 base users\t2 targets\t4 candidates\n",
     "adapt": r"task-adapter\tloss \d+\.\d{3} -> \d+\.\d{3}\t\d+ examples\n",
     "train-sharer": r"([\w-]+\tsharers/[\w-]+\t\d+\.\d{4}\t\d+\.\d{4}\t2\n){4}",
     "gate": r"([\w-]+\tsharers/[\w-]+/gate\.safetensors\t\d+\.\d{4}\t\d+\.\d{4}\n){4}",
@@ -123,7 +124,8 @@ def test_a_killed_predict_goes_on_where_it_was(shell: Shell, monkeypatch: pytest
         patch.setattr(Journal, "append", killed)
         assert shell(line).exit_code != 0
     partial = shell.root / "out" / "base.partial.jsonl"
-    assert len(partial.read_bytes().splitlines()) == 3
+    # The header, two answers, and what was cut off.
+    assert len(partial.read_bytes().splitlines()) == 4
     assert not (shell.root / "out" / "base.jsonl").exists()
 
     assert "base.partial.jsonl: was made with other settings" in shell(line.replace("8", "9")).stderr
@@ -140,11 +142,15 @@ def test_a_killed_predict_goes_on_where_it_was(shell: Shell, monkeypatch: pytest
 
 def test_a_predict_killed_before_its_sidecar_is_finished(shell: Shell) -> None:
     before = shell.walk()
-    for name in ("jsonl", "meta.json"):
-        answers = (shell.root / f"predictions/base.{name}").read_bytes()
-        (shell.root / f"predictions/base.partial.{name}").write_bytes(answers)
-    (shell.root / "predictions/base.meta.json").unlink()
-    assert shell.step("predict base").exit_code == 0
+    path = shell.root / "predictions/base.jsonl"
+    info = read_info(path, read_predictions(path))
+    assert info is not None
+    header = Header(of="perpcs.predictions/2", provenance=info.provenance)
+    typed_files.write_jsonl(partial_path(path), [header, *read_predictions(path)])
+    info_path(path).unlink()
+    done = shell.step("predict base")
+    assert (done.exit_code, done.stdout) == (0, shell.results["predict base"].stdout)
+    assert "4 of 4 queries are answered already" in done.stderr
     assert shell.walk() == before
 
 
@@ -173,17 +179,19 @@ def test_adapt_names_the_adapter_and_saves_the_adapted_model(walked: Shell, tiny
 
 
 JSON = {
-    "split --targets 2 --force --json": {"written", "base", "target", "candidate", "left_out"},
-    "adapt --plain --steps 2 --out other --json": {"first_loss", "last_loss", "digest", "provenance"},
-    STEPS["train-sharer"] + " --json": {"first_loss", "last_loss", "digest", "provenance"},
-    STEPS["train-sharer"] + " --json --dry-run": {"user_id", "path", "examples", "trained"},
-    STEPS["gate"] + " --json": {"adapter", "first_loss", "last_loss"},
-    "pool build --force --json": {"base", "modules", "rank", "sharers"},
+    "init other --task LaMP_4 --json": {"path", "state"},
+    "synth --out other.jsonl --json": {"path", "state"},
+    "split --targets 2 --force --json": {"path", "state", "base", "target", "candidate", "left_out"},
+    "adapt --plain --steps 2 --out other --json": {"path", "state", "first_loss", "last_loss", "digest"},
+    STEPS["train-sharer"] + " --json": {"user_id", "path", "state", "first_loss", "last_loss", "digest"},
+    STEPS["train-sharer"] + " --json --dry-run": {"user_id", "path", "state", "examples"},
+    STEPS["gate"] + " --json": {"user_id", "path", "state", "adapter", "first_loss", "last_loss"},
+    "pool build --force --json": {"path", "state", "base", "modules", "rank", "sharers"},
     "pool list --json": {"user_id", "path", "adapter", "gate"},
     "pool verify --json": {"ok", "problems"},
-    STEPS["assemble"] + " --json": {"user_id", "path", "sharers", "bytes"},
-    STEPS["assemble"] + " --json --force": {"user_id", "path", "sharers", "bytes"},
-    STEPS["predict base"] + " --json": {"path", "count"},
+    STEPS["assemble"] + " --json": {"user_id", "path", "state", "sharers", "weights"},
+    STEPS["assemble"] + " --json --force": {"user_id", "path", "state", "sharers", "weights"},
+    STEPS["predict base"] + " --json": {"path", "state", "count"},
     "eval predictions/base.jsonl --resamples 0 --json": {"metrics", "count", "systems"},
 }
 
@@ -195,6 +203,9 @@ def test_json(line: str, shell: Shell) -> None:
     value = json.loads(result.stdout)
     first = value[0] if isinstance(value, list) else value
     assert first.keys() >= JSON[line]
+    if "state" in JSON[line]:
+        assert (shell.root / first["path"]).exists()
+        assert first["state"] == ("made" if "--force" in line or "other" in line else "finished")
 
 
 @pytest.mark.parametrize("step", list(STEPS)[1:])
@@ -206,13 +217,12 @@ def test_quiet(step: str, shell: Shell) -> None:
 
 def test_dry_run(shell: Shell) -> None:
     first, second = shell.ids("candidate")[:2]
-    (shell.root / "sharers" / second / CARD).unlink()
+    shutil.rmtree(shell.root / "sharers" / second)
     before = shell.walk()
-    result = shell(f"train-sharer --plain --users {first},{second} --dry-run")
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert (
-        result.stdout
-        == f"{first}\tsharers/{first}\t4 examples\ttrained\n{second}\tsharers/{second}\t4 examples\tto train\n"
+    result = shell(f"{STEPS['train-sharer']} --users {first},{second} --dry-run")
+    assert (result.exit_code, result.stderr) == (0, "1 of 2 users are finished already\n")
+    assert re.fullmatch(
+        rf"{first}\tsharers/{first}\t\d+\.\d{{4}}\t\d+\.\d{{4}}\t2\n{second}\tsharers/{second}\tto do\n", result.stdout
     )
     assert shell.walk() == before
 
@@ -225,6 +235,8 @@ PRECEDENCE = [
     ("seed = 3", {"PERPCS_SEED": "4"}, "--seed 5", {"seed": 5}),
     ("", {"PERPCS_TASK": "LaMP_5"}, "--task LaMP_2M", {"task": "movie_tagging"}),
     ("[train]\nlr = 1e-3\nbatch_size = 2", {}, "--lr 3e-3", {"lr": 3e-3}),
+    ("[train]\nlr = 1e-3\nbatch_size = 2", {"PERPCS_TRAIN_LR": "2e-3"}, "", {"lr": 2e-3}),
+    ("", {"PERPCS_TRAIN_LR": "2e-3", "PERPCS_GATE_LR": "5e-3"}, "--lr 3e-3", {"lr": 3e-3}),
 ]
 """(perpcs.toml beyond task and model, environment, flags, settings other than the published ones)."""
 
@@ -235,7 +247,7 @@ def test_flag_before_environment_before_file_before_published(
 ) -> None:
     item = {"text": "rain fell", "title": "Rain", "description": "a film on rain", "tag": "classic"}
     (tmp_path / "users.jsonl").write_text(json.dumps({"user_id": "u", "history": [item]}))
-    head = f'format = "perpcs.workspace/1"\ntask = "news_headline"\nmodel = "{tiny_dir}"\n'
+    head = f'format = "perpcs.workspace/2"\ntask = "news_headline"\nmodel = "{tiny_dir}"\n'
     (tmp_path / FILE).write_text(head + stored)
     result = Shell(tmp_path, tiny_dir)(f"train-sharer --steps 1 --device cpu {flags}", **environment)
     assert result.exit_code == 0, result.stderr

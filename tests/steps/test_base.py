@@ -1,4 +1,4 @@
-"""What the commands share that run the model."""
+"""The base model of a step: loaded when it is needed, and kept for the next one."""
 
 from __future__ import annotations
 
@@ -6,60 +6,85 @@ import dataclasses
 from pathlib import Path
 
 import msgspec
-from shell import Shell
+import pytest
+from helpers import write_sharer
 
-from perpcs_cli.cli.console import Console
-from perpcs_cli.steps.base import kept_base, open_base
-from perpcs_cli.steps.workspace import Context, open_context
-
-QUIET = Console(quiet=True)
-
-
-def opened(shell: Shell) -> Context:
-    return open_context(shell.root)
-
-
-def with_settings(context: Context, **changes: object) -> Context:
-    return dataclasses.replace(context, settings=msgspec.structs.replace(context.settings, **changes))
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.settings import make_settings, to_toml
+from perpcs_cli.model.loading.base import Base
+from perpcs_cli.steps.base import StepModel, kept_base
+from perpcs_cli.steps.report import SILENT
+from perpcs_cli.steps.workspace import Workspace, open_workspace
+from perpcs_cli.tasks.published_settings import published_settings
 
 
-def test_outside_of_a_block_every_base_is_loaded(walked: Shell) -> None:
-    context = opened(walked)
-    assert open_base(context, QUIET) is not open_base(context, QUIET)
+@pytest.fixture(scope="module")
+def workspace(tiny: Base, tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace of the tiny model, with a task adapter."""
+    root = tmp_path_factory.mktemp("work")
+    write_sharer(root / "task-adapter", tiny, 0, gates=False)
+    where = {"model": str(tiny_dir), "device": "cpu", "dtype": "float32", "task_adapter": "task-adapter"}
+    settings = make_settings(published_settings("news_headline", "per-pcs"), where)
+    typed_files.write_text(root / "perpcs.toml", to_toml(settings))
+    return open_workspace(root)
 
 
-def test_the_last_base_is_kept_in_a_block(walked: Shell) -> None:
-    context = opened(walked)
+def loaded(workspace: Workspace, **options: bool) -> Base:
+    return StepModel(workspace, SILENT, **options).base
+
+
+def with_settings(workspace: Workspace, **changes: object) -> Workspace:
+    return dataclasses.replace(workspace, settings=msgspec.structs.replace(workspace.settings, **changes))
+
+
+def test_a_step_loads_its_base_once(workspace: Workspace) -> None:
+    model = StepModel(workspace, SILENT)
+    assert model.base is model.base
+
+
+def test_the_fingerprint_is_known_before_anything_is_loaded(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = loaded(workspace)
+    monkeypatch.setattr("perpcs_cli.model.loading.base.load_base", pytest.fail)
+    model = StepModel(workspace, SILENT)
+    assert model.fingerprint == expected.fingerprint
+    assert model.describe() == expected.describe()
+
+
+def test_outside_of_a_block_every_base_is_loaded(workspace: Workspace) -> None:
+    assert loaded(workspace) is not loaded(workspace)
+
+
+def test_the_last_base_is_kept_in_a_block(workspace: Workspace) -> None:
     with kept_base():
-        base = open_base(context, QUIET)
-        assert open_base(context, QUIET) is base
+        base = loaded(workspace)
+        assert loaded(workspace) is base
         # The adapter's content counts, not its name.
-        moved = Path(str(context.settings.task_adapter) + "/../task-adapter")
-        assert open_base(with_settings(context, task_adapter=str(moved)), QUIET) is base
-        plain = open_base(context, QUIET, adapted=False)
+        moved = Path(str(workspace.settings.task_adapter) + "/../task-adapter")
+        assert loaded(with_settings(workspace, task_adapter=str(moved))) is base
+        plain = loaded(workspace, adapted=False)
         assert plain.fingerprint != base.fingerprint
-        assert open_base(with_settings(context, task_adapter=""), QUIET) is plain
-        again = open_base(context, QUIET)
+        assert loaded(with_settings(workspace, task_adapter="")) is plain
+        again = loaded(workspace)
         assert again is not base
         assert again.fingerprint == base.fingerprint
-    assert open_base(context, QUIET) is not again
+    assert loaded(workspace) is not again
 
 
-def test_everything_that_is_loaded_counts(walked: Shell) -> None:
-    context = opened(walked)
-    lora = msgspec.structs.replace(context.settings.lora, targets=("q_proj",))
+def test_everything_that_is_loaded_counts(workspace: Workspace) -> None:
+    lora = msgspec.structs.replace(workspace.settings.lora, targets=("q_proj",))
     with kept_base():
-        base = open_base(context, QUIET)
-        assert len(open_base(with_settings(context, lora=lora), QUIET).targets) == 2
-        assert open_base(context, QUIET) is not base
-        assert open_base(context, QUIET, pieces=False).targets == {}
-        assert open_base(with_settings(context, dtype="bfloat16"), QUIET).describe()["dtype"] == "bfloat16"
+        base = loaded(workspace)
+        assert len(loaded(with_settings(workspace, lora=lora)).targets) == 2
+        assert loaded(workspace) is not base
+        assert loaded(workspace, pieces=False).targets == {}
+        assert loaded(with_settings(workspace, dtype="bfloat16")).describe()["dtype"] == "bfloat16"
 
 
-def test_a_base_that_will_be_changed_is_nobody_elses(walked: Shell) -> None:
-    context = opened(walked)
+def test_a_base_that_will_be_changed_is_nobody_elses(workspace: Workspace) -> None:
     with kept_base():
-        base = open_base(context, QUIET)
-        changed = open_base(context, QUIET, changed=True)
+        base = loaded(workspace)
+        changed = loaded(workspace, changed=True)
         assert changed is not base
-        assert open_base(context, QUIET) is base
+        assert loaded(workspace) is base

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from perpcs_cli.artifacts.adapter import CARD, AdapterConfig, Card, write_adapter
@@ -126,3 +130,17 @@ def write_pool(root: Path, base: Base, sharers: int = 4, *, share_ratio: float =
         provenance=provenance(base.fingerprint, seed),
     )
     return open_pool(path)
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_tensor(path: Path, key: str, tensor: Tensor | None) -> None:
+    """Replace a tensor in a file, or leave it out, and keep the metadata."""
+    metadata = safe_open(path, "pt").metadata()
+    named = {**load_file(path), key: tensor}
+    if tensor is None:
+        del named[key]
+    save_file(named, path, metadata=metadata)

@@ -17,7 +17,7 @@ def test_every_task_has_settings_that_are_in_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "sharers", "budget", "share"),
+    ("task", "similar", "budget", "share"),
     [
         ("citation", 5, 50, 0.8),
         ("movie_tagging", 3, 30, 0.6),
@@ -27,7 +27,7 @@ def test_every_task_has_settings_that_are_in_range() -> None:
         ("tweet_paraphrase", 3, 30, 1.0),
     ],
 )
-def test_primes_table(task: str, sharers: int, budget: int, share: float) -> None:
+def test_primes_table(task: str, similar: int, budget: int, share: float) -> None:
     prime = make_settings(published_settings(task, "prime"), {"model": "m"}).prime
-    assert (prime.sharers, prime.budget, prime.data_fraction) == (sharers, budget, share)
+    assert (prime.similar, prime.budget, prime.data_fraction) == (similar, budget, share)
     assert (prime.bounds, prime.optimizer, prime.metric) == ((-1.5, 1.5), "cma", "sum")

@@ -82,12 +82,16 @@ def open_journal(path: Path, header: Heading, kind: type[Row], *, force: bool = 
 
     Raises DataError where it is another run's, or broken; with `force` that one is begun again.
     """
-    if force or not path.exists() or not path.stat().st_size:
-        typed_files.write_jsonl(path, [header])
-        return Journal(path, [])
-    found, rows = read_journal(path, type(header), kind)
-    check_same(found.provenance, header.provenance, where=path)
-    return Journal(path, rows)
+    if not force and path.exists() and path.stat().st_size:
+        found, rows = read_journal(path, type(header), kind)
+        if rows:
+            if getattr(found, "of", "") != getattr(header, "of", ""):
+                raise DataError(f"is the beginning of a {found.of}", where=path, hint="Use --force to begin again.")
+            check_same(found.provenance, header.provenance, where=path)
+            return Journal(path, rows)
+    # One without rows is nobody's: its run was stopped before it had made anything.
+    typed_files.write_jsonl(path, [header])
+    return Journal(path, [])
 
 
 def read_journal(path: Path, header: type[Any], kind: type[Row]) -> tuple[Any, list[Row]]:
@@ -101,11 +105,7 @@ def read_journal(path: Path, header: type[Any], kind: type[Row]) -> tuple[Any, l
         try:
             decoded.append(msgspec.json.decode(line, type=kind if decoded else header))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            what = (
-                f"not a line of a {header.__name__}'s journal: {error}"
-                if decoded
-                else f"not what it should be: {error}"
-            )
+            what = f"not a {(kind if decoded else header).__name__}: {error}"
             raise DataError(what, where=f"{path}, line {number}", hint="Use --force to begin again.") from None
     if not decoded:
         raise DataError("holds nothing", where=path, hint="Use --force to begin again.")

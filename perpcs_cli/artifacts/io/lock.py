@@ -23,19 +23,21 @@ def locked(place: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         path = place.parent / f".{place.name}.lock"
-        me = f"process {os.getpid()} on {socket.gethostname()}".encode()
-        lock = FileLock(path, on_acquired=lambda handle: (os.write(handle, me), None)[1])
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             waiting(f"waiting for {_holder(path)}, which writes {place}")
             lock.acquire()
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
         yield
     finally:
-        # While it is held: who waits for a deleted file begins again with a new one.
-        path.unlink(missing_ok=True)
-        lock.release()
+        try:
+            # While it is held: who waits for a deleted file begins again with a new one.
+            path.unlink(missing_ok=True)
+        finally:
+            lock.release()
 
 
 def _holder(path: Path) -> str:

@@ -45,7 +45,7 @@ def build_pool(
     adapters = [open_adapter(directory) for directory in directories]
     if copies:
         # In the order of the ids, the places of the pseudonyms would tell who is who.
-        adapters.sort(key=lambda adapter: copies.name(_own_name(adapter)))
+        adapters.sort(key=lambda adapter: copies.name(adapter.user_id))
     first = adapters[0]
     import torch
 
@@ -54,10 +54,10 @@ def build_pool(
     shapes = {module: first.shape(module) for module in order}
     for adapter in adapters:
         check_alike(adapter, first, shapes)
-        name = copies.name(_own_name(adapter)) if copies else _own_name(adapter)
+        name = copies.name(adapter.user_id) if copies else adapter.user_id
         if twice := [entry.path for entry in entries if entry.user_id == name]:
             raise DataError(
-                f"is the same sharer as {twice[0]}: {_own_name(adapter)!r}", where=adapter.path, hint="Remove one."
+                f"is the same sharer as {twice[0]}: {adapter.user_id!r}", where=adapter.path, hint="Remove one."
             )
         digest = check_finite(adapter)
         shared = shared_pieces(name, len(order), share_ratio, provenance.seed)
@@ -97,7 +97,7 @@ def build_pool(
         tensors.write_tensors(gates_path(path), stacked, {})
         gates_digest = hashing.digest_file(gates_path(path))
     if embeddings:
-        own = [_own_name(adapter) for adapter in adapters]
+        own = [adapter.user_id for adapter in adapters]
         write_shared(embeddings_path(path), embeddings, {name: copies.name(name) if copies else name for name in own})
     model = first.config.base_model_name_or_path or ""
     pool = Pool(
@@ -127,7 +127,7 @@ def _checked_gates(
     gates, card = read_gates(adapter.path / GATE_FILE)
     if card.adapter != digest:
         raise DataError(
-            f"the gates of {_own_name(adapter)!r} belong to another adapter",
+            f"the gates of {adapter.user_id!r} belong to another adapter",
             where=gates.path,
             hint="Train them again with `perpcs gate --force`.",
         )
@@ -138,10 +138,6 @@ def _checked_gates(
         if tuple(vector.shape) != (shapes[module][1],):
             raise DataError(f"the gate of {module!r} has shape {list(vector.shape)}", where=gates.path)
     return vectors, card
-
-
-def _own_name(adapter: Adapter) -> str:
-    return adapter.card.user_id if adapter.card else adapter.path.name
 
 
 def shared_pieces(user_id: str, pieces: int, ratio: float, seed: int) -> tuple[int, ...] | None:

@@ -64,6 +64,8 @@ def is_built_from(
         return None
     if bool(pool.manifest.embeddings) != (embeddings is not None):
         return None
+    if embeddings is not None and not _same_embeddings(embeddings, pool.embeddings(), directories):
+        return None
     for index, name in enumerate(pool.ids):
         own, given = open_adapter(directories[name]), pool.adapter(index)
         if given.path.resolve() == own.path.resolve():
@@ -71,6 +73,14 @@ def is_built_from(
         if own.base != given.base or not _same_files(own, given, gates=gates):
             return None
     return pool.manifest
+
+
+def _same_embeddings(own: Embeddings, theirs: Embeddings, directories: Mapping[str, Path]) -> bool:
+    """Whether a pool carries the sharers' embeddings as they are now."""
+    if own.card.provenance != theirs.card.provenance:
+        return False
+    named = {name: open_adapter(path).user_id for name, path in directories.items()}
+    return all(own.vector(user).equal(theirs.vector(name)) for name, user in named.items())
 
 
 def _same_files(own: Adapter, copy: Adapter, *, gates: bool) -> bool:

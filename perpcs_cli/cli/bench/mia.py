@@ -9,7 +9,7 @@ import typer
 from perpcs_cli.cli.bench.flags import PoolSizeOption, bench_workspace
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import BaseFlags, BatchFlags, UsersFileOption
+from perpcs_cli.cli.flags import BaseFlags, BatchFlags, TargetsOption, UsersFileOption
 
 
 @command
@@ -18,7 +18,7 @@ def mia(
     base: BaseFlags,
     how: BatchFlags,
     users_file: UsersFileOption = None,
-    targets: Annotated[int, typer.Option("--targets", min=1, help="How many targets.")] = 4,
+    targets: TargetsOption = 4,
     examples: Annotated[int, typer.Option("--examples", min=1, help="History items that are asked for.")] = 24,
     pool_size: PoolSizeOption = 8,
 ) -> None:

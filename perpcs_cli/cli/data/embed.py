@@ -57,7 +57,7 @@ def embed(
     )
     vectors = [one.value for one in outcomes if one.value is not None]
     size = len(vectors[0]) if vectors else None
-    path = str(outcomes[0].path.parent)
+    path = str(outcomes[0].path)
     made, left = (sum(one.state == state for one in outcomes) for state in ("made", "to do"))
     value = {"path": path, "users": len(vectors), "embedded": made, "to_do": left, "dimensions": size}
     text = f"{path}\t{len(vectors)} users\t{size} dimensions"

@@ -52,7 +52,7 @@ def profile(
         dry_run=dry_run,
         report=console,
     )
-    path = str(outcomes[0].path.parent)
+    path = str(outcomes[0].path)
     made = sum(one.state == "made" for one in outcomes)
     left = sum(one.state == "to do" for one in outcomes)
     value = {"path": path, "profiles": len(outcomes) - left, "written": made, "to_do": left}

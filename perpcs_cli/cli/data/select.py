@@ -61,6 +61,8 @@ def select(
         dry_run=dry_run,
         report=console,
     )
+    if outcome.state == "to do":
+        console.note(f"{outcome.path}: to do")
     chosen = outcome.value.chosen if outcome.value else []
     rows = [(one.user_id, one.items, one.reason) for one in chosen]
     table = render(Table((Column("sharer"), Column("items"), Column("reason")), [rows]), "table")

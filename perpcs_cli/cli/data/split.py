@@ -9,7 +9,15 @@ import typer
 
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import DryRunOption, ForceOption, PlaceFlags, SeedOption, UsersFileOption, out_option
+from perpcs_cli.cli.flags import (
+    DryRunOption,
+    ForceOption,
+    PlaceFlags,
+    SeedOption,
+    TargetsOption,
+    UsersFileOption,
+    out_option,
+)
 from perpcs_cli.cli.rows import show_outcome
 
 
@@ -20,10 +28,7 @@ def split(
     base_share: Annotated[
         float, typer.Option("--base-share", min=0, max=1, help="Share of the users that adapt the base model.")
     ] = 0.25,
-    targets: Annotated[
-        int,
-        typer.Option("--targets", min=1, help="Most targets; at most half of the users that are not base users."),
-    ] = 100,
+    targets: TargetsOption = 100,
     min_history: Annotated[
         int, typer.Option("--min-history", min=1, help="Fewest history items of a target or a candidate.")
     ] = 1,
@@ -38,8 +43,8 @@ def split(
 ) -> None:
     """Divide users into base users, targets and candidates.
 
-    They are drawn by the seed. Only users with queries can be targets. Writes base.txt, target.txt and
-    candidate.txt, one id a line, and split.json.
+    They are drawn by the seed. Only users with queries can be targets, and at most half of those that are not base
+    users. Writes base.txt, target.txt and candidate.txt, one id a line, and split.json.
     """
     from perpcs_cli.steps.data.split import split as step
 

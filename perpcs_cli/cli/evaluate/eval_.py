@@ -24,7 +24,6 @@ from perpcs_cli.cli.flags import (
 )
 from perpcs_cli.cli.tables import Cell, Column, Estimate, Row, Table, render
 from perpcs_cli.errors import UsageError
-from perpcs_cli.tasks.metrics import higher_is_better
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.metrics import Metrics, SystemMetrics
@@ -58,7 +57,7 @@ def eval_(
         bool, typer.Option("--partial", help="Evaluate the queries that every file answers, and say how many.")
     ] = False,
     form: FormatOption = None,
-    out: Annotated[Path | None, out_option("nowhere", "Also write the metrics to this JSON file.")] = None,
+    out: Annotated[Path | None, out_option("nowhere")] = None,
     write_lamp: Annotated[
         Path | None,
         typer.Option("--write-lamp", help="Only convert the one prediction file to LaMP's format, into this file."),
@@ -70,17 +69,17 @@ def eval_(
 ) -> None:
     """Evaluate predictions with LaMP's metrics.
 
-    Prints a table with 95 % bootstrap intervals, and with differences to the baseline for several files.
+    Prints a table with 95 % bootstrap intervals, and with differences to the baseline for several files. --out also
+    writes the metrics, as JSON.
     """
-    from perpcs_cli.steps.evaluate.evaluate import convert, evaluate
+    from perpcs_cli.steps.evaluate import metrics
 
     shown = form_of(form, console)
     files = _named(predictions)
     if write_lamp is not None:
-        convert(files, flags.places, write_lamp, task=task, force=force)
-        console.note(f"wrote {write_lamp}")
+        metrics.write_lamp(files, flags.places, write_lamp, task=task, force=force, dry_run=dry_run, report=console)
         return
-    result = evaluate(
+    result = metrics.evaluate_predictions(
         files,
         flags.places,
         who.who(),
@@ -116,6 +115,8 @@ def _named(arguments: list[str]) -> dict[str, Path]:
 
 def _table(result: Metrics) -> Table:
     """One section of systems for each user, if there are values by user, and one for all."""
+    from perpcs_cli.tasks.metrics import higher_is_better
+
     compared = any(system.differences for system in result.systems.values())
     by_user = any(system.users for system in result.systems.values())
     columns = [*([Column("user")] if by_user else []), Column("system"), Column("n")]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perpcs_cli.artifacts.mia import Protocol
 from perpcs_cli.cli.command import command, panel
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.flags import (
@@ -16,12 +17,14 @@ from perpcs_cli.cli.flags import (
     DryRunOption,
     ForceOption,
     NameOption,
+    OwnOption,
     PoolOption,
     RecipesOption,
     ResamplesOption,
     UserFlags,
     named,
     out_option,
+    protocol_option,
 )
 from perpcs_cli.cli.tables import Cell, Column, Estimate, Table, render
 
@@ -39,9 +42,7 @@ class TargetFlags:
 
     plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False
     recipes: RecipesOption = None
-    own: Annotated[
-        list[Path] | None, typer.Option("--own", help="A directory of the users' own adapters (OPPU): DIR/USER.")
-    ] = None
+    own: OwnOption = None
     target_sharer: Annotated[
         list[str] | None,
         typer.Option("--target-sharer", metavar="<id>", help="Attack a sharer's own adapter; may be repeated."),
@@ -72,10 +73,7 @@ def mia(
     what: TargetFlags,
     how: BatchFlags,
     pool: PoolOption = None,
-    protocol: Annotated[
-        Literal["published", "held-out", "both"],
-        typer.Option("--protocol", help="Where non-members come from: other users, or the same users' held-out items."),
-    ] = "both",
+    protocol: Annotated[Protocol | None, protocol_option("both")] = None,
     attacks: Annotated[
         str | None, typer.Option("--attacks", metavar="<names>", help="Only these attacks.", show_default="all")
     ] = None,
@@ -97,7 +95,7 @@ def mia(
     Asks of history items whether a model's sharers were trained on them. The published protocol takes non-members from
     users who are not in the recipe, so it also finds what tells users apart; the held-out one takes them from the same
     users and needs `train-sharer --hold-out`. The targets are those of splits/target.txt by default, their models the
-    recipes of the workspace. --base, too, is judged on the first recipes' items.
+    recipes of the workspace; --recipes and --own may be repeated. --base, too, is judged on the first recipes' items.
     """
     from perpcs_cli.steps.evaluate.mia import PROTOCOLS
     from perpcs_cli.steps.evaluate.mia import mia as step
@@ -107,7 +105,7 @@ def mia(
         what.attacked(),
         who.who(),
         pool=pool,
-        protocols=list(PROTOCOLS) if protocol == "both" else [protocol],
+        protocols=[protocol] if protocol else list(PROTOCOLS),
         attacks=None if attacks is None else [name.strip() for name in attacks.split(",") if name.strip()],
         references=references,
         max_items=max_items,

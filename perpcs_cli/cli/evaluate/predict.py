@@ -14,13 +14,16 @@ from perpcs_cli.cli.flags import (
     DryRunOption,
     ForceOption,
     NameOption,
+    OwnOption,
     PoolOption,
     PredictFlags,
     PromptFlags,
+    RecipesOption,
     UserFlags,
     out_option,
 )
 from perpcs_cli.cli.rows import show_outcome
+from perpcs_cli.errors import UsageError
 
 
 @command
@@ -31,15 +34,10 @@ def predict(
     asked: PromptFlags,
     how: PredictFlags,
     plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False,
-    recipes: Annotated[
-        Path | None,
-        typer.Option("--recipes", help="Directory of recipes, or one recipe file for all users."),
-    ] = None,
+    recipes: RecipesOption = None,
     sharer: Annotated[str | None, typer.Option("--sharer", help="One sharer of sharers/, for all users.")] = None,
     adapter: Annotated[Path | None, typer.Option("--adapter", help="One PEFT LoRA directory, for all users.")] = None,
-    own: Annotated[
-        Path | None, typer.Option("--own", help="A directory of the users' own adapters (OPPU): DIR/USER.")
-    ] = None,
+    own: OwnOption = None,
     pool: PoolOption = None,
     name: NameOption = None,
     out: Annotated[Path | None, out_option("predictions/NAME.jsonl of the workspace")] = None,
@@ -48,20 +46,24 @@ def predict(
 ) -> None:
     """Answer users' queries with one model.
 
-    The model is one of --base, --recipes (default: recipes/), --sharer, --adapter and --own; the users are those of
-    splits/target.txt by default. Answers are greedy, and go to predictions/NAME.jsonl. Queries of many users and
-    recipes share batches. A run that was stopped goes on where it was.
+    The model is one of --base, --recipes (default: recipes/; a file is one recipe for all users), --sharer, --adapter
+    and --own; the users are those of splits/target.txt by default. Answers are greedy, and go to
+    predictions/NAME.jsonl. Queries of many users and recipes share batches. A run that was stopped goes on where it
+    was.
     """
     from perpcs_cli.steps.evaluate.predict import predict as step
 
+    for flag, places in (("--recipes", recipes), ("--own", own)):
+        if places and len(places) > 1:
+            raise UsageError("choose one model", where=flag)
     outcome = step(
         base.open(how),
         who.who(),
         base=plain_base,
-        recipes=recipes,
+        recipes=recipes[0] if recipes else None,
         sharer=sharer,
         adapter=adapter,
-        own=own,
+        own=own[0] if own else None,
         shown=asked.shown(),
         pool=pool,
         name=name,

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from perpcs_cli.artifacts.mia import Protocol
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.flags import (
     BaselineOption,
+    DryRunOption,
     ExperimentOption,
     ForceOption,
     FormatOption,
@@ -18,6 +20,7 @@ from perpcs_cli.cli.flags import (
     SeedOption,
     SummariesOption,
     form_of,
+    protocol_option,
 )
 from perpcs_cli.errors import DataError, UsageError
 
@@ -55,9 +58,7 @@ def table(
         Path | None, typer.Option("--published", help="Published figures, instead of those that ship; TOML.")
     ] = None,
     mia: SummariesOption = None,
-    protocol: Annotated[
-        Literal["published", "held-out"], typer.Option("--protocol", help="Whose AUC: who are members and who not.")
-    ] = "published",
+    protocol: Annotated[Protocol | None, protocol_option("published")] = None,
     attack: Annotated[
         str | None, typer.Option("--attack", help="Whose AUC.", show_default="each system's strongest attack")
     ] = None,
@@ -66,6 +67,7 @@ def table(
     ] = None,
     form: FormatOption = None,
     force: ForceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Lay out a sweep's results as the papers' tables.
 
@@ -73,7 +75,6 @@ def table(
     --baseline or, without it, the best baseline of each metric; the caption says which. With --experiment the constant
     settings of an experiment count as its set-up. --mia and --plot are for prime-4.
     """
-    from perpcs_cli.artifacts.io import atomic
     from perpcs_cli.artifacts.mia import summaries_in
     from perpcs_cli.cli.experiments import paper_tables, tradeoff
     from perpcs_cli.cli.plots import check_plot
@@ -85,7 +86,7 @@ def table(
     shape, seed = form_of(form, console), seed or 0
     layout = LAYOUTS[like] if like else None
     _needs("--like", layout, {"--published": published})
-    _needs("--like prime-4", layout and layout.leakage, {"--mia": mia, "--protocol held-out": protocol != "published"})
+    _needs("--like prime-4", layout and layout.leakage, {"--mia": mia, "--protocol": protocol})
     _needs("--by activity", by, {"--bins": bins})
     _needs("--mia, a summary of `perpcs mia`", mia, {"--plot": plot, "--attack": attack})
     given = {"--plot": plot, "--mia": mia, "--baseline": baseline, "--published": published}
@@ -93,7 +94,6 @@ def table(
         raise UsageError("does not go with --by", where=odd[0])
     if plot is not None:
         check_plot(plot)
-        atomic.refuse_existing(plot, force=force)
     edges = _edges(bins) if bins else None
     rows = _read(results, experiment)
     entries, left_out = arrange(layout, rows, setup=bool(experiment)) if layout else (each(rows), [])
@@ -113,12 +113,11 @@ def table(
             tested[panel] = test(entries, panel, reader, baseline=compared, resamples=resamples, seed=seed)
             if tested[panel].apart:
                 console.warn(f"{panel.task}: not compared, other queries: {', '.join(tested[panel].apart)}")
-    auc = tradeoff.areas(summaries_in(mia or []), entries, protocol, attack, console)
+    whose = protocol or "published"
+    auc = tradeoff.areas(summaries_in(mia or []), entries, whose, attack, console)
     shown = paper_tables.Contents(entries, kept, tested, auc, figures, bool(layout and layout.stars == "different"))
     about = (
-        f"AUC of {attack or 'the strongest attack'}, {protocol} protocol, turned round where below one half"
-        if auc
-        else ""
+        f"AUC of {attack or 'the strongest attack'}, {whose} protocol, turned round where below one half" if auc else ""
     )
     if by:
         laid, values = paper_tables.activity_table(shown, reader, edges)
@@ -128,21 +127,18 @@ def table(
         laid = (
             paper_tables.layout_table(shown, layout, caption) if layout else paper_tables.generic_table(shown, caption)
         )
-    console.result(values, render(laid, shape))
     if plot is not None:
-        tradeoff.draw(plot, shown)
-        console.note(f"wrote {plot}")
+        tradeoff.plot(plot, shown, force=force, dry_run=dry_run, console=console)
+    console.result(values, render(laid, shape))
 
 
 def _needs(other: str, given: object, flags: dict[str, object]) -> None:
-
     for flag, value in flags.items():
         if value and not given:
             raise UsageError(f"needs {other}", where=flag)
 
 
 def _edges(bins: str) -> list[int]:
-
     try:
         edges = [int(edge) for edge in bins.split(",")]
     except ValueError:
@@ -197,7 +193,6 @@ def _published(layout: Layout, path: Path | None) -> PublishedTable | None:
 
 def _baseline(wanted: str | None, entries: list[Entry]) -> str | None:
     """The one entry of that name or method. Raises UsageError where there is none, or several of a method."""
-
     if wanted is None:
         return None
     named = {entry.name for entry in entries if entry.cells and entry.name == wanted}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from perpcs_cli.artifacts.io import atomic
 from perpcs_cli.artifacts.mia import Protocol, read_leakage
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.experiments.paper_tables import UTILITY, Contents
@@ -12,6 +14,7 @@ from perpcs_cli.cli.plots import curve_plot
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.tables.paper_layouts import AUC
 from perpcs_cli.experiments.tables.systems import Entry, called
+from perpcs_cli.steps.job import Output, run_one, same_bytes
 
 
 def areas(
@@ -21,7 +24,6 @@ def areas(
 
     An AUC below ½ counts as its mirror image, since an attacker turns the score round.
     """
-
     found: dict[tuple[str, str], float] = {}
     for path in paths:
         leakage = read_leakage(path)
@@ -45,9 +47,28 @@ def areas(
     return found
 
 
-def draw(path: Path, shown: Contents) -> None:
-    """Utility against AUC: a series for each task and method, its points in the order of the table."""
+def plot(path: Path, shown: Contents, *, force: bool, dry_run: bool, console: Console) -> None:
+    """Draw utility against AUC into `path`, unless this very plot is there.
 
+    Raises UsageError where something else is, unless with `force`.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        drawn = Path(directory) / path.name
+        _draw(drawn, shown)
+        content = drawn.read_bytes()
+
+    def make() -> bool:
+        with atomic.replacing(path) as temporary:
+            temporary.write_bytes(content)
+        console.note(f"wrote {path}")
+        return True
+
+    output = Output(path.stem, path, same_bytes(path, content))
+    run_one(output, make, force=force, dry_run=dry_run, report=console)
+
+
+def _draw(path: Path, shown: Contents) -> None:
+    """A series for each task and method, its points in the order of the table."""
     series: dict[str, list[tuple[float, float]]] = {}
     labels: dict[str, list[str]] = {}
     for panel in shown.panels:

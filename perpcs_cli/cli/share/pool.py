@@ -71,9 +71,9 @@ def build(
     no id, no digest of a user's data and no training log. The same user has the same pseudonym in all such pools of
     a workspace, and only its secret.key tells which. Embeddings of the workspace are copied too.
     """
-    from perpcs_cli.steps.share.pool import build as step
+    from perpcs_cli.steps.share.pool import build_pool
 
-    outcome = step(
+    outcome = build_pool(
         flags.places,
         sharers=sharers,
         names=None if users is None else named(users, "--users"),

@@ -42,7 +42,7 @@ def init(
     It is a directory with perpcs.toml, where every other command finds its settings and files. Give the task with
     --task; the model is smollm2-135m by default.
     """
-    from perpcs_cli.steps.init import init as step
+    from perpcs_cli.steps.init_workspace import init as step
 
     if task is None:
         raise UsageError("is missing", where="--task", hint="Give a LaMP task, as movie_tagging or LaMP_2M.")

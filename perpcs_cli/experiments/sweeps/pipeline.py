@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from perpcs_cli.artifacts.io import hashing
-from perpcs_cli.artifacts.settings import Settings, declared, make_settings, to_toml
+from perpcs_cli.artifacts.settings import Settings, make_settings, to_toml
 from perpcs_cli.artifacts.sweep import Value
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.sweeps.grid import READS, STEPS_OF, Cell, Flags, covers, spelled
+from perpcs_cli.experiments.sweeps.step_settings import ALPHAS, as_settings
 from perpcs_cli.tasks.spec import get_task
 
 COMMANDS = {"pool": ("pool", "build"), "oppu": ("train-sharer",)}
@@ -28,9 +29,6 @@ PROMPTS = frozenset({"plain", "retrieve", "random-history", "with-profile"})
 
 EXAMPLES = frozenset({"adapt", "train-sharer", "oppu", "gate", "assemble"})
 """The steps whose examples show the user's profile where there is one, unless told otherwise."""
-
-
-ALPHAS = "each alpha is a cell of its own"
 
 
 @dataclass(frozen=True)
@@ -259,44 +257,6 @@ class _Pipeline:
         if not known.switch:
             return [f"--{flag}", spelled(value)]
         return [f"--{flag}"] if value else [f"--{known.off}"] if known.off else []
-
-
-def as_settings(flags: Mapping[str, Value], name: str) -> tuple[dict[str, Any], dict[str, Value]]:
-    """(the layer over the settings that a step's flags stand for, the flags that stand for none).
-
-    A flag and the same value in `perpcs.toml` are one setting, so they must give one digest.
-    """
-    layer: dict[str, Any] = {}
-    rest: dict[str, Value] = {}
-    read = [one for one in declared().values() if one.path in READS[name] or one.section in READS[name]]
-    for flag, value in flags.items():
-        one = next((one for one in read if one.flag == flag), None)
-        if one is None:
-            rest[flag] = value
-        elif one.section:
-            layer.setdefault(one.section, {})[one.key] = _plain(one.path, value)
-        else:
-            layer[one.path] = value
-    for section in ("adapt", "train", "gate"):
-        # As on the command line: epochs that are given win over steps that are stored.
-        if {"epochs", "steps"} & layer.get(section, {}).keys() == {"epochs"}:
-            layer[section]["steps"] = None
-    return layer, rest
-
-
-def _plain(path: str, value: Value) -> Any:
-    """What a flag's value is in `perpcs.toml`."""
-    if path == "prime.alpha":
-        if isinstance(value, str):
-            raise UsageError(ALPHAS, where=path, hint="Give numbers: [0, 0.2, 1].")
-        return [value]
-    if path == "prime.bounds":
-        try:
-            ends = [float(end) for end in str(value).split(",")]
-        except ValueError:
-            raise UsageError(f"not numbers separated by commas: {value!r}", where=path) from None
-        return [-ends[0], ends[0]] if len(ends) == 1 else ends
-    return value
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,26 +27,23 @@ class Curve(NamedTuple):
 
 
 def auc(scores: Floats, members: Bools) -> float:
-    """P(a member's score is higher than a non-member's) + ½ P(they are equal), by ranks (Mann and Whitney, 1947).
+    """P(a member's score is higher than a non-member's) + ½ P(they are equal).
 
     Raises ValueError where there are no members or no non-members.
     """
-    positive, negative = _counts(members)
-    _, place, size = np.unique(scores, return_inverse=True, return_counts=True)
-    # Equal scores share the mean of their ranks.
-    ranks = (np.cumsum(size) - (size - 1) / 2)[place]
-    return float((ranks[members].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    from sklearn.metrics import roc_auc_score
+
+    _check_both(members)
+    return float(roc_auc_score(members, scores))
 
 
 def roc(scores: Floats, members: Bools) -> Curve:
     """The ROC curve, one point for each different score. Raises ValueError as `auc` does."""
-    positive, negative = _counts(members)
-    order = np.argsort(-scores, kind="stable")
-    falling = scores[order]
-    last = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
-    hits = np.cumsum(members[order])[last]
-    tpr, fpr = hits / positive, (last + 1 - hits) / negative
-    return Curve(np.append(np.inf, falling[last]), np.append(0.0, fpr), np.append(0.0, tpr))
+    from sklearn.metrics import roc_curve
+
+    _check_both(members)
+    fpr, tpr, thresholds = roc_curve(members, scores, drop_intermediate=False)
+    return Curve(thresholds, fpr, tpr)
 
 
 def tpr_at(curve: Curve, fpr: float) -> float:
@@ -114,9 +111,6 @@ def auc_interval(targets: Sequence[Wins], *, resamples: int, seed: int) -> Inter
     return Interval(low=float(low), high=float(high))
 
 
-def _counts(members: Bools) -> tuple[int, int]:
-    positive = int(members.sum())
-    negative = len(members) - positive
-    if not positive or not negative:
+def _check_both(members: Bools) -> None:
+    if members.all() or not members.any():
         raise ValueError("an AUC needs members and non-members")
-    return positive, negative

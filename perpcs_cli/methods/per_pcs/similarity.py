@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from perpcs_cli.artifacts.embeddings import Embeddings
 from perpcs_cli.artifacts.settings import Weighting
 from perpcs_cli.errors import UsageError
-
-Floats = NDArray[np.float64]
 
 
 class Neighbour(NamedTuple):
@@ -20,12 +17,6 @@ class Neighbour(NamedTuple):
 
     user_id: str
     similarity: float
-
-
-def cosine(vector: Floats, matrix: Floats) -> Floats:
-    """The cosines [S] of `vector` [H] with the rows of `matrix` [S, H]; 0 with a vector of zeros."""
-    norms = np.linalg.norm(matrix, axis=1) * np.linalg.norm(vector)
-    return np.divide(matrix @ vector, norms, out=np.zeros(len(matrix)), where=norms > 0)
 
 
 def nearest(
@@ -36,6 +27,8 @@ def nearest(
     `theirs`: the sharers' embeddings, where they are apart from the users' `embeddings`.
     Raises DataError where the user or a sharer has no embedding, UsageError where there are fewer sharers.
     """
+    from sklearn.metrics.pairwise import cosine_similarity
+
     others = sorted(sharer for sharer in sharers if sharer != user_id)
     if count > len(others):
         raise UsageError(
@@ -44,7 +37,9 @@ def nearest(
         )
     target = embeddings.vector(user_id).double().numpy()
     matrix = np.stack([(theirs or embeddings).vector(sharer).double().numpy() for sharer in others])
-    found = [Neighbour(*pair) for pair in zip(others, cosine(target, matrix).tolist(), strict=True)]
+    # A vector of zeros is like nobody: its cosines are 0.
+    cosines = cosine_similarity(target[None], matrix)[0]
+    found = [Neighbour(*pair) for pair in zip(others, cosines.tolist(), strict=True)]
     return sorted(found, key=lambda one: (-one.similarity, one.user_id))[:count]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import platformdirs
 
 from perpcs_cli.artifacts.io import atomic, hashing, typed_files
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
@@ -54,11 +55,10 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="p
 
 
 def cache_directory() -> Path:
-    """`$PERPCS_CACHE`, else `perpcs` under `$XDG_CACHE_HOME`, else `~/.cache/perpcs`."""
+    """`$PERPCS_CACHE`, else the platform's place for caches: `~/.cache/perpcs` on Linux."""
     if own := os.environ.get("PERPCS_CACHE"):
         return _expand(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "perpcs"
+    return platformdirs.user_cache_path("perpcs", appauthor=False)
 
 
 def _expand(text: str) -> Path:

@@ -63,5 +63,6 @@ def stop_tokens(tokenizer: Any, *configs: Any) -> tuple[int, ...]:
 
 
 def longest_sequence(config: Any) -> int:
-    """The longest sequence of a model's configuration, in tokens."""
-    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+    """The longest sequence of a model's configuration, in tokens; of its decoder, where it reads more than text."""
+    text = config.get_text_config(decoder=True)
+    return int(getattr(text, "max_position_embeddings", None) or 1 << 30)

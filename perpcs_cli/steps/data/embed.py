@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,17 +65,25 @@ def embed(
         seed=0,
         inputs={"encoder": fingerprint_encoder(encoder)},
     )
-    known = dict(digests)
-    vectors: dict[str, Tensor] = {}
-    if path.exists():
+
+    @cache
+    def there() -> tuple[dict[str, str], dict[str, Tensor]]:
+        """(digests of all texts, what is embedded of them already). Looked at when the file is locked."""
+        if not path.exists():
+            return dict(digests), {}
         old = read_embeddings(path, what)
         if not force:
             check_same(old.card.provenance, provenance, where=path)
-        if old.card.provenance == provenance:
-            known = {**old.card.users, **digests}
-            # An embedding of an older history is dropped, so that it never stands beside the new one's digest.
-            vectors = {user: old.vector(user) for user, digest in old.card.users.items() if known[user] == digest}
-    outputs = [Output(user, path / user, partial(vectors.get, user)) for user in digests]
+        if old.card.provenance != provenance:
+            return dict(digests), {}
+        known = {**old.card.users, **digests}
+        # An embedding of an older history is dropped, so that it never stands beside the new one's digest.
+        return known, {user: old.vector(user) for user, digest in old.card.users.items() if known[user] == digest}
+
+    def vector_of(user: str) -> Tensor | None:
+        return there()[1].get(user)
+
+    outputs = [Output(user, path, partial(vector_of, user)) for user in digests]
 
     def make(todo: Sequence[Output[Tensor]], keep: Any) -> None:
         atomic.check_writable(path)
@@ -83,6 +91,7 @@ def embed(
             encoder, device=settings.device, dtype=settings.dtype, max_length=settings.embed.max_length
         )
         saved = time.monotonic()
+        known, vectors = there()
         made = {name: vector for name, vector in vectors.items() if name not in {one.name for one in todo}}
         try:
             with report.progress("embedding", len(todo)) as bar:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +65,17 @@ def profile(
     shared: dict[str, object] = {"recent": recent, "max_new_tokens": max_new_tokens, "chat": bool(ends)}
     shared |= {"max_length": settings.max_length, **model.describe()}
     provenance = workspace.provenance("profile", shared, {}, model.fingerprint)
-    known = _known(path, provenance, force=force)
+
+    @cache
+    def known() -> dict[str, Profile]:
+        """Looked at when the file is locked."""
+        return _known(path, provenance, force=force)
 
     def finished(user: str) -> Profile | None:
-        return known[user] if user in known and known[user].source == sources[user] else None
+        found = known().get(user)
+        return found if found and found.source == sources[user] else None
 
-    outputs = [Output(user, path / user, partial(finished, user)) for user in shown]
+    outputs = [Output(user, path, partial(finished, user)) for user in shown]
 
     def make(todo: Sequence[Output[Profile]], keep: Any) -> None:
         wanted = {one.name: one for one in todo}
@@ -78,10 +83,18 @@ def profile(
         journal = open_journal(partial_path(path), header, Profile, force=force)
         if not journal.rows:
             # All of the old ones, so that the journal alone says what the file will be.
-            journal.add([row for user, row in known.items() if user not in wanted])
+            journal.add([row for user, row in known().items() if user not in wanted])
         have = {row.user_id: row for row in journal.rows if row.source == sources.get(row.user_id, row.source)}
         left = [user for user in wanted if user not in have]
-        rows = _encode(model, {user: (ask[user], shown[user]) for user in left}, max_new_tokens, report)
+        if len(left) < len(wanted):
+            report.note(f"{len(wanted) - len(left)} of {len(wanted)} users have a profile already")
+        try:
+            rows = _encode(model, {user: (ask[user], shown[user]) for user in left}, max_new_tokens, report)
+        except DataError:
+            if not journal.rows:
+                # Nothing was made that another run would have to respect.
+                journal.end()
+            raise
         _write_all(model, rows, left, sources, max_new_tokens, journal, report)
         profiles = {**have, **{row.user_id: row for row in journal.rows if row.user_id in left}}
         write_profiles(path, profiles)

@@ -11,7 +11,6 @@ import msgspec
 from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
-from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts, training_prompts
 from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Prompt, Shown, Source
 
 Step = Literal["predict", "train-sharer", "gate", "assemble", "prime", "adapt"]
@@ -57,6 +56,7 @@ def prompt(
     from perpcs_cli.model.engine.batching import count_parts, fit, tokenize
     from perpcs_cli.model.loading.identity import locate
     from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
+    from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts, training_prompts
 
     settings, task = workspace.settings, workspace.task
 

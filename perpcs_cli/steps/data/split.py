@@ -47,24 +47,36 @@ def split(
     user_files = {name: directory / f"{name}.jsonl" for name in PARTS}
     selected = [directory / selection.IDS, directory / selection.FILE]
 
+    def write_parts() -> None:
+        for name, file in user_files.items():
+            if files:
+                write_users(file, [users[user_id] for user_id in getattr(parts, name)])
+            else:
+                file.unlink(missing_ok=True)
+
+    drawn_before = made_from(provenance, path, read_split)
+
+    def finished() -> Split | None:
+        found = drawn_before()
+        return found if not files or all(file.exists() for file in user_files.values()) else None
+
     def make() -> Split:
+        if not force and (same := drawn_before()):
+            write_parts()
+            return same
         if not path.exists():
             # Lists that a person made; after a split that was stopped they are its own.
             for name in PARTS:
                 atomic.refuse_existing(directory / f"{name}.txt", force=force or _is_list(directory, name, parts))
         for old in selected:
             old.unlink(missing_ok=True)
-        for name, file in user_files.items():
-            if files:
-                write_users(file, [users[user_id] for user_id in getattr(parts, name)])
-            else:
-                file.unlink(missing_ok=True)
+        write_parts()
         drawn = Split(parts=parts, provenance=provenance)
         write_split(directory, drawn)
         return drawn
 
     outcome = run_one(
-        Output("split", path, made_from(provenance, path, read_split)),
+        Output("split", path, finished),
         make,
         force=force,
         dry_run=dry_run,

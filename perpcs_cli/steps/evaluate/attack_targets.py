@@ -69,7 +69,7 @@ class AttackedModels:
         for user_id, number in over.users.items():
             recipe = over.recipes[number]
             used = {sharer for mix in recipe.values() for sharer, weight in mix if weight}
-            names = frozenset(name_of(over.adapters[index]) for index in used)
+            names = frozenset(over.adapters[index].user_id for index in used)
             places = {index: self._adapter(over.adapters[index]) for index in used}
             moved = {m: [(places[index], weight) for index, weight in mix if weight] for m, mix in recipe.items()}
             model = self._model(moved, over.merge)
@@ -180,11 +180,6 @@ def _shared(pool: OpenPool, index: int) -> list[str]:
     """The linear layers whose pieces a sharer gives, in the model's order."""
     given = pool.shares(index)
     return [module for module in pool.modules if module in given]
-
-
-def name_of(adapter: Adapter) -> str:
-    """The user whose adapter it is."""
-    return adapter.card.user_id if adapter.card else adapter.path.name
 
 
 def find_models(

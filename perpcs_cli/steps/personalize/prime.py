@@ -12,12 +12,13 @@ import msgspec
 
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.io.atomic import refuse_existing
-from perpcs_cli.artifacts.io.provenance import Provenance, check_same
+from perpcs_cli.artifacts.io.provenance import Provenance, check_same, differences
 from perpcs_cli.artifacts.pool import OpenPool, check_base, check_layers
 from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.settings import PredictSettings, PrimeSettings
-from perpcs_cli.artifacts.trace import Front, Pareto, TraceHeader, open_trace, read_trace
+from perpcs_cli.artifacts.trace import Front, Pareto, Trace, TraceHeader, open_trace, read_trace
 from perpcs_cli.artifacts.users import User, newest
+from perpcs_cli.errors import DataError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, run
 from perpcs_cli.steps.personalize.recipes import recipe_output, write
@@ -79,8 +80,6 @@ def prime(
 
     settings = workspace.settings
     users = who.select(workspace, "target")
-    if pareto is not None:
-        refuse_existing(pareto, force=force)
     near = open_similar(workspace, pool, embeddings)
     check_metric(workspace.task, settings.prime.metric)
     # A missing package is found here, before the model is loaded.
@@ -95,6 +94,11 @@ def prime(
         trace = (traces or workspace.traces) / f"{user.user_id}.jsonl"
         searches.append(_Search(workspace, near.pool, model, shown, user, items, space, trace, report))
     check_base(near.pool, model.fingerprint, settings.model)
+    front = workspace.provenance(
+        "prime", {"prime": settings.prime, **model.describe()}, {"pool": near.pool.digest}, model.fingerprint
+    )
+    if pareto is not None and pareto.exists() and not force:
+        _check_front(pareto, [user.user_id for user in users], front)
     directory = out or workspace.recipes_of("prime")
     outputs = [output for one in searches for output in one.outputs(directory)]
 
@@ -116,7 +120,7 @@ def prime(
     things = "recipes"
     rows = run(outputs, make, place=directory, things=things, force=force, dry_run=dry_run, report=report)
     if pareto is not None and not dry_run:
-        _write_pareto(pareto, searches, workspace, near.pool, model)
+        _write_front(pareto, searches, front)
     return rows
 
 
@@ -160,7 +164,7 @@ class _Search:
 
     def run(self, out: Path, *, force: bool) -> Iterable[tuple[float, Found, Path]]:
         """Search, and write the recipe of each α. Raises DataError where the trace is of other settings."""
-        header = self._header()
+        header = self.header()
         if force:
             self.trace.unlink(missing_ok=True)
         if self.trace.exists():
@@ -170,7 +174,11 @@ class _Search:
                 self.report.note(f"{self.user.user_id}: {len(rows)} candidates are in the trace already")
         paths = self._paths(out)
         with self.report.progress(self.user.user_id, self.settings.budget * len(paths)) as bar:
-            choices = self._choices(self._engine(), lambda count, best: bar.advance(count, f"best utility {best:.3f}"))
+            choices = self._choices(
+                self._engine(),
+                open_trace(self.trace, header),
+                lambda count, best: bar.advance(count, f"best utility {best:.3f}"),
+            )
         for choice in choices:
             weights = self.space.named(choice.evaluation.weights)
             path, origin = paths[choice.alpha], self._origin(choice.alpha)
@@ -178,7 +186,7 @@ class _Search:
             yield choice.alpha, _found(self.user, choice), path
 
     def _choices(
-        self, engine: Engine, progress: Callable[[int, float], None] = lambda count, best: None
+        self, engine: Engine, trace: Trace, progress: Callable[[int, float], None] = lambda count, best: None
     ) -> list[Choice]:
         from perpcs_cli.methods.prime.evaluator import Evaluator, make_decode
         from perpcs_cli.methods.prime.objective import Objective
@@ -188,7 +196,7 @@ class _Search:
         evaluator = Evaluator(
             self.space,
             Objective(self.workspace.task, references, self.settings.metric),
-            open_trace(self.trace, self._header()),
+            trace,
             engine,
             lambda answers: make_decode(self.model.base)(answers),
         )
@@ -202,13 +210,17 @@ class _Search:
             raise LookupError
 
         bare = Found(user_id=self.user.user_id, alpha=alpha, base=not recipe.sharers)
-        if not self.trace.exists():
+        if not self.has_trace():
             return bare
         try:
-            choices = self._choices(no_model)
+            choices = self._choices(no_model, Trace(self.trace, *read_trace(self.trace)))
         except LookupError:
             return bare
         return next(_found(self.user, choice) for choice in choices if choice.alpha == alpha)
+
+    def has_trace(self) -> bool:
+        """Whether the trace is there and of these settings: a later search with others begins it anew."""
+        return self.trace.exists() and not differences(read_trace(self.trace)[0].provenance, self.header().provenance)
 
     def _engine(self) -> Engine:
         from perpcs_cli.methods.prime.evaluator import make_engine
@@ -239,7 +251,7 @@ class _Search:
         changes = {**self._changes(), "prime": self.settings, "alpha": alpha}
         return self.workspace.provenance("prime", changes, {"items": digest(self.items)}, self.model.fingerprint)
 
-    def _header(self) -> TraceHeader:
+    def header(self) -> TraceHeader:
         """A trace's header: what utility and similarity depend on, and not how the search goes through weights."""
         settings = self.settings
         scoring = {"granularity": settings.granularity, "metric": settings.metric, "merge": settings.merge}
@@ -272,20 +284,29 @@ def _found(user: User, choice: Choice) -> Found:
     )
 
 
-def _write_pareto(
-    path: Path, searches: Sequence[_Search], workspace: Workspace, pool: OpenPool, model: StepModel
-) -> None:
-    """Write the users' non-dominated candidates, of everything in their traces."""
+def _check_front(path: Path, users: Sequence[str], origin: Provenance) -> None:
+    """Raise where something else stands at `path` than the front of these users' searches with these settings."""
+    try:
+        before = typed_files.read_json(path, Pareto)
+    except DataError:
+        before = None
+    if before is None or sorted(before.users) != sorted(users):
+        refuse_existing(path, force=False)
+    else:
+        check_same(before.provenance, origin, where=path)
+
+
+def _write_front(path: Path, searches: Sequence[_Search], origin: Provenance) -> None:
+    """Write the users' non-dominated candidates, of everything in their traces, unless the file holds just these."""
     from perpcs_cli.methods.prime.search import pareto
 
+    if path.exists() and not all(one.has_trace() for one in searches):
+        return
     fronts = {}
     for one in searches:
         header, rows = read_trace(one.trace)
+        check_same(header.provenance, one.header().provenance, where=one.trace)
         fronts[one.user.user_id] = Front(sharers=header.sharers, points=pareto(rows))
-    origin = workspace.provenance(
-        "prime",
-        {"prime": workspace.settings.prime, **model.describe()},
-        {"pool": pool.digest},
-        model.fingerprint,
-    )
-    typed_files.write_json(path, Pareto(users=fronts, provenance=origin))
+    found = Pareto(users=fronts, provenance=origin)
+    if not path.exists() or typed_files.read_bytes(path) != typed_files.json_bytes(found):
+        typed_files.write_json(path, found)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.recipe import Method, Recipe
 from perpcs_cli.artifacts.settings import Merge, Weighting
@@ -58,7 +60,8 @@ def retrieve(
             "retrieve",
             {**settings, "mix": dict(mixes[user.user_id])},
             {
-                "user": hashing.digest_value(user),
+                # The profile is not part of what is compared.
+                "user": hashing.digest_value(msgspec.structs.replace(user, profile=None)),
                 "encoder": near.embeddings.card.provenance.inputs["encoder"],
             },
             near.pool.manifest.base,

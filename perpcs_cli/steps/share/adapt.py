@@ -61,7 +61,7 @@ def adapt(
 
     output = Output("task-adapter", target, made_from(provenance, target, read_trained))
     outcome = run_one(output, make, force=force, dry_run=dry_run, report=report)
-    if outcome.value is None:
+    if outcome.value is None or dry_run:
         return outcome
     if record and workspace.settings_file.exists():
         _record(workspace, target, report)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from perpcs_cli.artifacts.adapter import Adapter, divided, link_adapter, open_adapter
+from perpcs_cli.artifacts.adapter import Adapter, check_same_adapter, divided, link_adapter, open_adapter
 from perpcs_cli.artifacts.gate import FILE, GateCard, read_gates, write_gates
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.errors import DataError
@@ -47,6 +48,7 @@ def gate(
 
     if budget:
         budget.check(shown, together)
+        budget = replace(budget, dry_run=dry_run)
     settings = workspace.settings
     source = sharers or workspace.sharers
     if not who.ids:
@@ -70,16 +72,17 @@ def gate(
             "adapter": adapters[name].digest_weights(),
         }
         origins[name] = workspace.provenance("gate", shared, inputs, model.fingerprint)
-    if out is not None and not dry_run:
-        for name in users:
-            link_adapter(source / name, out / name, force=force)
-    places = {name: directory / name / FILE for name in users}
-    outputs = [
-        Output(name, places[name], made_from(origins[name], places[name], lambda path: read_gates(path)[1]))
-        for name in users
-    ]
+
+    def finished(name: str) -> GateCard | None:
+        if out is not None:
+            check_same_adapter(source / name, out / name)
+        return made_from(origins[name], directory / name / FILE, lambda path: read_gates(path)[1])()
+
+    outputs = [Output(name, directory / name / FILE, partial(finished, name)) for name in users]
 
     def make(todo: Any, keep: Any) -> None:
+        for one in todo if out is not None else ():
+            link_adapter(source / one.name, directory / one.name, force=force)
         for at in range(0, len(todo), together):
             group = todo[at : at + together]
             jobs = []

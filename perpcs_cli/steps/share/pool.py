@@ -9,15 +9,15 @@ from perpcs_cli.artifacts.adapter import open_adapter
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.pool import Pool, open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import Copies, copies_root
-from perpcs_cli.artifacts.pools.secret import workspace_secret
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.job import Outcome, Output, run_one
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.share.gate import sharer_names
+from perpcs_cli.steps.share.privacy import secret_of
 from perpcs_cli.steps.workspace import Places
 
 
-def build(
+def build_pool(
     places: Places,
     *,
     sharers: Path | None = None,
@@ -38,7 +38,7 @@ def build(
     pseudonyms, which carry the workspace's embeddings unless `with_embeddings` is false.
     """
     from perpcs_cli.artifacts.embeddings import read_embeddings
-    from perpcs_cli.artifacts.pools.build import build_pool
+    from perpcs_cli.artifacts.pools import build
     from perpcs_cli.artifacts.pools.verify import is_built_from
 
     directory = sharers or places.sharers
@@ -61,7 +61,7 @@ def build(
     if pseudonymize:
         if not round(share_ratio * len(order)):
             raise UsageError("there is nothing to copy", where="--share-ratio", hint="Share at least one piece.")
-        copies = Copies(copies_root(path), workspace_secret(places.root), provenance)
+        copies = Copies(copies_root(path), secret_of(places.root, dry_run=dry_run), provenance)
         if places.embeddings().exists() and with_embeddings:
             embeddings = read_embeddings(places.embeddings())
 
@@ -78,7 +78,7 @@ def build(
         return same
 
     def make() -> Pool:
-        pool = build_pool(
+        pool = build.build_pool(
             path,
             [directory / name for name in found],
             order,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perpcs_cli.artifacts.io.provenance import Provenance
-from perpcs_cli.artifacts.pools.secret import keyed_digest, workspace_secret
+from perpcs_cli.artifacts.pools.secret import BYTES, existing_secret, keyed_digest, workspace_secret
 from perpcs_cli.artifacts.privacy import Guarantee, guarantee, noise_multiplier, spoken
 from perpcs_cli.artifacts.settings import TrainSettings
 from perpcs_cli.errors import UsageError
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from perpcs_cli.model.training.train import Job
 
 
+def secret_of(workspace: Path, *, dry_run: bool) -> bytes:
+    """The secret of a workspace, made where there is none yet; a dry run makes up one that is not kept."""
+    return (existing_secret(workspace) or os.urandom(BYTES)) if dry_run else workspace_secret(workspace)
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a training may spend (`epsilon`), or how much noise it adds (`noise`); and the secret of its workspace."""
@@ -29,11 +35,12 @@ class Budget:
     delta: float
     clip: float
     workspace: Path
+    dry_run: bool = False
 
     @cached_property
     def secret(self) -> bytes:
         """The workspace's, made where there is none yet."""
-        return workspace_secret(self.workspace)
+        return secret_of(self.workspace, dry_run=self.dry_run)
 
     def settings(self) -> dict[str, Any]:
         """What of it changes results, for the provenance; the secret is not told."""

@@ -12,6 +12,7 @@ import msgspec
 
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.io.lock import locked
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.io.safe_paths import inside
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
@@ -120,7 +121,7 @@ def _revoke(
     again: list[Lost] = []
     if recipes_then == "reassemble" and left:
         again = [
-            Lost(path=str(file.resolve()), user_id=one.user_id, method=one.method, provenance=one.provenance)
+            Lost(path=str(file.resolve()), user_id=one.user_id, method=one.method, provenance=_unnamed(one.provenance))
             for file, one in affected
         ]
         todo = msgspec.structs.replace(todo, lost=tuple(one for one in again if one.method != "prime"))
@@ -165,6 +166,12 @@ def _revoke(
     return msgspec.structs.replace(result, still_mentioned=mentioned)
 
 
+def _unnamed(origin: Provenance) -> Provenance:
+    """A recipe's provenance without the sharers: they are chosen anew, and the file must not mention who is gone."""
+    settings = {key: value for key, value in origin.settings.items() if key not in ("sharers", "mix")}
+    return msgspec.structs.replace(origin, settings=settings)
+
+
 def still_mentioned(workspace: Path, names: tuple[str, ...]) -> list[str]:
     """The files and directories at the top of a workspace that name one of `names`, or in which a file does."""
     found = find_names(files_below(workspace), names)
@@ -185,7 +192,8 @@ def _remake(places: Places, path: Path, report: Report) -> None:
     """Make deleted recipes again, and forget about it when all are there."""
     if remaking_path(path).exists():
         sharers = len(open_pool(path).ids)
-        for one in typed_files.read_json(remaking_path(path), Remaking).lost:
+        # Of nobody there is nothing to make.
+        for one in typed_files.read_json(remaking_path(path), Remaking).lost if sharers else ():
             report.note(f"$ {shlex.join(['perpcs', *command_line(one, places.root, path, sharers)])}")
             remake(one, places.root, path, sharers, report)
         remaking_path(path).unlink()

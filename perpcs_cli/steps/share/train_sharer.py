@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def train_sharer(
     """
     if budget:
         budget.check(shown, together)
+        budget = replace(budget, dry_run=dry_run)
     settings = workspace.settings
     users = who.select(workspace, "sharer", "candidate")
     directory = out or workspace.sharers

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from shell import USAGE, Shell, refused
 
-LINE = "bench assemble --items 3 --sharers 2 --repeats 1"
+LINE = "bench assemble --items 3 --pool-size 2 --repeats 1"
 
 
 @pytest.fixture

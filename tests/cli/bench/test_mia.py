@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from perpcs_cli.artifacts.users import User, write_users
-from perpcs_cli.cli.bench.mia import make_recipes
 from perpcs_cli.cli.main import app
+from perpcs_cli.experiments.benchmarks.mia import make_recipes
 
-SMALL = ["--targets", "3", "--examples", "5", "--sharers", "4", "--dtype", "float32", "--device", "cpu"]
+SMALL = ["--targets", "3", "--examples", "5", "--pool-size", "4", "--dtype", "float32", "--device", "cpu"]
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from helpers import write_sharer
 from typer.testing import CliRunner
 
-from perpcs_cli.cli.bench.prime import BOUND, POPULATION, make_candidates
 from perpcs_cli.cli.main import app
+from perpcs_cli.experiments.benchmarks.prime import BOUND, POPULATION, make_candidates
 
 runner = CliRunner()
 SMALL = ["--candidates", "4", "--items", "3", "--max-new-tokens", "6", "--dtype", "float32", "--device", "cpu"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,13 +15,14 @@ from shell import DATA, USAGE, Shell, named, refused
 from perpcs_cli.artifacts.embeddings import read_embeddings
 from perpcs_cli.artifacts.users import read_users, write_users
 from perpcs_cli.model.encoder import Encoder, load_encoder
+from perpcs_cli.steps import job
 
 FILE = "embeddings.safetensors"
 
 
 def test_everyone_is_embedded(shell: Shell) -> None:
     done = shell(named(shell, f"{EMBED} --json"))
-    assert json.loads(done.stdout) == {"path": FILE, "users": 8, "embedded": 8, "dimensions": 64}
+    assert json.loads(done.stdout) == {"path": FILE, "users": 8, "embedded": 8, "to_do": 0, "dimensions": 64}
     found = read_embeddings(shell.root / FILE)
     user, *_ = read_users(shell.root / "users.jsonl").values()
     texts = [f"Article: {item['text']} Headline: {item['title']}" for item in user.history]
@@ -31,7 +35,7 @@ def test_users_who_are_there_are_skipped_and_changed_ones_made_again(shell: Shel
     shell(named(shell, EMBED))
     content = (shell.root / FILE).read_bytes()
     again = shell(named(shell, EMBED))
-    assert "8 of 8 users are embedded already" in again.stderr
+    assert "8 of 8 users are finished already" in again.stderr
     assert (shell.root / FILE).read_bytes() == content
     before = read_embeddings(shell.root / FILE)
     users = list(read_users(shell.root / "users.jsonl").values())
@@ -74,7 +78,7 @@ def test_a_stopped_run_goes_on(shell: Shell, monkeypatch: pytest.MonkeyPatch) ->
         patch.setattr(Encoder, "embed", dying)
         shell(named(shell, EMBED))
     assert len(read_embeddings(shell.root / FILE).card.users) == 3
-    assert "3 of 8 users are embedded already" in shell(named(shell, EMBED)).stderr
+    assert "3 of 8 users are finished already" in shell(named(shell, EMBED)).stderr
     resumed = (shell.root / FILE).read_bytes()
     (shell.root / FILE).unlink()
     shell(named(shell, EMBED))
@@ -86,6 +90,22 @@ def test_some_users_first_and_the_others_later(shell: Shell) -> None:
     assert list(read_embeddings(shell.root / FILE).card.users) == shell.ids("target")[:1]
     assert "1 of 8" in shell(named(shell, EMBED)).stderr
     assert len(read_embeddings(shell.root / FILE).card.users) == 8
+
+
+def test_what_another_run_wrote_while_this_one_waited_is_kept(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = shell.ids("target")
+    honest = job.locked
+
+    @contextlib.contextmanager
+    def late(place: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+        monkeypatch.setattr(job, "locked", honest)
+        assert shell(named(shell, f"{EMBED} --user {second}")).exit_code == 0
+        with honest(place, waiting):
+            yield
+
+    monkeypatch.setattr(job, "locked", late)
+    assert shell(named(shell, f"{EMBED} --user {first}")).exit_code == 0
+    assert sorted(read_embeddings(shell.root / FILE).card.users) == sorted([first, second])
 
 
 def test_users_without_a_history(shell: Shell) -> None:

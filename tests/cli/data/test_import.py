@@ -42,8 +42,8 @@ def test_it_writes_users_and_says_how_many(source: Path, tmp_path: Path) -> None
     result = run(source, "--task", "LaMP_4", "--out", out)
 
     assert result.exit_code == 0
-    assert result.stdout == ""
-    assert result.stderr == f"wrote {out}: 1 users, 2 history items, 2 queries (1 with an answer)\n"
+    assert result.stdout == f"{out}\t1 users\t2 history items\t2 queries (1 with an answer)\n"
+    assert result.stderr == ""
     assert len(read_users(out)["u1"].history) == 2
 
 
@@ -52,7 +52,8 @@ def test_json_counts(source: Path, tmp_path: Path) -> None:
     result = run(source, "--task", "news_headline", "--out", out, "--json", "--quiet")
 
     assert json.loads(result.stdout) == {
-        "written": str(out),
+        "path": str(out),
+        "state": "made",
         "users": 1,
         "items": 2,
         "queries": 2,
@@ -90,7 +91,8 @@ def test_json_lists_every_problem(broken: Path, tmp_path: Path) -> None:
     result = run(broken, "--task", "LaMP_4", "--out", tmp_path / "out.jsonl", "--json")
     content = json.loads(result.stdout)
 
-    assert (result.exit_code, content["written"], len(content["problems"])) == (3, None, 30)
+    assert (result.exit_code, content["path"], len(content["problems"])) == (3, None, 30)
+    assert content["state"] == "refused"
     assert content["problems"][1] == {
         "file": str(broken),
         "record": "user 'u1', profile[1]",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from perpcs_cli.artifacts.io.journal import Journal
 from perpcs_cli.artifacts.profiles import Profile, read_info, read_profiles, write_profiles
 from perpcs_cli.artifacts.users import User, read_users, write_users
 from perpcs_cli.model.encoder import load_encoder
-from perpcs_cli.steps.workspace import open_context, selected
+from perpcs_cli.steps import job
+from perpcs_cli.steps.workspace import Who, open_workspace
 from perpcs_cli.tasks.profile_prompts import profile_lines, profile_prompt
 from perpcs_cli.tasks.spec import get_task
 
@@ -61,7 +63,7 @@ def asked(user: User) -> str:
 
 def test_everyone_gets_the_base_models_greedy_answer(brief: Shell) -> None:
     done = brief(f"{LINE} --json")
-    assert json.loads(done.stdout) == {"path": FILE, "profiles": 8, "written": 8}
+    assert json.loads(done.stdout) == {"path": FILE, "profiles": 8, "written": 8, "to_do": 0}
     assert re.fullmatch(r"base: \S+, float32 on cpu\n", done.stderr)
     found = read_profiles(brief.root / FILE)
     users = users_of(brief)
@@ -71,7 +73,7 @@ def test_everyone_gets_the_base_models_greedy_answer(brief: Shell) -> None:
     assert found[name].profile == greedy(brief.model, asked(user), 6)
     assert found[name].source == hashing.digest_value(asked(user))
     info = read_info(brief.root / FILE)
-    assert info.task == "news_headline"
+    assert (info.task, info.sha256) == ("news_headline", hashing.digest_file(brief.root / FILE))
     assert {"recent": 1, "max_new_tokens": 6, "chat": False}.items() <= info.provenance.settings.items()
 
 
@@ -91,7 +93,7 @@ def test_some_users_first_then_all_and_changed_ones_again(brief: Shell) -> None:
     assert brief(f"{LINE} --user {first}").stdout == f"{FILE}\t1 profiles\t1 written\n"
     done = brief(LINE)
     assert done.stdout == f"{FILE}\t8 profiles\t7 written\n"
-    assert "1 of 8 users have a profile already" in done.stderr
+    assert "1 of 8 users are finished already" in done.stderr
     content = (brief.root / FILE).read_bytes()
     assert brief(LINE).stdout == f"{FILE}\t8 profiles\t0 written\n"
     assert (brief.root / FILE).read_bytes() == content
@@ -115,13 +117,17 @@ def test_a_killed_run_goes_on_where_it_was(brief: Shell, monkeypatch: pytest.Mon
             with self.path.open("ab") as file:
                 file.write(b'{"user_id":"u')
             raise KeyboardInterrupt
-        written.append(rows)
+        written.extend(rows)
         append(self, rows)
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "append", killed)
         assert brief(LINE).exit_code != 0
+    partial = brief.root / "profiles.partial.jsonl"
+    assert json.loads(partial.read_text().splitlines()[0])["of"] == "perpcs.profiles/2"
+    assert not (brief.root / FILE).exists()
     assert "3 of 8 users have a profile already" in brief(LINE).stderr
+    assert not partial.exists()
     assert (brief.root / FILE).read_bytes() == (brief.root / "whole.jsonl").read_bytes()
 
 
@@ -179,12 +185,37 @@ def test_errors(line: str, code: int, words: str, walked: Shell) -> None:
     assert words in refused(walked(line), code)
 
 
+def test_a_run_that_failed_is_in_nobodys_way(brief: Shell) -> None:
+    before = brief.walk()
+    assert "needs" in refused(brief(f"{LINE} --max-length 40"), DATA)
+    assert brief.walk() == before
+    assert brief(LINE).exit_code == 0
+
+
+def test_what_another_run_wrote_while_this_one_waited_is_kept(brief: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = brief.ids("target")
+    honest = job.locked
+
+    @contextlib.contextmanager
+    def late(place: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+        monkeypatch.setattr(job, "locked", honest)
+        assert brief(f"{LINE} --user {second}").exit_code == 0
+        with honest(place, waiting):
+            yield
+
+    monkeypatch.setattr(job, "locked", late)
+    assert brief(f"{LINE} --user {first}").exit_code == 0
+    assert list(read_profiles(brief.root / FILE)) == sorted([first, second])
+
+
 def test_every_command_sees_the_profiles(shell: Shell) -> None:
     name, other = shell.ids("target")
     users = users_of(shell)
     write_users(shell.root / "users.jsonl", [msgspec.structs.replace(u, profile="old") for u in users.values()])
     write_profiles(shell.root / FILE, {name: Profile(user_id=name, profile="likes rain")})
-    everyone, chosen = selected(open_context(shell.root), None, None, None, "nothing", "target")
+    workspace = open_workspace(shell.root)
+    everyone = Who().everyone(workspace)
+    chosen = Who().select(workspace, "nothing", "target")
     assert {user.user_id: user.profile for user in chosen} == {name: "likes rain", other: "old"}
     assert everyone[name].profile == "likes rain"
     shown = shell(f"prompt --user {name} --with-profile")

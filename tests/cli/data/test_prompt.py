@@ -69,7 +69,7 @@ def test_every_command_has_its_prompts(walked: Shell) -> None:
         "adapt": 2,
         "train-sharer --plain --hold-out 0.5": size // 2,
     }
-    assert len(rows(walked, f"--user {candidate} --for gate --plain --limit 2")) == 2
+    assert len(rows(walked, f"--user {candidate} --for gate --plain --first 2")) == 2
 
 
 def test_users_are_those_of_the_command(walked: Shell) -> None:

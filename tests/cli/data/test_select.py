@@ -8,7 +8,6 @@ import msgspec
 import pytest
 import torch
 from embedded_workspace import EMBED
-from perpcs_cli.steps.personalize.neighbours import embedded_texts
 from shell import DATA, USAGE, Shell, named, refused
 
 from perpcs_cli.artifacts.embeddings import What, write_embeddings
@@ -17,6 +16,7 @@ from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.profiles import Profile, write_profiles
 from perpcs_cli.artifacts.selection import read_selection
 from perpcs_cli.artifacts.users import read_users, write_users
+from perpcs_cli.steps.similar_sharers import embedded_texts
 from perpcs_cli.tasks.spec import get_task
 
 ITEMS = [2, 4, 4, 1]
@@ -83,7 +83,7 @@ def test_the_same_again_is_left_and_others_are_refused(shell: Shell) -> None:
     before = shell.walk()
     again = shell("select --clusters 2 --min-items 1")
     assert (again.exit_code, again.stdout) == (0, first.stdout)
-    assert "splits holds this selection already" in again.stderr
+    assert "splits/selection.json is finished already" in again.stderr
     assert shell.walk() == before
     assert "clusters 2 -> 3" in refused(shell("select --clusters 3 --min-items 1"), DATA)
     assert shell("select --clusters 3 --min-items 1 --force --seed 4").exit_code == 0
@@ -106,7 +106,10 @@ def test_a_dry_run_writes_nothing(shell: Shell) -> None:
     before = shell.walk()
     dry = shell("select --clusters 3 --min-items 2 --dry-run")
     assert shell.walk() == before
-    assert shell("select --clusters 3 --min-items 2").stdout == dry.stdout
+    assert "splits/selection.json: to do\n" in dry.stderr
+    done = shell("select --clusters 3 --min-items 2")
+    assert done.stdout == dry.stdout
+    assert "to do" not in done.stderr
 
 
 def test_more_clusters_than_users(shell: Shell) -> None:
@@ -179,7 +182,8 @@ def test_users_without_a_history_cannot_share(shell: Shell) -> None:
 def test_a_new_split_drops_the_sharers_of_the_old_one(shell: Shell) -> None:
     plant(shell, [0, 0, 1, 2])
     shell("select --clusters 2 --min-items 1")
-    assert shell("split --targets 2 --seed 5").exit_code == USAGE
+    message = refused(shell("split --targets 2 --seed 5"), DATA)
+    assert message.startswith("splits/split.json: was made with other settings: seed 0 -> 5")
     assert shell("split --targets 2 --seed 5 --force").exit_code == 0
     assert not [file for file in shell.walk() if "sharer.txt" in file or "selection.json" in file]
 

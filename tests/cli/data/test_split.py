@@ -37,8 +37,8 @@ def test_it_writes_three_lists(users: Path, tmp_path: Path) -> None:
     parts = {name: read_ids(out / f"{name}.txt") for name in ("base", "target", "candidate")}
     split = read_split(out / "split.json")
 
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == f"wrote {out}: 3 base users, 2 targets, 7 candidates\n"
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"{out}/split.json\t3 base users\t2 targets\t7 candidates\n"
     assert sorted(name for ids in parts.values() for name in ids) == list(read_users(users))
     assert parts == {name: getattr(split.parts, name) for name in parts}
     assert (split.provenance.command, split.provenance.seed) == ("split", 3)
@@ -50,7 +50,8 @@ def test_with_few_users_half_of_the_rest_stay_candidates(users: Path, tmp_path: 
     result = run("--users-file", users, "--out", tmp_path / "s", "--json")
 
     assert json.loads(result.stdout) == {
-        "written": str(tmp_path / "s"),
+        "path": str(tmp_path / "s" / "split.json"),
+        "state": "made",
         "base": 3,
         "target": 4,
         "candidate": 5,
@@ -72,7 +73,9 @@ def test_the_users_of_each_part_are_written_on_request_and_never_stale(users: Pa
 
     assert run("--users-file", users, "--out", out, "--files").exit_code == 0
     assert list(read_users(out / "target.jsonl")) == read_ids(out / "target.txt")
-    assert run("--users-file", users, "--out", out, "--seed", 1).exit_code == 2
+    other = run("--users-file", users, "--out", out, "--seed", 1)
+    assert other.exit_code == 3
+    assert "was made with other settings: seed 0 -> 1" in other.stderr
     assert run("--users-file", users, "--out", out, "--seed", 1, "--force").exit_code == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "base.txt",
@@ -80,6 +83,20 @@ def test_the_users_of_each_part_are_written_on_request_and_never_stale(users: Pa
         "split.json",
         "target.txt",
     ]
+
+
+def test_the_users_are_written_for_a_split_that_was_drawn_without(users: Path, tmp_path: Path) -> None:
+    out = tmp_path / "splits"
+    run("--users-file", users, "--out", out)
+    (out / "sharer.txt").write_text("u01\n")
+    drawn = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    assert run("--users-file", users, "--out", out, "--files").exit_code == 0
+    assert list(read_users(out / "target.jsonl")) == read_ids(out / "target.txt")
+    # It is the same split: whoever was selected among its candidates stays.
+    assert {name: (out / name).read_bytes() for name in drawn} == drawn
+    again = run("--users-file", users, "--out", out, "--files", "--json")
+    assert json.loads(again.stdout)["state"] == "finished"
 
 
 def test_a_seed_draws_the_same_parts_whatever_the_order_of_the_users() -> None:

@@ -16,10 +16,10 @@ runner = CliRunner()
 def test_writes_users_and_talks_on_stderr(tmp_path: Path) -> None:
     out = tmp_path / "users.jsonl"
     done = runner.invoke(
-        app, ["synth", "--users", "5", "--history", "3", "--queries", "1", "--seed", "7", "--out", str(out)]
+        app, ["synth", "--count", "5", "--history", "3", "--queries", "1", "--seed", "7", "--out", str(out)]
     )
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == f"wrote {out}: 5 users, 3 history items and 1 queries each\n"
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == f"{out}\t5 users\t3 history items and 1 queries each\n"
     assert list(read_users(out).values()) == make_users(5, 3, 1, seed=7)
 
 
@@ -36,7 +36,11 @@ def test_never_replaces_silently(tmp_path: Path) -> None:
 
 def test_impossible_sizes_write_nothing(tmp_path: Path) -> None:
     out = tmp_path / "users.jsonl"
-    done = runner.invoke(app, ["synth", "--users", "0", "--out", str(out)])
-    assert done.exit_code == 2
-    assert "error: cannot make 0 users" in done.stderr
-    assert not out.exists()
+    for flags, message in (
+        (["--count", "0"], "Invalid value for '--count'"),
+        (["--count", "3", "--history", "0", "--queries", "0"], "error: cannot make 3 users with 0 history items"),
+    ):
+        done = runner.invoke(app, ["synth", *flags, "--out", str(out)])
+        assert done.exit_code == 2
+        assert message in done.stderr
+        assert not out.exists()

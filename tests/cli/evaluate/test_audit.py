@@ -68,7 +68,7 @@ def test_the_report(ready: Shell) -> None:
 
 
 def test_formats(ready: Shell) -> None:
-    value = json.loads(ready("audit pool.json --json").stdout)
+    value = json.loads(ready("audit --pool pool.json --json").stdout)
     assert (value["format"], value["problems"], len(value["sharers"])) == ("perpcs.audit/1", [], 4)
     assert ready("audit --format markdown").stdout.startswith("- pool: pool.json, ")
     header, *rows = ready("audit --format csv").stdout.splitlines()
@@ -221,6 +221,8 @@ def test_leakage(near: Shell) -> None:
     shown = near("audit").stdout
     assert "strongest attack: AUC 0.750 (rmia, sharers)" in shown
     assert "0.750 [0.700, 0.800]" in shown
+    for place in ("mia", "mia/sharers.json"):
+        assert near(f"audit --mia {place}").stdout == shown
     # What was found of another pool is listed, but is no finding about this one.
     other = msgspec.structs.replace(leakage.provenance, inputs={"pool": "0"})
     write_leakage(near.root / "mia" / "sharers.json", msgspec.structs.replace(leakage, provenance=other))
@@ -247,4 +249,4 @@ def test_a_guarantee(near: Shell) -> None:
 
 
 def test_a_pool_that_is_not_there(near: Shell) -> None:
-    assert "there is no pool" in refused(near("audit nowhere.json"), DATA)
+    assert "there is no pool" in refused(near("audit --pool nowhere.json"), DATA)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from perpcs_cli.artifacts.io.hashing import digest_file
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import read_metrics
 from perpcs_cli.artifacts.predictions import Prediction, PredictionsInfo, write_info
@@ -109,10 +110,9 @@ def test_latex_is_a_booktabs_table():
     assert "base & 4 & 1.500 & 1.871 \\\\\n\\bottomrule\n" in text
 
 
-@pytest.mark.parametrize("flags", [["--json"], ["--format", "json"]])
-def test_json_is_the_artifact(flags):
+def test_json_is_the_artifact():
     arguments = ["base.jsonl", "better.jsonl", "--baseline", "better", "--seed", "3", "--per-user", "--quiet"]
-    printed = json.loads(output(*arguments, *flags, "--out", "metrics/eval.json"))
+    printed = json.loads(output(*arguments, "--json", "--out", "metrics/eval.json"))
     assert printed == json.loads(Path("metrics/eval.json").read_text())
     metrics = read_metrics(Path("metrics/eval.json"))
     assert (metrics.task, metrics.count, metrics.user_count, metrics.baseline) == (
@@ -153,11 +153,24 @@ def test_convert_to_lamp_without_references():
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "wrote theirs.json\n")
     golds = [{"id": "a", "output": "5"}, {"id": "b", "output": "3"}]
     assert json.loads(Path("theirs.json").read_text()) == {"task": "LaMP_2M", "golds": golds}
+    again = run("ours.jsonl", "--write-lamp", "theirs.json", task="movie_tagging")
+    assert (again.exit_code, again.stdout, again.stderr) == (0, "", "theirs.json is finished already\n")
+    Path("theirs.json").write_text("mine")
+    message = "error: theirs.json: already exists\n  Use --force to replace it.\n"
+    assert error("ours.jsonl", "--write-lamp", "theirs.json", task="movie_tagging") == (2, message)
+    assert output("ours.jsonl", "--write-lamp", "other.json", "--dry-run", task="movie_tagging") == ""
+    assert not Path("other.json").exists()
 
 
 def test_the_task_comes_from_the_files_and_must_be_one():
     provenance = Provenance(command="predict", settings={}, seed=0)
-    info = PredictionsInfo(task="product_rating", model_label="base", count=4, provenance=provenance)
+    info = PredictionsInfo(
+        task="product_rating",
+        model_label="base",
+        count=4,
+        sha256=digest_file(Path("base.jsonl")),
+        provenance=provenance,
+    )
     write_info(Path("base.jsonl"), info)
     assert json.loads(output("base.jsonl", "--json", task=None))["systems"]["base"]["model_label"] == "base"
     code, message = error("base.jsonl", task="news_headline")
@@ -276,6 +289,8 @@ def test_ids_that_several_users_share_need_their_users():
         ),
         (["base.jsonl", "--out", "base.jsonl"], "product_rating", 2, "error: base.jsonl: already exists\n"),
         (["base.jsonl", "--resamples", "-1"], "product_rating", 2, "--resamples"),
+        (["base.jsonl", "--format", "json"], "product_rating", 2, "--format"),
+        (["base.jsonl", "--format", "csv", "--json"], "product_rating", 2, "error: --format and --json: give one\n"),
         ([], "product_rating", 2, "PREDICTIONS"),
     ],
 )

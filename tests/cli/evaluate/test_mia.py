@@ -239,7 +239,9 @@ def test_sharers_without_held_out_items(walked: Shell, tmp_path: Path) -> None:
 
 
 def test_few_items_and_attacks(shell: Shell) -> None:
-    found = run(shell, "--recipes recipes-retrieve --limit 1 --attacks min-k,loss-sum --name few --protocol published")
+    found = run(
+        shell, "--recipes recipes-retrieve --max-items 1 --attacks min-k,loss-sum --name few --protocol published"
+    )
     system = found["systems"]["retrieve"]["protocols"]
     assert list(system) == ["published"] and list(system["published"]["attacks"]) == ["loss-sum", "min-k"]
     rows = read_scores(shell.root / "mia" / "few.json")
@@ -254,7 +256,8 @@ def test_the_same_command_writes_the_same_bytes_and_a_stopped_one_goes_on(
     assert shell(line).exit_code == 0
     before = {path.name: path.read_bytes() for path in (shell.root / "mia").iterdir()}
     again = shell(line)
-    assert "done already" in again.stderr
+    assert "mia/one.json is finished already" in again.stderr
+    assert {path.name: path.read_bytes() for path in (shell.root / "mia").iterdir()} == before
     append = Journal.append
     calls = []
 
@@ -278,9 +281,9 @@ def test_the_same_command_writes_the_same_bytes_and_a_stopped_one_goes_on(
 
 def test_other_settings_need_force(shell: Shell) -> None:
     assert shell(f"{CHEAP} --recipes recipes-retrieve --name one").exit_code == 0
-    message = refused(shell(f"{CHEAP} --recipes recipes-retrieve --name one --limit 1"), DATA)
+    message = refused(shell(f"{CHEAP} --recipes recipes-retrieve --name one --max-items 1"), DATA)
     assert "limit None -> 1" in message
-    assert shell(f"{CHEAP} --recipes recipes-retrieve --name one --limit 1 --force").exit_code == 0
+    assert shell(f"{CHEAP} --recipes recipes-retrieve --name one --max-items 1 --force").exit_code == 0
 
 
 def test_users_have_changed_since(shell: Shell) -> None:

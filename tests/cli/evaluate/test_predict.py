@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from shell import USAGE, refused
+
 
 def test_a_known_answer_does_not_shape_its_own_prompt(shell):
     """Articles are cut to fit, by as much with a long output beside the query as with none."""
@@ -19,3 +21,10 @@ def test_a_known_answer_does_not_shape_its_own_prompt(shell):
         assert "were cut from the left" in result.stderr
         answers.append((shell.root / "predictions" / "base.jsonl").read_bytes())
     assert answers[0] == answers[1]
+
+
+def test_one_model_answers(walked):
+    """Flags that may be repeated elsewhere name one model here."""
+    for line in ("--recipes recipes --recipes recipes", "--own oppu --own oppu"):
+        message = refused(walked(f"predict {line}"), USAGE)
+        assert message == f"{line.split()[0]}: choose one model\n"

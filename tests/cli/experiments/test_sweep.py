@@ -15,9 +15,8 @@ from shell import DATA, USAGE, Shell, refused
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.results import Result, read_results, verify_results
 from perpcs_cli.artifacts.sweep import read_sweep
-from perpcs_cli.cli import stepping
-from perpcs_cli.cli.experiments import sweep
-from perpcs_cli.steps.share import train_loras
+from perpcs_cli.experiments.sweeps import runner
+from perpcs_cli.model.training import train as training
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "configs" / "small.toml"
 LINE = "sweep small.toml --data synthetic.jsonl --out out --device cpu --dtype float32"
@@ -121,9 +120,7 @@ def test_what_cells_share_is_computed_once(done: Shell) -> None:
 
 
 def test_a_step_is_what_its_command_line_gives_by_hand(done: Shell, tmp_path: Path) -> None:
-    records = [
-        typed_files.read_json(path, stepping.Done) for path in (done.root / "out/steps").glob("*/step-predict-*")
-    ]
+    records = [typed_files.read_json(path, runner.Done) for path in (done.root / "out/steps").glob("*/step-predict-*")]
     record = next(record for record in records if "per-pcs" in record.command and "--retrieve" in record.command)
     line = " ".join([*record.command[:-1], str(tmp_path / "by-hand.jsonl")])
     assert done(line).exit_code == 0
@@ -178,7 +175,7 @@ def test_a_stopped_sweep_goes_on(at: str, done: Shell, tmp_path: Path, monkeypat
         write(path, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stepping.store, "write_json", stop)
+        patch.setattr(runner.typed_files, "write_json", stop)
         stopped = shell(LINE)
     assert len(stops) == 1
     assert stopped.exit_code != 0
@@ -204,7 +201,7 @@ def test_killed_inside_of_a_command_it_resumes_there(
     empty: Shell, done: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell = copied(empty, tmp_path)
-    train, calls = train_loras.train_loras, 0
+    train, calls = training.train, 0
 
     def twice(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
@@ -215,7 +212,7 @@ def test_killed_inside_of_a_command_it_resumes_there(
         return train(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_loras, "train_loras", twice)
+        patch.setattr(training, "train", twice)
         assert shell(f"{LINE} --experiment alpha").exit_code != 0
     (trained,) = (shell.root / "out/steps").glob("train-sharer-*")
     assert len(list((trained / "sharers").iterdir())) == 1
@@ -337,7 +334,7 @@ def test_every_source_counts_where_two_have_the_same_name(tmp_path: Path) -> Non
     def digest(first: str, second: str) -> str:
         for place, text in zip(places, (first, second), strict=True):
             typed_files.write_text(place, text)
-        return sweep._kit(asked, tmp_path, places, {}, {}).data_digest
+        return runner._kit(runner.Asked(EXAMPLE, asked, tmp_path, places, {}), {}).data_digest
 
     assert len({digest("x", "y"), digest("z", "y"), digest("x", "z"), digest("y", "x")}) == 4
 

@@ -74,7 +74,7 @@ def ratings(root: Path) -> Swept:
     swept.add("per-pcs", ["3", "2"], "sharers", select__strategy="random")
     swept.add("per-pcs", some(9, ["4", "2"], ["4", "3"]), "sharers", select__strategy="history-cluster")
     swept.add("prime", some(8, ["4", "2"], ["5", "2"]), "search")
-    swept.add("prime", ["5", "2"], "search", prime__sharers=2)
+    swept.add("prime", ["5", "2"], "search", prime__similar=2)
     swept.add("prime", some(8, ["4", "2"], ["4", "3"]), "search", prime__granularity="layer")
     return swept
 
@@ -232,9 +232,24 @@ def test_a_trade_off_plot(run, tmp_path) -> None:
     drawn = (tmp_path / "t.svg").read_text()
     for word in ("Non-personalized", "Per-PCs", "PriME", "α = 0", "AUC of membership inference"):
         assert f">{word}</text>" in drawn
-    assert "already exists" in run(line).stderr
+    again = run(line)
+    assert (again.exit_code, again.stdout) == (0, run(line.partition(" --plot")[0]).stdout)
+    assert f"{tmp_path}/t.svg is finished already" in again.stderr
+    (tmp_path / "t.svg").write_text("mine")
+    assert "already exists" in refused(run(line), USAGE)
+    assert (tmp_path / "t.svg").read_text() == "mine"
     done(run(line + " --force"))
     assert (tmp_path / "t.svg").read_text() == drawn
+    (tmp_path / "t.svg").unlink()
+    done(run(line + " --dry-run"))
+    assert not (tmp_path / "t.svg").exists()
+
+
+def test_summaries_are_found_in_directories(run, tmp_path) -> None:
+    leakage(tmp_path / "mia" / "one.json")
+    (tmp_path / "mia" / "one.jsonl").write_text("{}")
+    line = "ratings --like prime-4 --format csv --mia"
+    assert done(run(f"{line} {tmp_path}/mia")) == done(run(f"{line} mia.json"))
 
 
 def test_a_missing_file_stops_the_test_but_not_the_table(swept, tmp_path, monkeypatch) -> None:

@@ -75,7 +75,17 @@ def test_several_alphas_share_a_trace_and_have_directories_of_their_own(near: Sh
     header, rows = read_trace(near.root / "traces" / f"{target}.jsonl")
     assert front.sharers == header.sharers
     assert front.points[0].utility == max(row.utility for row in rows)
+    before = near.walk()
+    again = near(f"{line} --pareto front.json")
+    assert (again.exit_code, again.stdout) == (0, near(line).stdout)
+    assert near.walk() == before
+    several = named(near, PRIME).replace("--alpha 0.5", "--alpha 0,0.2,1.0,1e-05")
+    assert "already exists" in refused(near(f"{several} --pareto front.json"), USAGE)
+    other = refused(near(f"{line.replace('1e-05', '2')} --pareto front.json"), DATA)
+    assert "front.json: was made with other settings" in other
+    (near.root / "front.json").write_text("mine")
     assert "already exists" in refused(near(f"{line} --pareto front.json"), USAGE)
+    assert (near.root / "front.json").read_text() == "mine"
 
 
 def test_a_stopped_run_ends_as_one_that_was_not(near: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,10 +111,30 @@ def test_a_stopped_run_ends_as_one_that_was_not(near: Shell, monkeypatch: pytest
 
 
 def test_finished_users_are_skipped(near: Shell) -> None:
-    near(named(near, ONE))
+    first = near(named(near, ONE))
+    before = near.walk()
     again = near(named(near, ONE))
-    assert (again.exit_code, again.stdout) == (0, "")
-    assert "the recipes exist already" in again.stderr
+    assert (again.exit_code, again.stdout) == (0, first.stdout)
+    assert again.stderr == "1 of 1 recipes are finished already\n"
+    assert near.walk() == before
+
+
+@pytest.mark.parametrize("change", ["gone", "--metric rouge-1"])
+def test_a_finished_recipe_needs_no_trace(near: Shell, change: str) -> None:
+    near(named(near, ONE))
+    if change == "gone":
+        shutil.rmtree(near.root / "traces")
+    else:
+        assert near(named(near, f"{ONE} {change} --out other --force")).exit_code == 0
+    before = near.walk()
+    again = near(named(near, f"{ONE} --json"))
+    (found,) = json.loads(again.stdout)
+    assert (found["state"], found["alpha"], found["reward"]) == ("finished", 0.5, None)
+    assert near.walk() == before
+    # What the trace would have to tell is refused, not made up.
+    message = refused(near(named(near, f"{ONE} --pareto front.json")), DATA)
+    assert ("no such file" if change == "gone" else "was made with other settings") in message
+    assert not (near.root / "front.json").exists()
 
 
 def test_the_same_command_writes_the_same_recipe(near: Shell) -> None:
@@ -197,9 +227,9 @@ def test_nevergrad_is_missing(near: Shell, monkeypatch: pytest.MonkeyPatch) -> N
     ("flags", "words"),
     [
         ("--optimizer sgd", "'sgd'"),
-        ("--sharers 30", "30 sharers are asked for"),
+        ("--similar 30", "30 sharers are asked for"),
         ("--alpha high", "not numbers separated by commas: 'high'"),
-        ("--alpha -1", "prime.alpha must be one or more numbers from 0"),
+        ("--alpha -1", "prime.alpha must be at least 0, and is -1.0"),
         ("--alpha nan", "prime.alpha must be"),
         ("--bounds 1,2", "prime.bounds must be a range around 0"),
         ("--bounds 1,2,3", "bounds"),

@@ -74,9 +74,9 @@ def test_a_sharer_gives_only_what_it_shares(near: Shell) -> None:
 
 
 def test_recipes_that_exist(near: Shell) -> None:
-    near("retrieve --similar 2")
+    first = near("retrieve --similar 2")
     again = near("retrieve --similar 2")
-    assert (again.stdout, "2 of 2 recipes exist already" in again.stderr) == ("", True)
+    assert (again.stdout, "2 of 2 users are finished already" in again.stderr) == (first.stdout, True)
     assert "was made with other settings: top_k 2 -> 3" in refused(near("retrieve --similar 3"), DATA)
     assert near("retrieve --similar 3 --force").stdout.count("3 sharers") == 2
 
@@ -86,6 +86,7 @@ def test_recipes_that_exist(near: Shell) -> None:
     [
         ("retrieve --similar 30", USAGE, "30 sharers are asked for, and there are"),
         ("retrieve --temperature 0", USAGE, "the temperature must be above 0"),
+        ("retrieve --temperature nan", USAGE, "the temperature must be above 0, and is nan"),
         ("retrieve --weights best", USAGE, "'best'"),
         ("retrieve --embeddings none.safetensors", DATA, "there are no embeddings"),
     ],

@@ -122,7 +122,7 @@ def test_a_finished_private_sharer_is_recognized(private):
     again = run(private, f"{TRAIN} --dp-epsilon 8 --dp-delta 1e-4")
     assert "1 of 1 users are finished already" in again.stderr
     assert again.stdout == private.results["train"].stdout
-    assert "1 of 1 sharers have their gates already" in run(private, f"{GATE} --dp-epsilon 3").stderr
+    assert "1 of 1 sharers are finished already" in run(private, f"{GATE} --dp-epsilon 3").stderr
     other = private(named(private, f"{TRAIN} --dp-epsilon 7 --dp-delta 1e-4"))
     assert "was made with other settings: dp.epsilon 8.0 -> 7.0" in other.stderr
 
@@ -196,8 +196,13 @@ def test_a_delta_that_lets_an_item_be_given_away(shell):
 
 def test_a_dry_run_makes_no_secret(shell):
     (shell.root / SECRET).unlink(missing_ok=True)
-    run(shell, f"{TRAIN} --dp-epsilon 8 --dry-run")
-    assert not (shell.root / SECRET).exists()
+    for line in (
+        f"{TRAIN} --dp-epsilon 8",
+        "gate --plain --dp-epsilon 8 --out dp",
+        "pool build --pseudonymize --out p.json",
+    ):
+        assert "to do" in run(shell, f"{line} --dry-run").stdout
+        assert not (shell.root / SECRET).exists()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_they_go_on_and_never_mix(shell: Shell) -> None:
     first, second, *_ = shell.ids("candidate")
     assert shell(f"{GATE} --out other --user {first}").exit_code == 0
     again = shell(f"{GATE} --out other --user {first} --user {second}")
-    assert "1 of 2 sharers have their gates already" in again.stderr
+    assert "1 of 2 sharers are finished already" in again.stderr
     assert shell(f"train-sharer --plain --steps 1 --user {first} --force").exit_code == 0
     assert f"other/{first}: is another adapter" in refused(shell(f"{GATE} --out other --user {first}"), DATA)
     assert shell(f"{GATE} --out other --user {first} --force").exit_code == 0

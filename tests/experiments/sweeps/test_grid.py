@@ -69,7 +69,7 @@ def test_settings_are_a_layer_over_the_sweeps() -> None:
 CONCERNS: dict[tuple[str, Method], bool] = {
     ("settings.gate.lr", "per-pcs"): True,
     ("settings.gate.lr", "prime"): False,
-    ("settings.prime.sharers", "retrieval"): True,
+    ("settings.prime.similar", "retrieval"): True,
     ("settings.prime.budget", "retrieval"): False,
     ("settings.lora.rank", "adapted"): True,
     ("settings.lora.rank", "base"): False,

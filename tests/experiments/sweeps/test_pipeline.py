@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from perpcs_cli.cli.stepping import check_line, known_flags
 
 from perpcs_cli.artifacts.sweep import Experiment, Method, Sweep
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.inprocess import Shell
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.sweeps.grid import Cell, cells
 from perpcs_cli.experiments.sweeps.pipeline import Kit, Step, as_settings, pipeline
 from perpcs_cli.tasks.published_settings import published_settings
 
-KIT = Kit(Path("o"), ("d",), "digest", published_settings("news_headline", "per-pcs"), {"model": "m"}, known_flags())
+COMMANDS = Shell(Console(quiet=True))
+KIT = Kit(Path("o"), ("d",), "digest", published_settings("news_headline", "per-pcs"), {"model": "m"}, COMMANDS.flags())
 STEPS = {
     "adapt": {"plain": True},
     "train-sharer": {"plain": True},
@@ -109,13 +111,13 @@ def test_oppu_has_the_flags_of_train_sharer_unless_it_has_its_own() -> None:
 def test_the_commands_take_every_line(method: Method) -> None:
     given = {"select": {"strategy": "profile-cluster"}, "predict": {"with-profile": True, "retrieve": 1}}
     for step in pipeline(cell(method, given), KIT):
-        check_line(step)
+        COMMANDS.check(step.line)
 
 
 def test_a_value_that_no_command_takes_is_an_error() -> None:
     found = steps("base", {"split": {"targets": "many"}})
-    with pytest.raises(UsageError, match=r"perpcs split .*Invalid value for '--targets'"):
-        check_line(found["split"])
+    with pytest.raises(UsageError, match=r"Invalid value for '--targets'"):
+        COMMANDS.check(found["split"].line)
 
 
 def digests(method: Method, *arguments: Any, **settings: Any) -> dict[str, str]:
@@ -160,11 +162,11 @@ def test_a_flag_that_says_what_holds_without_it_changes_nothing(same: dict[str, 
 
 
 def test_a_flag_is_the_same_as_its_setting() -> None:
-    flagged = {"train-sharer": {"plain": True, "lr": 1e-4, "epochs": 2, "alpha": 16}}
+    flagged = {"train-sharer": {"plain": True, "lr": 1e-4, "epochs": 2, "lora-alpha": 16}}
     stored = {"train": {"lr": 1e-4, "epochs": 2}, "lora": {"alpha": 16}}
     # The adapter's shape is read by adapt too, whose flags do not say 16.
     assert (
-        steps("oppu", {**flagged, "adapt": {"plain": True, "alpha": 16}})["oppu"].digest
+        steps("oppu", {**flagged, "adapt": {"plain": True, "lora-alpha": 16}})["oppu"].digest
         == steps("oppu", **stored)["oppu"].digest
     )
 
@@ -181,7 +183,7 @@ def test_sharers_are_trained_once_for_all_selections() -> None:
 def test_searches_share_a_trace_where_it_does_not_depend_on_them() -> None:
     found = [
         steps("prime", {"prime": flags})["prime"]
-        for flags in ({"alpha": 0.2}, {"optimizer": "random"}, {"budget": 9}, {"sharers": 2}, {"recent": 3})
+        for flags in ({"alpha": 0.2}, {"optimizer": "random"}, {"budget": 9}, {"similar": 2}, {"recent": 3})
     ]
     assert len({step.product for step in found}) == 5
     assert [step.place == found[0].place for step in found] == [True, True, True, False, False]
@@ -220,8 +222,8 @@ def test_settings_that_cannot_be_name_the_cell() -> None:
 
 
 def test_flags_as_settings() -> None:
-    assert as_settings({"alpha": 2, "bounds": "-1,2", "sharers": 3, "merge": "factor"}, "prime") == (
-        {"prime": {"alpha": [2], "bounds": [-1.0, 2.0], "sharers": 3, "merge": "factor"}},
+    assert as_settings({"alpha": 2, "bounds": "-1,2", "similar": 3, "merge": "factor"}, "prime") == (
+        {"prime": {"alpha": [2], "bounds": [-1.0, 2.0], "similar": 3, "merge": "factor"}},
         {},
     )
     assert as_settings({"bounds": 2}, "prime") == ({"prime": {"bounds": [-2.0, 2.0]}}, {})
@@ -229,7 +231,7 @@ def test_flags_as_settings() -> None:
         {"prime": {"merge": "factor"}},
         {"weights": "uniform"},
     )
-    assert as_settings({"epochs": 2, "alpha": 4, "plain": True, "max-length": 64}, "adapt") == (
+    assert as_settings({"epochs": 2, "lora-alpha": 4, "plain": True, "max-length": 64}, "adapt") == (
         {"adapt": {"epochs": 2, "steps": None}, "lora": {"alpha": 4}, "max_length": 64},
         {"plain": True},
     )

@@ -12,13 +12,13 @@ from perpcs_cli.artifacts.settings import AssembleSettings
 from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.methods.per_pcs.assembly import (
     Assembler,
-    Group,
+    HistoryBatch,
     answer_positions,
     assemble,
     average,
     choose,
     gate_scores,
-    make_groups,
+    make_batches,
     normalize,
 )
 from perpcs_cli.model.engine.batching import Encoded, make_batch
@@ -172,22 +172,19 @@ def test_what_is_not_offered_is_never_chosen(changes):
     assert choose(torch.full((5,), -torch.inf), settings(**changes), seeded()) == []
 
 
-def test_groups_and_average(tiny):
+def test_batches_and_average(tiny):
     rows = random_rows(tiny, [(3, 2)] * 5)
-    groups = make_groups("u", rows, 2)
-    assert [(g.user_id, g.number, len(g.rows)) for g in groups] == [("u", 0, 2), ("u", 1, 2), ("u", 2, 1)]
-    assert [row for group in groups for row in group.rows] == rows
+    batches = make_batches("u", rows, 2)
+    assert [(b.user_id, b.number, len(b.rows)) for b in batches] == [("u", 0, 2), ("u", 1, 2), ("u", 2, 1)]
+    assert [row for batch in batches for row in batch.rows] == rows
     parts = [{"m": [(2, 1.0)]}, {"m": [(0, 0.25), (2, 0.75)]}, {"m": []}]
     assert average(parts) == {"m": approx([(0, 0.25 / 3), (2, 1.75 / 3)])}
-
-
-# Assembly on the tiny model
 
 
 LENGTHS = [(8, 3), (5, 2), (11, 4)]
 
 
-def naive(base, pool, group, wanted):
+def naive(base, pool, batch, wanted):
     """{linear layer: mix}: capture a layer's input in a model with the pieces chosen so far merged into its weights,
     score by the equations in float64, choose the top k, merge, go on."""
     sharers = [random_pieces(base, seed) for seed in range(len(pool.ids))]
@@ -198,7 +195,7 @@ def naive(base, pool, group, wanted):
         seen = []
         model.get_submodule(module).register_forward_hook(lambda _, inputs, out, seen=seen: seen.append(inputs[0][0]))
         scores = torch.zeros(len(sharers), dtype=torch.float64)
-        for row in group.rows:
+        for row in batch.rows:
             with torch.inference_mode():
                 model(input_ids=torch.tensor([row.prompt + row.answer]))
             first = len(row.prompt) - (wanted.scoring == "published")
@@ -207,7 +204,7 @@ def naive(base, pool, group, wanted):
                 g = by_hand(gates.read(module)[sharer], wanted.scoring)
                 each = [float(by_hand(token, wanted.scoring) @ g) / math.sqrt(len(g)) for token in tokens]
                 total = sum(each) / len(each) if wanted.scoring == "published" else sum(each)
-                scores[sharer] += total / len(group.rows)
+                scores[sharer] += total / len(batch.rows)
         for sharer in range(len(sharers)):
             if module not in pool.shares(sharer):
                 scores[sharer] = -math.inf
@@ -217,8 +214,8 @@ def naive(base, pool, group, wanted):
     return chosen
 
 
-def run(base, pool, groups, wanted, seed=0):
-    return Assembler(base, pool, PieceCache(base, pool.adapter), wanted, seed).run(groups)
+def run(base, pool, batches, wanted, seed=0):
+    return Assembler(base, pool, PieceCache(base, pool.adapter), wanted, seed).run(batches)
 
 
 @pytest.fixture(scope="session")
@@ -228,9 +225,9 @@ def pool(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def groups(tiny):
+def batches(tiny):
     """One batch of each of two users."""
-    return [Group(user, 0, random_rows(tiny, LENGTHS, seed)) for user, seed in (("u", 1), ("v", 2))]
+    return [HistoryBatch(user, 0, random_rows(tiny, LENGTHS, seed)) for user, seed in (("u", 1), ("v", 2))]
 
 
 def assert_same(found, expected, abs=1e-4):
@@ -241,63 +238,63 @@ def assert_same(found, expected, abs=1e-4):
 
 @pytest.mark.parametrize("merge", ["product", "factor"])
 @pytest.mark.parametrize("scoring", SCORINGS)
-def test_assembly_is_merging_layer_after_layer(tiny, pool, groups, scoring, merge):
+def test_assembly_is_merging_layer_after_layer(tiny, pool, batches, scoring, merge):
     wanted = settings(scoring=scoring, merge=merge)
-    found = run(tiny, pool, groups, wanted)
-    for weights, group in zip(found, groups, strict=True):
-        assert_same(weights, naive(tiny, pool, group, wanted))
+    found = run(tiny, pool, batches, wanted)
+    for weights, batch in zip(found, batches, strict=True):
+        assert_same(weights, naive(tiny, pool, batch, wanted))
 
 
-def test_users_in_one_pass_are_the_users_alone(tiny, pool, groups):
-    together = run(tiny, pool, groups, settings())
+def test_users_in_one_pass_are_the_users_alone(tiny, pool, batches):
+    together = run(tiny, pool, batches, settings())
     assert [sorted(s for s, _ in together[0][m]) for m in tiny.targets] != [
         sorted(s for s, _ in together[1][m]) for m in tiny.targets
     ]
-    for weights, group in zip(together, groups, strict=True):
-        assert_same(weights, run(tiny, pool, [group], settings())[0])
+    for weights, batch in zip(together, batches, strict=True):
+        assert_same(weights, run(tiny, pool, [batch], settings())[0])
 
 
-def test_early_pieces_change_later_scores(tiny, pool, groups):
+def test_early_pieces_change_later_scores(tiny, pool, batches):
     """Other pieces in the first layer (factor merge instead of product) leave its scores and change the last one's."""
-    product, factor = (run(tiny, pool, groups[:1], settings(merge=merge))[0] for merge in ("product", "factor"))
+    product, factor = (run(tiny, pool, batches[:1], settings(merge=merge))[0] for merge in ("product", "factor"))
     modules = list(tiny.targets)
     for same in modules[:3]:
         assert product[same] == factor[same]
     assert product[modules[-1]] != approx(factor[modules[-1]], abs=1e-3)
 
 
-def test_pieces_that_are_not_shared_are_never_used(tiny, groups, tmp_path):
+def test_pieces_that_are_not_shared_are_never_used(tiny, batches, tmp_path):
     half = write_pool(tmp_path, tiny, 5, share_ratio=0.5)
     wanted = settings(top_k=5)
-    found = run(tiny, half, groups[:1], wanted)[0]
+    found = run(tiny, half, batches[:1], wanted)[0]
     for module, mix in found.items():
         assert sorted(s for s, _ in mix) == [s for s in range(5) if module in half.shares(s)]
-    assert_same(found, naive(tiny, half, groups[0], wanted))
+    assert_same(found, naive(tiny, half, batches[0], wanted))
 
 
-def test_a_pool_that_shares_nothing_gives_the_base(tiny, groups, tmp_path):
+def test_a_pool_that_shares_nothing_gives_the_base(tiny, batches, tmp_path):
     nothing = write_pool(tmp_path, tiny, 2, share_ratio=0.0)
-    assert run(tiny, nothing, groups[:1], settings()) == [{module: [] for module in tiny.targets}]
+    assert run(tiny, nothing, batches[:1], settings()) == [{module: [] for module in tiny.targets}]
 
 
-def test_scores_that_are_no_numbers_are_an_error(tiny, pool, groups):
+def test_scores_that_are_no_numbers_are_an_error(tiny, pool, batches):
     """As where float16 overflows: they must not become a recipe without pieces."""
     with pytest.raises(DataError, match="u: a history example has no answer"):
-        run(tiny, pool, [Group("u", 0, random_rows(tiny, [(4, 2), (4, 0)]))], settings())
+        run(tiny, pool, [HistoryBatch("u", 0, random_rows(tiny, [(4, 2), (4, 0)]))], settings())
     embedding = tiny.model.get_input_embeddings()
     handle = embedding.register_forward_hook(lambda _, inputs, output: output * torch.inf)
     with pytest.raises(PerpcsError, match=r"the gate scores of '.*layers\.0.*q_proj' are not finite"):
-        run(tiny, pool, groups, settings())
+        run(tiny, pool, batches, settings())
     handle.remove()
 
 
-def test_sampling_depends_on_seed_user_and_batch_alone(tiny, pool, groups):
+def test_sampling_depends_on_seed_user_and_batch_alone(tiny, pool, batches):
     drawn = settings(sample=True, top_k=2, sample_from=5, temperature=5.0)
 
     def picks(weights):
         return [[sharer for sharer, _ in mix] for mix in weights.values()]
 
-    same = [Group(user, number, groups[0].rows) for user, number in (("u", 0), ("u", 1), ("v", 0))]
+    same = [HistoryBatch(user, number, batches[0].rows) for user, number in (("u", 0), ("u", 1), ("v", 0))]
     first, second, third = (picks(weights) for weights in run(tiny, pool, same, drawn))
     assert first != second != third != first
     assert picks(run(tiny, pool, same[2:], drawn)[0]) == third
@@ -307,10 +304,10 @@ def test_sampling_depends_on_seed_user_and_batch_alone(tiny, pool, groups):
 def test_assemble_averages_a_users_batches_and_reports_once(tiny, pool):
     """One pass for each batch, or all in one: the same recipes."""
     history = {"u": random_rows(tiny, [(6, 2)] * 5, 1), "v": random_rows(tiny, [(9, 3)] * 2, 2)}
-    batches = [group for user, rows in history.items() for group in make_groups(user, rows, 2)]
+    batches = [batch for user, rows in history.items() for batch in make_batches(user, rows, 2)]
     assembler = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(), 0)
     expected = {
-        user: average([assembler.run([group])[0] for group in batches if group.user_id == user]) for user in history
+        user: average([assembler.run([batch])[0] for batch in batches if batch.user_id == user]) for user in history
     }
     for budget in (1, 50, 10_000):
         told = []

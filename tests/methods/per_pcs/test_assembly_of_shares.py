@@ -15,7 +15,7 @@ from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.pools.build import build_pool
 from perpcs_cli.artifacts.pools.pseudonyms import Copies, copies_root
 from perpcs_cli.artifacts.settings import AssembleSettings
-from perpcs_cli.methods.per_pcs.assembly import Assembler, assemble, make_groups
+from perpcs_cli.methods.per_pcs.assembly import Assembler, assemble, make_batches
 from perpcs_cli.methods.prime.weight_space import make_space
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.loading.base import Base
@@ -75,7 +75,7 @@ def test_assembly_never_uses_a_withheld_piece(
         used: list[tuple[int, str]] = []
         assemble(
             Assembler(tiny, pool, PieceCache(tiny, adapter), chosen, seed),
-            make_groups("u", random_rows(tiny, [(5, 2), (3, 3), (4, 2)], seed), 2),
+            make_batches("u", random_rows(tiny, [(5, 2), (3, 3), (4, 2)], seed), 2),
             batch_tokens=4096,
             done=lambda user, weights: used.extend((s, m) for m, mix in weights.items() for s, _ in mix),
         )

@@ -11,7 +11,7 @@ from helpers import provenance
 
 from perpcs_cli.artifacts.embeddings import Embeddings, EmbeddingsCard
 from perpcs_cli.errors import DataError, UsageError
-from perpcs_cli.methods.per_pcs.similarity import Neighbour, cosine, nearest, weigh
+from perpcs_cli.methods.per_pcs.similarity import Neighbour, nearest, weigh
 
 VECTORS = {"u": [1.0, 0.0], "near": [2.0, 0.2], "far": [-1.0, 0.0], "twin": [4.0, 0.4], "zero": [0.0, 0.0]}
 
@@ -22,8 +22,9 @@ def embeddings(vectors: dict[str, list[float]] = VECTORS) -> Embeddings:
 
 
 def test_cosine_by_hand() -> None:
-    vector, matrix = torch.tensor([3.0, 4.0]).double().numpy(), torch.tensor([[4.0, 3.0], [0.0, 0.0]]).double().numpy()
-    assert cosine(vector, matrix).tolist() == pytest.approx([24 / 25, 0.0])
+    found = nearest(embeddings({"u": [3.0, 4.0], "a": [4.0, 3.0], "zero": [0.0, 0.0]}), "u", ["a", "zero"], 2)
+    assert [one.user_id for one in found] == ["a", "zero"]
+    assert [one.similarity for one in found] == pytest.approx([24 / 25, 0.0])
 
 
 def test_the_nearest_come_first_and_ties_go_by_id() -> None:

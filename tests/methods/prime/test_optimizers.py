@@ -23,7 +23,7 @@ OPTIMIZERS = [
 
 
 def settings(**changes) -> PrimeSettings:
-    return PrimeSettings(**{"sharers": 3, "budget": 50, "data_fraction": 1.0, **changes})
+    return PrimeSettings(**{"similar": 3, "budget": 50, "data_fraction": 1.0, **changes})
 
 
 def run(chosen: PrimeSettings, seed: int = 1, target: np.ndarray = PLANTED) -> list[tuple[list[float], float]]:

@@ -76,7 +76,7 @@ def target(tiny: Base) -> Target:
 
 
 def settings(**changes) -> PrimeSettings:
-    return PrimeSettings(**{"sharers": 3, "budget": 35, "data_fraction": 1.0, "alpha": ALPHAS, **changes})
+    return PrimeSettings(**{"similar": 3, "budget": 35, "data_fraction": 1.0, "alpha": ALPHAS, **changes})
 
 
 def run(evaluator: Evaluator, **changes) -> list[Choice]:

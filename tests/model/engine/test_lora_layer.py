@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import TARGETS, MemoryAdapter, load_base, merged, random_pieces, random_rows
 
-from perpcs_cli.model.engine.batching import Encoded, make_batch
+from perpcs_cli.model.engine.batching import make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached, update
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
@@ -28,7 +28,7 @@ def random_recipes(base, count, sharers, seed=0):
 
 
 def in_memory(base, count):
-    """(pieces of some sharers, a bank that holds them)."""
+    """(pieces of some sharers, a cache that holds them)."""
     pieces = [random_pieces(base, seed) for seed in range(count)]
     adapters = [MemoryAdapter(some) for some in pieces]
     return pieces, PieceCache(base, lambda index: adapters[index])
@@ -90,11 +90,11 @@ def test_gates_scale_each_token_and_piece():
 def test_mixed_batch_equals_merged_weights(model_dir, family, merge):
     """Rows of different recipes and lengths, padded together, equal each row alone in a model with merged weights."""
     base = load_base(str(model_dir(family)), targets=TARGETS, device="cpu", dtype="float32")
-    sharers, bank = in_memory(base, 4)
+    sharers, cache = in_memory(base, 4)
     recipes = random_recipes(base, 3, 4)
     rows = random_rows(base, [(9, 0), (20, 0), (5, 0), (13, 0)])
     which = [0, 1, 2, 1]
-    found = last_logits(base, rows, RecipeRouter(bank, recipes), which, merge)
+    found = last_logits(base, rows, RecipeRouter(cache, recipes), which, merge)
     for index, row in enumerate(rows):
         expected = last_logits(merged(base, sharers, recipes[which[index]], merge), [row])
         close(found[index], expected[0])
@@ -122,12 +122,12 @@ def test_right_padding_changes_nothing(tiny):
 
 
 def test_one_sharer_at_weight_one_is_that_sharer(tiny):
-    sharers, bank = in_memory(tiny, 2)
+    sharers, cache = in_memory(tiny, 2)
     one = {module: [(1, 1.0)] for module in tiny.targets}
     row = random_rows(tiny, [(12, 0)])
     for merge in ("product", "factor"):
         close(
-            last_logits(tiny, row, RecipeRouter(bank, [one]), [0], merge), last_logits(merged(tiny, sharers, one), row)
+            last_logits(tiny, row, RecipeRouter(cache, [one]), [0], merge), last_logits(merged(tiny, sharers, one), row)
         )
 
 
@@ -200,35 +200,3 @@ def test_dropout_drops_the_input_of_the_pieces_alone(tiny):
         assert torch.equal(tiny.model(**inputs).logits[:, -1], last_logits(tiny, row))
     with torch.inference_mode(), attached(tiny, one, dropout=0.5):
         assert not torch.allclose(tiny.model(**inputs).logits[:, -1], last_logits(tiny, row, one, [0]))
-
-
-def test_the_bank_reads_a_piece_once_and_only_if_it_is_used(tiny):
-    adapters = [MemoryAdapter(random_pieces(tiny, seed)) for seed in range(3)]
-    bank = PieceCache(tiny, lambda index: adapters[index])
-    first, second, *_ = tiny.targets
-    recipes = RecipeRouter(bank, [{first: [(0, 1.0), (1, 0.0)]}, {second: [(2, 0.5)], first: [(2, 0.5)]}])
-    rows = [Encoded("", [5, 6, 7], [])] * 2
-    for which in ([0, 0], [0, 1], [1, 0]):
-        last_logits(tiny, rows, recipes, which)
-    assert [sorted(adapter.reads) for adapter in adapters] == [[first], [], sorted([first, second])]
-
-
-def test_a_full_bank_forgets_what_was_not_used_for_longest(tiny, monkeypatch):
-    adapters = [MemoryAdapter(random_pieces(tiny, seed)) for seed in range(3)]
-    module = next(iter(tiny.targets))
-    size = sum(factor.nbytes for factor in adapters[0].piece(module))
-    adapters[0].reads.clear()
-    monkeypatch.setattr("perpcs_cli.model.pieces.CACHE_BYTES", 2 * size)
-    bank = PieceCache(tiny, lambda index: adapters[index])
-    for used in ([0], [1], [0], [2], [0], [1]):
-        bank.stack(module, used)
-    assert [len(adapter.reads) for adapter in adapters] == [1, 2, 1]
-
-
-def test_the_bank_folds_the_scale_into_b(tiny):
-    pieces = random_pieces(tiny, 0)
-    module = next(iter(tiny.targets))
-    bank = PieceCache(tiny, lambda index: MemoryAdapter(pieces, scale=2.0 + index))
-    a, b = bank.stack(module, [0, 1])
-    assert torch.equal(a, torch.cat([pieces[module][0]] * 2))
-    assert torch.equal(b, torch.cat([2 * pieces[module][1], 3 * pieces[module][1]], dim=1))

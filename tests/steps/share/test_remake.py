@@ -9,7 +9,7 @@ import pytest
 import typer
 from helpers import provenance
 
-from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.artifacts.pools.revocation import Lost
 from perpcs_cli.cli.main import app
 from perpcs_cli.steps.share.remake import command_line
 from perpcs_cli.tasks.published_settings import published_settings
@@ -25,11 +25,13 @@ ASSEMBLE = {"top_k": 3, "batch_size": 16, "top_p": None, "sample": True, "merge"
 BASE = {"task": "movie_tagging", "max_length": 512}
 
 
-def recipe(method: str, settings: dict[str, object]) -> Recipe:
+def lost(method: str, settings: dict[str, object], directory: Path = Path("r")) -> Lost:
     origin = msgspec.structs.replace(provenance(seed=7), settings={**BASE, **settings})
-    return Recipe(
-        user_id="u1", method=method, merge="product", pool="", sharers=(), weights={"*": [[]]}, provenance=origin
-    )
+    return Lost(path=str(directory / "u1.json"), user_id="u1", method=method, provenance=origin)
+
+
+def line_of(one: Lost, sharers: int) -> tuple[str, ...]:
+    return command_line(one, Path("w"), Path("w/pool.json"), sharers)
 
 
 def parses(line: tuple[str, ...]) -> dict[str, object]:
@@ -39,26 +41,25 @@ def parses(line: tuple[str, ...]) -> dict[str, object]:
 
 @pytest.mark.parametrize(("shown", "flags"), SHOWN)
 def test_assemble(tmp_path: Path, shown: dict[str, object], flags: list[str]) -> None:
-    made = recipe("per-pcs", {"assemble": ASSEMBLE, "prompts": shown})
-    line = command_line(made, tmp_path / "r" / "u1.json", ["--workspace", "w"], 2)
-    begin = f"assemble --workspace w --user u1 --out {tmp_path}/r --task movie_tagging --seed 7 --max-length 512"
-    settings = "--top-k=2 --batch-size=16 --sample --merge=factor --temperature=0.5"
-    assert line == (*begin.split(), *settings.split(), *flags)
+    line = line_of(lost("per-pcs", {"assemble": ASSEMBLE, "prompts": shown}, tmp_path / "r"), 2)
+    begin = f"assemble --workspace w --pool w/pool.json --user u1 --out {tmp_path}/r"
+    settings = "--task=movie_tagging --max-length=512 --seed=7"
+    section = "--top-k=2 --batch-size=16 --sample --merge=factor --temperature=0.5"
+    assert line == (*begin.split(), *settings.split(), *section.split(), *flags)
     found = parses(line)
     assert (found["top_k"], found["sample"], found["seed"], found["user"]) == (2, True, 7, ["u1"])
 
 
-def test_prime_and_retrieve(tmp_path: Path) -> None:
+def test_prime_and_retrieve() -> None:
     published = published_settings("movie_tagging", "prime")["prime"]
     settings = {**published, "bounds": [-1.5, 1.5], "popsize": None, "granularity": "layer"}
-    made = recipe("prime", {"prime": settings, "alpha": 0.2, "prompts": SHOWN[2][0]})
-    found = parses(command_line(made, tmp_path / "u1.json", [], 9))
+    found = parses(line_of(lost("prime", {"prime": settings, "alpha": 0.2, "prompts": SHOWN[2][0]}), 9))
     assert (found["alpha"], found["bounds"], found["granularity"]) == ("0.2", "-1.5,1.5", "layer")
-    assert (found["sharers"], found["retrieve"], found["with_profile"]) == (published["sharers"], 2, True)
-    made = recipe("retrieve", {"weights": "softmax", "top_k": 5, "temperature": 1.0, "merge": "product", "mix": {}})
-    found = parses(command_line(made, tmp_path / "u1.json", [], 4))
-    assert (found["top_k"], found["weights"], found["temperature"]) == (4, "softmax", 1.0)
+    assert (found["similar"], found["retrieve"], found["with_profile"]) == (published["similar"], 2, True)
+    retrieved = {"weights": "softmax", "top_k": 5, "temperature": 1.0, "merge": "product", "mix": {}}
+    found = parses(line_of(lost("retrieve", retrieved), 4))
+    assert (found["similar"], found["weights"], found["temperature"]) == (4, "softmax", 1.0)
 
 
 def test_nobody_is_left() -> None:
-    assert command_line(recipe("per-pcs", {}), Path("u1.json"), [], 0) == ()
+    assert line_of(lost("per-pcs", {}), 0) == ()

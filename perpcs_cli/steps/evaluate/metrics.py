@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Unit = Literal["users", "examples"]
 
 
-def evaluate(
+def evaluate_predictions(
     predictions: Mapping[str, Path],
     places: Places,
     who: Who = EVERYONE,
@@ -101,7 +101,16 @@ def evaluate(
     return result
 
 
-def convert(predictions: Mapping[str, Path], places: Places, path: Path, *, task: str | None, force: bool) -> None:
+def write_lamp(
+    predictions: Mapping[str, Path],
+    places: Places,
+    path: Path,
+    *,
+    task: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    report: Report = SILENT,
+) -> None:
     """Write the one predictions file in LaMP's format to `path`."""
     from perpcs_cli.artifacts.labels import Gold, Labels, write_labels
     from perpcs_cli.methods.statistics.comparison import read_answers
@@ -118,9 +127,11 @@ def convert(predictions: Mapping[str, Path], places: Places, path: Path, *, task
 
     def make() -> bool:
         write_labels(path, labels)
+        report.note(f"wrote {path}")
         return True
 
-    run_one(Output(path.stem, path, same_bytes(path, typed_files.json_bytes(labels))), make, force=force)
+    output = Output(path.stem, path, same_bytes(path, typed_files.json_bytes(labels)))
+    run_one(output, make, force=force, dry_run=dry_run, report=report)
 
 
 def _settings(places: Places, task: str | None, seed: int | None) -> Settings | None:

@@ -1,0 +1,79 @@
+"""Typed JSON and JSONL: what is written is read back, and what is broken is named."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.errors import DataError
+
+
+class Thing(msgspec.Struct, tag_field="format", tag="perpcs.thing/1", forbid_unknown_fields=True):
+    name: str
+    size: int = 0
+
+
+class Row(msgspec.Struct):
+    id: int
+
+
+def test_json_round_trip(tmp_path):
+    typed_files.write_json(tmp_path / "a.json", Thing("é", 2))
+    assert (tmp_path / "a.json").read_text() == '{\n "format": "perpcs.thing/1",\n "name": "é",\n "size": 2\n}\n'
+    assert typed_files.read_json(tmp_path / "a.json", Thing) == Thing("é", 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b'{"format": "perpcs.thing/2", "name": "a"}',
+            "expected the format 'perpcs.thing/1' and found 'perpcs.thing/2",
+        ),
+        (b'{"name": "a"}', "found None"),
+        (b"[]", "found None"),
+        (b'{"format": "perpcs.thing/1"', "not valid JSON"),
+        (b'{"format": "perpcs.thing/1", "name": "\xff"}', "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b'{"format": "perpcs.thing/1"}', "missing required field `name`"),
+        (b'{"format": "perpcs.thing/1", "name": "a", "colour": 1}', "unknown field `colour`"),
+        (b'{"format": "perpcs.thing/1", "name": "a", "size": "2"}', r"Expected `int`, got `str` - at `\$.size`"),
+    ],
+)
+def test_broken_json(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        typed_files.read_json(tmp_path / "a.json", Thing)
+    assert caught.value.where == str(tmp_path / "a.json")
+
+
+def test_a_missing_file_and_a_directory(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        typed_files.read_json(tmp_path / "a.json", Thing)
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        typed_files.read_bytes(tmp_path)
+
+
+def test_jsonl_names_the_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    typed_files.write_jsonl(path, [Row(1), Row(2)])
+    assert path.read_text() == '{"id":1}\n{"id":2}\n'
+    path.write_text('{"id":1}\n\n{"id":"x"}\n')
+    with pytest.raises(DataError) as caught:
+        typed_files.read_jsonl(path, Row)
+    assert caught.value.where == f"{path}, line 3"
+
+
+def test_a_failing_generator_leaves_the_old_rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    typed_files.write_jsonl(path, [Row(1)])
+
+    def rows():
+        yield Row(2)
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        typed_files.write_jsonl(path, rows())
+    assert typed_files.read_jsonl(path, Row) == [Row(1)]
+    assert list(tmp_path.iterdir()) == [path]

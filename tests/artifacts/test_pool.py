@@ -1,0 +1,85 @@
+"""Manifests: checked when they are opened, and what they list when it is used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import edit_json, edit_tensor
+
+from perpcs_cli.artifacts.adapter import PREFIX, WEIGHTS
+from perpcs_cli.artifacts.pool import check_base, check_layers, gates_path, open_pool
+from perpcs_cli.errors import DataError
+
+
+def test_no_pool(tmp_path):
+    with pytest.raises(DataError, match="there is no pool") as caught:
+        open_pool(tmp_path / "pool.json")
+    assert "perpcs pool build" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": "../outside"}, "leaves its directory"),
+        ({"path": "/etc"}, "leaves its directory"),
+        ({"user_id": "../x"}, "cannot name a file"),
+        ({"user_id": "s1"}, "listed twice"),
+        ({"shared": [0, 8]}, "shares a piece that is not in the list"),
+        ({"shared": [-1]}, "shares a piece that is not in the list"),
+        ({"colour": "red"}, "unknown field `colour`"),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_was_edited(pool, changes, message):
+    sharers = json.loads(pool.path.read_text())["sharers"]
+    edit_json(pool.path, sharers=[{**sharers[0], **changes}, *sharers[1:]])
+    with pytest.raises(DataError, match=message):
+        open_pool(pool.path)
+
+
+def test_a_link_that_leads_out(pool, root, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    shutil.move(root / "sharers" / "s1", outside / "s1")
+    (root / "sharers" / "s1").symlink_to(outside / "s1")
+    with pytest.raises(DataError, match="leaves its directory"):
+        open_pool(pool.path)
+
+
+def test_a_changed_adapter_is_noticed_when_it_is_used(tiny, pool, root):
+    weights = root / "sharers" / "s1" / WEIGHTS
+    edit_tensor(weights, f"{PREFIX}{next(iter(tiny.targets))}.lora_A.weight", torch.zeros(4, 64))
+    opened = open_pool(pool.path)
+    opened.adapter(0)
+    with pytest.raises(DataError, match="the adapter of 's1' has changed since the pool was built"):
+        opened.adapter(1)
+
+
+def test_changed_or_missing_gates(pool):
+    path = gates_path(pool.path)
+    edit_tensor(path, pool.modules[0], torch.zeros(len(pool.ids), 64))
+    with pytest.raises(DataError, match="missing or have changed"):
+        pool.gates()
+    path.unlink()
+    with pytest.raises(DataError, match="missing or have changed"):
+        pool.gates()
+
+
+def test_a_manifest_with_a_sharer_less_than_gates(pool):
+    """Gates are found by position, so that a shorter list of sharers would give them to the wrong ones."""
+    edit_json(pool.path, sharers=json.loads(pool.path.read_text())["sharers"][1:])
+    with pytest.raises(DataError, match=r"the gates of .* have shape \[3, 64\], not \[2, 64\]"):
+        open_pool(pool.path).gates()
+
+
+def test_the_base_is_checked(tiny, pool):
+    check_base(pool, tiny.fingerprint, "tiny")
+    check_layers(pool, tiny.shapes)
+    with pytest.raises(DataError, match="built on another base model or task adapter"):
+        check_base(pool, "0" * 64, "tiny")
+    first, *others = tiny.targets
+    for layers in ({**tiny.shapes, "x": (1, 1)}, {m: tiny.shapes[m] for m in others}, {**tiny.shapes, first: (1, 1)}):
+        with pytest.raises(DataError, match="the pool's pieces and the model's target layers differ"):
+            check_layers(pool, layers)
