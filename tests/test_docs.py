@@ -24,11 +24,11 @@ PLACES = [ROOT / "README.md", *PAGES, *sorted((ROOT / "examples").glob("*.sh"))]
 README_LINES = 120
 
 
-def script(path: Path) -> list[str]:
-    """The lines of a shell script, or of a page's `bash` blocks; continued ones joined."""
+def script(path: Path, kinds: str = "bash|sh") -> list[str]:
+    """The lines of a shell script, or of a page's code blocks of some kinds; continued ones joined."""
     text = path.read_text()
     if path.suffix == ".md":
-        text = "".join(re.findall(r"^```(?:bash|sh)\n(.*?)^```", text, flags=re.S | re.M))
+        text = "".join(re.findall(rf"^```(?:{kinds})\n(.*?)^```", text, flags=re.S | re.M))
     return text.replace("\\\n", " ").splitlines()
 
 
@@ -95,7 +95,7 @@ def test_a_shown_command_parses(name: str) -> None:
 
 
 def test_the_tutorial_can_be_followed(tiny_dir: Path, tmp_path: Path) -> None:
-    """Every line of it, in order, in an empty directory; the tiny model stands in the cache for the two it fetches."""
+    """Its `bash` blocks, in order, in an empty directory; the tiny model stands in the cache for the two it fetches."""
     for name in CATALOGUE:
         place = tmp_path / "cache" / "models" / name
         shutil.copytree(tiny_dir, place)
@@ -103,7 +103,7 @@ def test_the_tutorial_can_be_followed(tiny_dir: Path, tmp_path: Path) -> None:
     here = tmp_path / "home"
     here.mkdir()
     count = 0
-    for line in script(TUTORIAL):
+    for line in script(TUTORIAL, "bash"):
         if line.startswith("cd "):
             here /= line.removeprefix("cd ").strip()
         for words in commands_of(line):

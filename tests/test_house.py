@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ ARROWS = {room_of(path): {one for one in imports_of(path) if one.startswith("per
 
 
 def floor_of(room: str) -> str | None:
-    part = (room.split(".") + [""])[1]
+    part = [*room.split("."), ""][1]
     return part if part in FLOORS else None
 
 
@@ -150,6 +151,7 @@ def module_of(name: str) -> str:
     return IMPORTED_AS.get(name, name.replace("-", "_"))
 
 
+@cache
 def third_party() -> set[str]:
     found = {one.split(".")[0] for path in ROOMS for one in imports_of(path)}
     return found - set(sys.stdlib_module_names) - {"perpcs_cli", "__future__"}

@@ -69,7 +69,7 @@ class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """How gate scores become weights (Per-PCs, section 3.3)."""
 
     top_k: Annotated[Count, Meta(description="Pieces per linear layer.")]
-    batch_size: Annotated[Count, Meta(description="Examples per batch; those of a batch share one decision.")]
+    batch_size: Annotated[Count, Meta(description="Examples per batch.")]
     recent: Annotated[Count, Meta(description="Only the newest items of each history.")] = 50
     top_p: Annotated[
         Share | None, Meta(description="The best pieces whose softmax adds up to so much, instead of --top-k.")

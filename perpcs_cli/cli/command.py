@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.setting_flags import Section, workspace_defaults
+from perpcs_cli.cli.setting_flags import Section, defaults_in_force
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No talk and no progress on stderr.")]
@@ -52,14 +52,12 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then options by panel; those of no panel first, output and help last."""
-        defaults = workspace_defaults(ctx.meta.get(ARGUMENTS, []), os.environ)
+        defaults = defaults_in_force(ctx.meta.get(ARGUMENTS, []), os.environ)
+        settings = getattr(self.callback, "settings", {})
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for one in self.get_params(ctx):
             parameter: Any = one
-            path = getattr(parameter, "envvar", None)
-            known = defaults.get(_setting_path(path)) if path else None
-            if known is not None:
-                parameter.show_default = known
+            parameter.show_default = defaults.get(settings.get(parameter.name, ""), parameter.show_default)
             if record := parameter.get_help_record(ctx):
                 record = (record[0], re.sub(r"default: \((.*?)\)(?=[;\]])", r"default: \1", record[1]))
                 title = "Arguments" if parameter.param_type_name == "argument" else ""
@@ -70,13 +68,6 @@ class Command(TyperCommand):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
-
-
-def _setting_path(variable: Any) -> str:
-    """The path of the setting whose variable in the environment this is; empty for others."""
-    from perpcs_cli.artifacts.settings import declared
-
-    return next((path for path, one in declared().items() if one.variable == variable), "")
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -111,8 +102,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__doc__ = function.__doc__
     run.__name__ = function.__name__
     run.__signature__ = inspect.Signature([first, *parameters])  # type: ignore[attr-defined]
+    run.settings = {p.name: path for p in parameters if (path := _setting_of(p))}  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [first, *parameters]}
     return run
+
+
+def _setting_of(parameter: inspect.Parameter) -> str | None:
+    """The path of the setting that a flag is of, if it is of one."""
+    options = getattr(parameter.annotation, "__metadata__", ())
+    return next((one.setting for one in options if hasattr(one, "setting")), None)
 
 
 def _members(group: Any) -> list[inspect.Parameter]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from perpcs_cli.artifacts.settings import DtypeName, Merge, Weighting
 from perpcs_cli.artifacts.users import read_ids
 from perpcs_cli.cli.command import panel
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.setting_flags import Section, setting
+from perpcs_cli.cli.setting_flags import Section, from_environment, over, setting
 from perpcs_cli.cli.tables import TableFormat
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.workspace import Places, Who, Workspace, open_workspace
@@ -49,11 +50,11 @@ TracesOption = Annotated[
 ]
 RecipesOption = Annotated[
     list[Path] | None,
-    typer.Option("--recipes", help="Directory of recipes."),
+    typer.Option("--recipes", metavar="<path>", help="Directory of recipes."),
 ]
 OwnOption = Annotated[
     list[Path] | None,
-    typer.Option("--own", help="Directory of the users' own adapters (OPPU): DIR/USER."),
+    typer.Option("--own", metavar="<path>", help="Directory of the users' own adapters (OPPU): DIR/USER."),
 ]
 RecentOption = Annotated[
     int | None, typer.Option("--recent", min=1, help="Only the newest items of each history.", show_default="all")
@@ -86,7 +87,6 @@ WeightsOption = Annotated[
     typer.Option("--weights", help="Softmax of the similarities, equal weights, or the nearest sharer alone."),
 ]
 TargetsOption = Annotated[int, typer.Option("--targets", min=1, help="How many targets.")]
-CountOption = Annotated[int | None, typer.Option("--count", min=1, help="How many users.")]
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Name of the model, for files and tables.", show_default="what is given")
 ]
@@ -95,12 +95,15 @@ BaselineOption = Annotated[str | None, typer.Option("--baseline", help="The syst
 DataOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--data", help="Directory or file for `perpcs import`; may be repeated.", show_default="as the config says"
+        "--data",
+        metavar="<path>",
+        help="Directory or file for `perpcs import`; may be repeated.",
+        show_default="as the config says",
     ),
 ]
 SummariesOption = Annotated[
     list[Path] | None,
-    typer.Option("--mia", help="A summary of `perpcs mia`, or a directory of them; may be repeated."),
+    typer.Option("--mia", metavar="<path>", help="A summary of `perpcs mia`, or a directory of them; may be repeated."),
 ]
 
 
@@ -114,6 +117,11 @@ def form_of(form: TableFormat | None, console: Console) -> TableFormat:
     if form and console.json:
         raise UsageError("give one", where="--format and --json")
     return form or "table"
+
+
+def count_option(default: str) -> Any:
+    """The flag --count of a command that takes `default` without it."""
+    return typer.Option("--count", min=1, help="How many users.", show_default=default)
 
 
 def out_option(default: str) -> Any:
@@ -137,6 +145,26 @@ def named(ids: str, flag: str) -> list[str]:
     return names
 
 
+def layered(sections: Sequence[Section]) -> dict[str, dict[str, Any]]:
+    """The settings of all sections that the environment gives, with the flags of `sections` over them."""
+    found = from_environment(os.environ)
+    for section in sections:
+        found[section.name] = over(found.get(section.name, {}), section.given)
+    return {name: over(layer) for name, layer in found.items()}
+
+
+@dataclass(frozen=True)
+class WriteFlags:
+    """The flags of every command that writes."""
+
+    force: ForceOption = False
+    dry_run: DryRunOption = False
+
+    def mode(self, console: Console) -> dict[str, Any]:
+        """How a step runs: over what exists or not, for real or not, and who is told."""
+        return {"force": self.force, "dry_run": self.dry_run, "report": console}
+
+
 @dataclass(frozen=True)
 @panel("Workspace and model")
 class BaseFlags:
@@ -154,8 +182,8 @@ class BaseFlags:
     def open(self, *sections: Section) -> Workspace:
         """Open the workspace with these flags and those of some sections."""
         names = ("task", "model", "task_adapter", "device", "dtype", "seed", "max_length")
-        tables = {section.name: section.given for section in sections}
-        return open_workspace(self.workspace, **{name: getattr(self, name) for name in names}, **tables)
+        given = {name: getattr(self, name) for name in names}
+        return open_workspace(self.workspace, **given, **layered(sections))
 
 
 @dataclass(frozen=True)
@@ -166,9 +194,9 @@ class TaskFlags:
     workspace: WorkspaceOption = Path()
     task: TaskOption = None
 
-    def open(self, **given: Any) -> Workspace:
-        """Open the workspace with this task and other settings."""
-        return open_workspace(self.workspace, task=self.task, **given)
+    def open(self, *sections: Section, **given: Any) -> Workspace:
+        """Open the workspace with this task, other settings of the top and the flags of some sections."""
+        return open_workspace(self.workspace, task=self.task, **given, **layered(sections))
 
 
 @dataclass(frozen=True)
@@ -253,59 +281,6 @@ class SimilarityFlags:
     embeddings: EmbeddingsOption = None
 
 
-@panel("LoRA")
-class LoraFlags(Section, name="lora"):
-    """The shape of a new adapter."""
-
-
-@panel("Training")
-class AdaptFlags(Section, name="adapt"):
-    """How the task adapter is trained."""
-
-
-@panel("Training")
-class TrainFlags(Section, name="train"):
-    """How sharers' LoRAs are trained."""
-
-
-@panel("Training")
-class GateFlags(Section, name="gate"):
-    """How gates are trained."""
-
-
-@panel("Assembly")
-class AssembleFlags(Section, name="assemble"):
-    """How gate scores become weights."""
-
-
-@panel("Search")
-class PrimeFlags(Section, name="prime"):
-    """How PriME searches."""
-
-
-@panel("Encoder")
-class EmbedFlags(Section, name="embed"):
-    """What reads the users' texts."""
-
-
-@panel("Decoding")
-class PredictFlags(Section, name="predict"):
-    """How answers are decoded."""
-
-
-@panel("Batches")
-class BatchFlags(Section, name="predict", only=("batch_tokens", "batch_rows")):
-    """How many rows run together."""
-
-
-class DataFractionFlags(Section, name="prime", only=("data_fraction",)):
-    """How much of the history PriME scores on."""
-
-
-class AnswerRoomFlags(Section, name="predict", only=("max_new_tokens",)):
-    """How much room an answer gets."""
-
-
-def layer(flags: Mapping[str, object]) -> dict[str, object]:
+def layer(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that were given, as a layer over settings."""
     return {key: value for key, value in flags.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import typer
 
+from perpcs_cli.artifacts.settings import declared
 from perpcs_cli.artifacts.sweep import STEPS
 from perpcs_cli.cli.console import Console
 from perpcs_cli.errors import UsageError
@@ -58,8 +60,19 @@ class Shell:
         command, words = _find(line)
         quiet = Console(quiet=self.console.quiet, data=False)
         name = " ".join(["perpcs", *line[:words]])
-        with command.make_context(name, list(line[words:]), obj=quiet) as context:
+        with _no_settings_around(), command.make_context(name, list(line[words:]), obj=quiet) as context:
             yield command, context
+
+
+@contextlib.contextmanager
+def _no_settings_around() -> Iterator[None]:
+    """Without the variables of settings: a sweep's steps take theirs from the line and the workspace alone."""
+    names = ["PERPCS_WORKSPACE", *(one.variable for one in declared().values())]
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def _find(line: Sequence[str]) -> tuple[Any, int]:

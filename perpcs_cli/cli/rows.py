@@ -11,19 +11,19 @@ from perpcs_cli.cli.console import Console
 from perpcs_cli.steps.job import Outcome
 
 T = TypeVar("T")
-
-
 Columns = Callable[[Outcome[T]], Sequence[object]]
+Details = Callable[[Outcome[T]], dict[str, object]]
 
 
-def show_outcomes(console: Console, outcomes: Sequence[Outcome[T]], columns: Columns[T]) -> None:
+def show_outcomes(
+    console: Console, outcomes: Sequence[Outcome[T]], columns: Columns[T], details: Details[T] | None = None
+) -> None:
     """Print a line for each output: its name, its place, and `columns`, or that it is still to do.
 
-    With --json a list of objects: `user_id`, `path`, `state`, and the fields of what was written.
+    With --json a list of objects: `user_id`, `path`, `state`, and `details` or the fields of what was written.
     """
-    values = [
-        {"user_id": one.name, "path": str(one.path), "state": one.state, **fields_of(one.value)} for one in outcomes
-    ]
+    more: Details[T] = details or (lambda one: fields_of(one.value))
+    values = [{"user_id": one.name, "path": str(one.path), "state": one.state, **more(one)} for one in outcomes]
     lines = [
         "\t".join(map(str, [one.name, one.path, *(["to do"] if one.value is None else columns(one))]))
         for one in outcomes

@@ -67,29 +67,19 @@ def test_the_listings_show_each_line_whole() -> None:
         assert "..." not in CliRunner().invoke(app, [*group, "--help"]).stdout.partition("Commands:")[2]
 
 
-OF_ITS_OWN = {
-    ("assemble", "--batch-size"): "Examples per batch; those of a batch share one decision.",
-}
-"""(command, flag): a help text of its own, where the same setting does more."""
-
-
 def test_one_flag_means_one_thing_everywhere() -> None:
     """Spellings, type, range, how often, what stands for its value, and help; only the default may differ."""
     meanings: dict[str, dict[tuple[Any, ...], list[str]]] = {}
-    alone = dict(OF_ITS_OWN)
     for path, command in COMMAND_TREE.items():
         for parameter in command.params:
             if parameter.param_type_name != "option" or parameter.name == "help":
                 continue
             form = (tuple(parameter.opts), tuple(parameter.secondary_opts), str(parameter.type_descriptor.annotation))
             many = (parameter.min, parameter.max, parameter.is_flag, parameter.multiple, parameter.metavar)
-            own = alone.pop((" ".join(path), parameter.opts[0]), None)
-            assert own in (None, parameter.help)
             for name in [*parameter.opts, *parameter.secondary_opts]:
-                for part in (form, many, *([] if own else [(parameter.help,)])):
+                for part in (form, many, (parameter.help,)):
                     meanings.setdefault(name, {}).setdefault(part, []).append(" ".join(path))
     assert not {name: found for name, found in meanings.items() if len(found) > 3}
-    assert not alone
 
 
 READ_ONLY = {

@@ -189,8 +189,8 @@ JSON = {
     "pool build --force --json": {"path", "state", "base", "modules", "rank", "sharers"},
     "pool list --json": {"user_id", "path", "adapter", "gate"},
     "pool verify --json": {"ok", "problems"},
-    STEPS["assemble"] + " --json": {"user_id", "path", "state", "sharers", "weights"},
-    STEPS["assemble"] + " --json --force": {"user_id", "path", "state", "sharers", "weights"},
+    STEPS["assemble"] + " --json": {"user_id", "path", "state", "sharers", "bytes"},
+    STEPS["assemble"] + " --json --force": {"user_id", "path", "state", "sharers", "bytes"},
     STEPS["predict base"] + " --json": {"path", "state", "count"},
     "eval predictions/base.jsonl --resamples 0 --json": {"metrics", "count", "systems"},
 }

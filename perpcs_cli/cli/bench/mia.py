@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.bench.flags import PoolSizeOption, bench_workspace
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import BaseFlags, BatchFlags, TargetsOption, UsersFileOption
 
 
 @command
 def mia(
     console: Console,
-    base: BaseFlags,
-    how: BatchFlags,
-    users_file: UsersFileOption = None,
-    targets: TargetsOption = 4,
+    base: flags.BaseFlags,
+    how: setting_flags.BatchFlags,
+    users_file: flags.UsersFileOption = None,
+    targets: flags.TargetsOption = 4,
     examples: Annotated[int, typer.Option("--examples", min=1, help="History items that are asked for.")] = 24,
     pool_size: PoolSizeOption = 8,
 ) -> None:

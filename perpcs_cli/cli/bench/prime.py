@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.bench.flags import ItemsOption, bench_workspace
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import BaseFlags, PredictFlags, SharersOption, UsersFileOption
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.workspace import Places
 
@@ -19,10 +19,10 @@ TECHNIQUES = ("drafts", "prefix", "population")
 @command
 def prime(
     console: Console,
-    base: BaseFlags,
-    how: PredictFlags,
-    users_file: UsersFileOption = None,
-    sharers: SharersOption = None,
+    base: flags.BaseFlags,
+    how: setting_flags.PredictFlags,
+    users_file: flags.UsersFileOption = None,
+    sharers: flags.SharersOption = None,
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="Candidates, in generations of 7.")] = 28,
     items: ItemsOption = 20,
     loras: Annotated[int, typer.Option("--loras", min=1, help="Sharers that are merged.")] = 3,

@@ -8,34 +8,24 @@ from typing import Annotated
 import typer
 
 from perpcs_cli.artifacts.embeddings import What
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    DeviceOption,
-    DryRunOption,
-    DtypeOption,
-    EmbedFlags,
-    ForceOption,
-    TaskFlags,
-    UserFlags,
-    out_option,
-)
 
 
 @command
 def embed(
     console: Console,
-    flags: TaskFlags,
-    who: UserFlags,
-    how: EmbedFlags,
+    write: flags.WriteFlags,
+    here: flags.TaskFlags,
+    who: flags.UserFlags,
+    how: setting_flags.EmbedFlags,
     what: Annotated[
         What, typer.Option("--what", help="The items of each history, or the text of each profile.")
     ] = "history",
-    out: Annotated[Path | None, out_option("embeddings.safetensors, or profile-embeddings.safetensors")] = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    out: Annotated[Path | None, flags.out_option("embeddings.safetensors, or profile-embeddings.safetensors")] = None,
+    device: flags.DeviceOption = None,
+    dtype: flags.DtypeOption = None,
 ) -> None:
     """Embed the users' histories or profiles.
 
@@ -47,13 +37,11 @@ def embed(
     from perpcs_cli.steps.data.embed import embed as step
 
     outcomes = step(
-        flags.open(device=device, dtype=dtype, embed=how.given),
+        here.open(how, device=device, dtype=dtype),
         who.who(),
         what=what,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     vectors = [one.value for one in outcomes if one.value is not None]
     size = len(vectors[0]) if vectors else None

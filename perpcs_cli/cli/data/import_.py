@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import DryRunOption, ForceOption, PlaceFlags, TaskOption, out_option
 from perpcs_cli.errors import DataError
 
 SHOWN = 20
@@ -18,7 +18,8 @@ SHOWN = 20
 @command
 def import_(
     console: Console,
-    flags: PlaceFlags,
+    write: flags.WriteFlags,
+    here: flags.PlaceFlags,
     sources: Annotated[
         list[Path],
         typer.Argument(
@@ -27,13 +28,11 @@ def import_(
             show_default=False,
         ),
     ],
-    task: TaskOption = None,
-    out: Annotated[Path | None, out_option("users.jsonl of the workspace")] = None,
+    task: flags.TaskOption = None,
+    out: Annotated[Path | None, flags.out_option("users.jsonl of the workspace")] = None,
     allow_broken: Annotated[
         bool, typer.Option("--allow-broken", help="Write the good records and leave out the broken ones.")
     ] = False,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Read users from LaMP's and other layouts.
 
@@ -44,13 +43,11 @@ def import_(
 
     found, outcome = import_users(
         sources,
-        flags.places,
+        here.places,
         task=task,
         allow_broken=allow_broken,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     for problem in found.problems[:SHOWN]:
         console.warn(str(problem))

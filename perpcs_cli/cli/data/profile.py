@@ -8,18 +8,19 @@ from typing import Annotated
 
 import typer
 
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import BaseFlags, BatchFlags, DryRunOption, ForceOption, UserFlags, out_option
 from perpcs_cli.tasks.profile_prompts import ITEMS, NEW_TOKENS
 
 
 @command
 def profile(
     console: Console,
-    base: BaseFlags,
-    who: UserFlags,
-    how: BatchFlags,
+    write: flags.WriteFlags,
+    base: flags.BaseFlags,
+    who: flags.UserFlags,
+    how: setting_flags.BatchFlags,
     recent: Annotated[int, typer.Option("--recent", min=1, help="Only the newest items of each history.")] = ITEMS,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens.")
@@ -28,9 +29,7 @@ def profile(
         bool | None,
         typer.Option("--chat/--no-chat", help="Ask as in a chat.", show_default="where the model has a chat template"),
     ] = None,
-    out: Annotated[Path | None, out_option("profiles.jsonl of the workspace")] = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    out: Annotated[Path | None, flags.out_option("profiles.jsonl of the workspace")] = None,
 ) -> None:
     """Write users' textual profiles with a language model.
 
@@ -48,9 +47,7 @@ def profile(
         max_new_tokens=max_new_tokens,
         chat=chat,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     path = str(outcomes[0].path)
     made = sum(one.state == "made" for one in outcomes)

@@ -6,18 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    AnswerRoomFlags,
-    BaseFlags,
-    DataFractionFlags,
-    ExampleFlags,
-    HoldOutOption,
-    RecentOption,
-    SourceOption,
-    UserFlags,
-)
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.data.prompt import Step
 
@@ -28,11 +19,11 @@ if TYPE_CHECKING:
 @command
 def prompt(
     console: Console,
-    base: BaseFlags,
-    who: UserFlags,
-    asked: ExampleFlags,
-    fraction: DataFractionFlags,
-    room: AnswerRoomFlags,
+    base: flags.BaseFlags,
+    who: flags.UserFlags,
+    asked: flags.ExampleFlags,
+    fraction: setting_flags.DataFractionFlags,
+    room: setting_flags.AnswerRoomFlags,
     step: Annotated[Step, typer.Option("--for", help="The command whose prompts are shown.")] = "predict",
     key: Annotated[
         list[str] | None, typer.Option("--id", metavar="<id>", help="Only this query or item; may be repeated.")
@@ -40,9 +31,9 @@ def prompt(
     first: Annotated[
         int | None, typer.Option("--first", min=1, help="Only the first prompts of each user.", show_default="all")
     ] = None,
-    recent: RecentOption = None,
-    hold_out: HoldOutOption = 0.0,
-    source: SourceOption = None,
+    recent: flags.RecentOption = None,
+    hold_out: flags.HoldOutOption = 0.0,
+    source: flags.SourceOption = None,
 ) -> None:
     """Show exactly what the model sees.
 

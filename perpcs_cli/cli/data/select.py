@@ -8,35 +8,25 @@ from typing import Annotated
 import typer
 
 from perpcs_cli.artifacts.selection import Strategy
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    CountOption,
-    DryRunOption,
-    EmbeddingsOption,
-    ForceOption,
-    SeedOption,
-    TaskFlags,
-    UserFlags,
-    out_option,
-)
 from perpcs_cli.cli.tables import Column, Table, render
 
 
 @command
 def select(
     console: Console,
-    flags: TaskFlags,
-    who: UserFlags,
+    write: flags.WriteFlags,
+    here: flags.TaskFlags,
+    who: flags.UserFlags,
     strategy: Annotated[Strategy, typer.Option("--strategy", help="How sharers are selected.")] = "history-cluster",
     clusters: Annotated[int, typer.Option("--clusters", min=1, metavar="<K>", help="Clusters of k-means.")] = 50,
-    count: CountOption = None,
+    count: Annotated[int | None, flags.count_option("as many as --clusters")] = None,
     min_items: Annotated[int, typer.Option("--min-items", min=1, help="Fewest history items of a sharer.")] = 11,
-    embeddings: EmbeddingsOption = None,
-    out: Annotated[Path | None, out_option("splits of the workspace")] = None,
-    seed: SeedOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    embeddings: flags.EmbeddingsOption = None,
+    out: Annotated[Path | None, flags.out_option("splits of the workspace")] = None,
+    seed: flags.SeedOption = None,
 ) -> None:
     """Select the sharers among the candidates.
 
@@ -49,7 +39,7 @@ def select(
     from perpcs_cli.steps.data.select import select as step
 
     outcome = step(
-        flags.open(seed=seed),
+        here.open(seed=seed),
         who.who(),
         strategy=strategy,
         clusters=clusters,
@@ -57,9 +47,7 @@ def select(
         min_items=min_items,
         embeddings=embeddings,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     if outcome.state == "to do":
         console.note(f"{outcome.path}: to do")

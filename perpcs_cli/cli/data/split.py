@@ -7,39 +7,30 @@ from typing import Annotated
 
 import typer
 
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    DryRunOption,
-    ForceOption,
-    PlaceFlags,
-    SeedOption,
-    TargetsOption,
-    UsersFileOption,
-    out_option,
-)
 from perpcs_cli.cli.rows import show_outcome
 
 
 @command
 def split(
     console: Console,
-    flags: PlaceFlags,
+    write: flags.WriteFlags,
+    here: flags.PlaceFlags,
     base_share: Annotated[
         float, typer.Option("--base-share", min=0, max=1, help="Share of the users that adapt the base model.")
     ] = 0.25,
-    targets: TargetsOption = 100,
+    targets: flags.TargetsOption = 100,
     min_history: Annotated[
         int, typer.Option("--min-history", min=1, help="Fewest history items of a target or a candidate.")
     ] = 1,
     files: Annotated[
         bool, typer.Option("--files", help="Also write the users: base.jsonl, target.jsonl, candidate.jsonl.")
     ] = False,
-    out: Annotated[Path | None, out_option("splits of the workspace")] = None,
-    users_file: UsersFileOption = None,
-    seed: SeedOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    out: Annotated[Path | None, flags.out_option("splits of the workspace")] = None,
+    users_file: flags.UsersFileOption = None,
+    seed: flags.SeedOption = None,
 ) -> None:
     """Divide users into base users, targets and candidates.
 
@@ -49,7 +40,7 @@ def split(
     from perpcs_cli.steps.data.split import split as step
 
     outcome = step(
-        flags.places,
+        here.places,
         base_share=base_share,
         targets=targets,
         min_history=min_history,
@@ -57,9 +48,7 @@ def split(
         users_file=users_file,
         seed=seed,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     parts = outcome.value.parts if outcome.value else None
     counts: dict[str, object] = {

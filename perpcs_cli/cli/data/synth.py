@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import CountOption, DryRunOption, ForceOption, PlaceFlags, SeedOption, out_option
 from perpcs_cli.cli.rows import show_outcome
 
 COUNT = 24
@@ -18,15 +18,14 @@ COUNT = 24
 @command
 def synth(
     console: Console,
-    flags: PlaceFlags,
-    count: CountOption = None,
+    write: flags.WriteFlags,
+    here: flags.PlaceFlags,
+    count: Annotated[int | None, flags.count_option(str(COUNT))] = None,
     history: Annotated[int, typer.Option("--history", help="History items of each user.")] = 16,
     queries: Annotated[int, typer.Option("--queries", help="Queries of each user, with references.")] = 4,
     habits: Annotated[int, typer.Option("--habits", help="Headline habits that groups of users share.")] = 4,
-    out: Annotated[Path | None, out_option("users.jsonl of the workspace")] = None,
-    seed: SeedOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    out: Annotated[Path | None, flags.out_option("users.jsonl of the workspace")] = None,
+    seed: flags.SeedOption = None,
 ) -> None:
     """Make a small synthetic data set with planted habits.
 
@@ -35,15 +34,13 @@ def synth(
     from perpcs_cli.steps.data.synth import synth as step
 
     outcome = step(
-        flags.places,
+        here.places,
         count=count or COUNT,
         history=history,
         queries=queries,
         habits=habits,
         seed=seed,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     show_outcome(console, outcome, [f"{count or COUNT} users", f"{history} history items and {queries} queries each"])

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    FormatOption,
-    PlaceFlags,
-    PoolOption,
-    RecipesOption,
-    SummariesOption,
-    UsersFileOption,
-    form_of,
-)
 from perpcs_cli.cli.tables import Cell, Column, Estimate, Table, TableFormat, render
 from perpcs_cli.errors import DataError
 
@@ -25,12 +17,12 @@ if TYPE_CHECKING:
 @command
 def audit(
     console: Console,
-    flags: PlaceFlags,
-    pool: PoolOption = None,
-    recipes: RecipesOption = None,
-    mia: SummariesOption = None,
-    users_file: UsersFileOption = None,
-    form: FormatOption = None,
+    here: flags.PlaceFlags,
+    pool: flags.PoolOption = None,
+    recipes: flags.RecipesOption = None,
+    mia: flags.SummariesOption = None,
+    users_file: flags.UsersFileOption = None,
+    form: flags.FormatOption = None,
 ) -> None:
     """Report what a pool and its recipes give away.
 
@@ -42,8 +34,8 @@ def audit(
     """
     from perpcs_cli.steps.evaluate.audit import audit as step
 
-    shown = form_of(form, console)
-    report = step(flags.places, pool=pool, recipes=recipes, summaries=mia, users_file=users_file)
+    shown = flags.form_of(form, console)
+    report = step(here.places, pool=pool, recipes=recipes, summaries=mia, users_file=users_file)
     console.result(report, _text(report, shown))
     if report.problems:
         count = f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}"

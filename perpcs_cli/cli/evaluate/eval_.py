@@ -7,21 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    BaselineOption,
-    DryRunOption,
-    ForceOption,
-    FormatOption,
-    PlaceFlags,
-    ResamplesOption,
-    SeedOption,
-    TaskOption,
-    UserFlags,
-    form_of,
-    out_option,
-)
 from perpcs_cli.cli.tables import Cell, Column, Estimate, Row, Table, render
 from perpcs_cli.errors import UsageError
 
@@ -32,8 +20,9 @@ if TYPE_CHECKING:
 @command
 def eval_(
     console: Console,
-    flags: PlaceFlags,
-    who: UserFlags,
+    write: flags.WriteFlags,
+    here: flags.PlaceFlags,
+    who: flags.UserFlags,
     predictions: Annotated[
         list[str],
         typer.Argument(
@@ -46,8 +35,8 @@ def eval_(
         Path | None,
         typer.Option("--labels", help="References in LaMP's format, instead of the users' outputs."),
     ] = None,
-    baseline: BaselineOption = None,
-    resamples: ResamplesOption = 1000,
+    baseline: flags.BaselineOption = None,
+    resamples: flags.ResamplesOption = 1000,
     unit: Annotated[
         Literal["users", "examples"] | None,
         typer.Option("--unit", help="What a resample draws.", show_default="users, where the references name them"),
@@ -56,16 +45,14 @@ def eval_(
     partial: Annotated[
         bool, typer.Option("--partial", help="Evaluate the queries that every file answers, and say how many.")
     ] = False,
-    form: FormatOption = None,
-    out: Annotated[Path | None, out_option("nowhere")] = None,
+    form: flags.FormatOption = None,
+    out: Annotated[Path | None, flags.out_option("nowhere")] = None,
     write_lamp: Annotated[
         Path | None,
         typer.Option("--write-lamp", help="Only convert the one prediction file to LaMP's format, into this file."),
     ] = None,
-    task: TaskOption = None,
-    seed: SeedOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    task: flags.TaskOption = None,
+    seed: flags.SeedOption = None,
 ) -> None:
     """Evaluate predictions with LaMP's metrics.
 
@@ -74,14 +61,14 @@ def eval_(
     """
     from perpcs_cli.steps.evaluate import metrics
 
-    shown = form_of(form, console)
+    shown = flags.form_of(form, console)
     files = _named(predictions)
     if write_lamp is not None:
-        metrics.write_lamp(files, flags.places, write_lamp, task=task, force=force, dry_run=dry_run, report=console)
+        metrics.write_lamp(files, here.places, write_lamp, task=task, **write.mode(console))
         return
     result = metrics.evaluate_predictions(
         files,
-        flags.places,
+        here.places,
         who.who(),
         labels=labels,
         baseline=baseline,
@@ -92,9 +79,7 @@ def eval_(
         task=task,
         seed=seed,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     console.result(result, render(_table(result), shown))
 

@@ -9,23 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpcs_cli.artifacts.mia import Protocol
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command, panel
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    BaseFlags,
-    BatchFlags,
-    DryRunOption,
-    ForceOption,
-    NameOption,
-    OwnOption,
-    PoolOption,
-    RecipesOption,
-    ResamplesOption,
-    UserFlags,
-    named,
-    out_option,
-    protocol_option,
-)
 from perpcs_cli.cli.tables import Cell, Column, Estimate, Table, render
 
 if TYPE_CHECKING:
@@ -41,8 +27,8 @@ class TargetFlags:
     """Which models are attacked."""
 
     plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False
-    recipes: RecipesOption = None
-    own: OwnOption = None
+    recipes: flags.RecipesOption = None
+    own: flags.OwnOption = None
     target_sharer: Annotated[
         list[str] | None,
         typer.Option("--target-sharer", metavar="<id>", help="Attack a sharer's own adapter; may be repeated."),
@@ -57,23 +43,24 @@ class TargetFlags:
         """What was asked for."""
         from perpcs_cli.steps.evaluate.attack_targets import Attacked
 
-        sharers = list(self.target_sharer or [])
-        if self.target_sharers is not None:
-            sharers = [] if self.target_sharers == ALL else [*sharers, *named(self.target_sharers, "--target-sharers")]
-        some = bool(self.target_sharer) or self.target_sharers is not None
-        chosen = sharers if some else None
+        chosen = self.target_sharer
+        if self.target_sharers == ALL:
+            chosen = []
+        elif self.target_sharers is not None:
+            chosen = [*(chosen or []), *flags.named(self.target_sharers, "--target-sharers")]
         return Attacked(self.plain_base, self.recipes or [], self.own or [], chosen, gates=not self.no_gates)
 
 
 @command
 def mia(
     console: Console,
-    base: BaseFlags,
-    who: UserFlags,
+    write: flags.WriteFlags,
+    base: flags.BaseFlags,
+    who: flags.UserFlags,
     what: TargetFlags,
-    how: BatchFlags,
-    pool: PoolOption = None,
-    protocol: Annotated[Protocol | None, protocol_option("both")] = None,
+    how: setting_flags.BatchFlags,
+    pool: flags.PoolOption = None,
+    protocol: Annotated[Protocol | None, flags.protocol_option("both")] = None,
     attacks: Annotated[
         str | None, typer.Option("--attacks", metavar="<names>", help="Only these attacks.", show_default="all")
     ] = None,
@@ -84,11 +71,9 @@ def mia(
         int | None,
         typer.Option("--max-items", min=1, help="At most so many trained and held-out items of each user, by seed."),
     ] = None,
-    resamples: ResamplesOption = 1000,
-    name: NameOption = None,
-    out: Annotated[Path | None, out_option("mia/NAME.json of the workspace")] = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    resamples: flags.ResamplesOption = 1000,
+    name: flags.NameOption = None,
+    out: Annotated[Path | None, flags.out_option("mia/NAME.json of the workspace")] = None,
 ) -> None:
     """Attack models by membership inference.
 
@@ -112,9 +97,7 @@ def mia(
         resamples=resamples,
         name=name,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     if outcome.value is None:
         console.result({"path": str(outcome.path), "state": outcome.state}, f"{outcome.path}\tto do")

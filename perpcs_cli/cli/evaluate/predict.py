@@ -7,21 +7,9 @@ from typing import Annotated
 
 import typer
 
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    BaseFlags,
-    DryRunOption,
-    ForceOption,
-    NameOption,
-    OwnOption,
-    PoolOption,
-    PredictFlags,
-    PromptFlags,
-    RecipesOption,
-    UserFlags,
-    out_option,
-)
 from perpcs_cli.cli.rows import show_outcome
 from perpcs_cli.errors import UsageError
 
@@ -29,20 +17,19 @@ from perpcs_cli.errors import UsageError
 @command
 def predict(
     console: Console,
-    base: BaseFlags,
-    who: UserFlags,
-    asked: PromptFlags,
-    how: PredictFlags,
+    write: flags.WriteFlags,
+    base: flags.BaseFlags,
+    who: flags.UserFlags,
+    asked: flags.PromptFlags,
+    how: setting_flags.PredictFlags,
     plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False,
-    recipes: RecipesOption = None,
+    recipes: flags.RecipesOption = None,
     sharer: Annotated[str | None, typer.Option("--sharer", help="One sharer of sharers/, for all users.")] = None,
     adapter: Annotated[Path | None, typer.Option("--adapter", help="One PEFT LoRA directory, for all users.")] = None,
-    own: OwnOption = None,
-    pool: PoolOption = None,
-    name: NameOption = None,
-    out: Annotated[Path | None, out_option("predictions/NAME.jsonl of the workspace")] = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    own: flags.OwnOption = None,
+    pool: flags.PoolOption = None,
+    name: flags.NameOption = None,
+    out: Annotated[Path | None, flags.out_option("predictions/NAME.jsonl of the workspace")] = None,
 ) -> None:
     """Answer users' queries with one model.
 
@@ -68,9 +55,7 @@ def predict(
         pool=pool,
         name=name,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     count = outcome.value.count if outcome.value else None
     show_outcome(console, outcome, [f"{count} predictions"], {"count": count})

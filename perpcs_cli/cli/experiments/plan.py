@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    DataOption,
-    DeviceOption,
-    DtypeOption,
-    ExperimentOption,
-    ModelOption,
-    TaskOption,
-    layer,
-)
 from perpcs_cli.cli.tables import Column, Table, render
 from perpcs_cli.experiments.costs.device_specs import GIB, SIZES, ProfileName, fits
 
@@ -31,18 +23,18 @@ if TYPE_CHECKING:
 def plan(
     console: Console,
     config: Annotated[Path, typer.Argument(help="A config of `perpcs sweep`.", show_default=False)],
-    data: DataOption = None,
+    data: flags.DataOption = None,
     profile: Annotated[
         ProfileName, typer.Option("--device-profile", help="The GPU whose time is estimated.")
     ] = "a100-80gb",
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine with the model, instead of --device-profile.")
     ] = False,
-    experiment: ExperimentOption = None,
-    task: TaskOption = None,
-    model: ModelOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
+    experiment: flags.ExperimentOption = None,
+    task: flags.TaskOption = None,
+    model: flags.ModelOption = None,
+    device: flags.DeviceOption = None,
+    dtype: flags.DtypeOption = None,
 ) -> None:
     """Estimate a sweep's memory, time and disk.
 
@@ -59,7 +51,7 @@ def plan(
         config=config,
         sweep=read_sweep(config),
         only=experiment or (),
-        given=layer({"task": task, "model": model, "device": device, "dtype": dtype}),
+        given=flags.layer({"task": task, "model": model, "device": device, "dtype": dtype}),
         data=data,
         profile=None if measure else profile,
     )

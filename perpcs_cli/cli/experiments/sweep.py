@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    DataOption,
-    DeviceOption,
-    DryRunOption,
-    DtypeOption,
-    ExperimentOption,
-    ModelOption,
-    TaskOption,
-    layer,
-)
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.results import Result
@@ -30,13 +21,13 @@ def sweep(
     console: Console,
     config: Annotated[Path, typer.Argument(help="What to run, as TOML; see below.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where it is written.", show_default=False)],
-    data: DataOption = None,
-    task: TaskOption = None,
-    model: ModelOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    experiment: ExperimentOption = None,
-    dry_run: DryRunOption = False,
+    data: flags.DataOption = None,
+    task: flags.TaskOption = None,
+    model: flags.ModelOption = None,
+    device: flags.DeviceOption = None,
+    dtype: flags.DtypeOption = None,
+    experiment: flags.ExperimentOption = None,
+    dry_run: flags.DryRunOption = False,
 ) -> None:
     """Run a grid of settings into one table of results.
 
@@ -83,7 +74,7 @@ def sweep(
     shell = Shell(console)
     asked = read_sweep(config)
     sources = [Path(one) for one in data or asked.data]
-    given = layer({"task": task, "model": model, "device": device, "dtype": dtype})
+    given = flags.layer({"task": task, "model": model, "device": device, "dtype": dtype})
     planned = plan_sweep(Asked(config, asked, out, sources, given, experiment or ()), shell)
     if dry_run:
         _show(planned, console)

@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from perpcs_cli.artifacts.mia import Protocol
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    BaselineOption,
-    DryRunOption,
-    ExperimentOption,
-    ForceOption,
-    FormatOption,
-    ResamplesOption,
-    SeedOption,
-    SummariesOption,
-    form_of,
-    protocol_option,
-)
 from perpcs_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +22,7 @@ if TYPE_CHECKING:
 @command
 def table(
     console: Console,
+    write: flags.WriteFlags,
     results: Annotated[
         list[Path],
         typer.Argument(
@@ -50,24 +40,22 @@ def table(
         str | None,
         typer.Option("--bins", metavar="<n,…>", help="The groups' largest numbers of items.", show_default="quartiles"),
     ] = None,
-    experiment: ExperimentOption = None,
-    baseline: BaselineOption = None,
-    resamples: ResamplesOption = 1000,
-    seed: SeedOption = None,
+    experiment: flags.ExperimentOption = None,
+    baseline: flags.BaselineOption = None,
+    resamples: flags.ResamplesOption = 1000,
+    seed: flags.SeedOption = None,
     published: Annotated[
         Path | None, typer.Option("--published", help="Published figures, instead of those that ship; TOML.")
     ] = None,
-    mia: SummariesOption = None,
-    protocol: Annotated[Protocol | None, protocol_option("published")] = None,
+    mia: flags.SummariesOption = None,
+    protocol: Annotated[Protocol | None, flags.protocol_option("published")] = None,
     attack: Annotated[
         str | None, typer.Option("--attack", help="Whose AUC.", show_default="each system's strongest attack")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Also draw utility against AUC: an .svg, .png or .pdf file.")
     ] = None,
-    form: FormatOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    form: flags.FormatOption = None,
 ) -> None:
     """Lay out a sweep's results as the papers' tables.
 
@@ -83,7 +71,7 @@ def table(
     from perpcs_cli.experiments.tables.significance import Reader, test
     from perpcs_cli.experiments.tables.systems import arrange, each, panels, with_published
 
-    shape, seed = form_of(form, console), seed or 0
+    shape, seed = flags.form_of(form, console), seed or 0
     layout = LAYOUTS[like] if like else None
     _needs("--like", layout, {"--published": published})
     _needs("--like prime-4", layout and layout.leakage, {"--mia": mia, "--protocol": protocol})
@@ -128,7 +116,7 @@ def table(
             paper_tables.layout_table(shown, layout, caption) if layout else paper_tables.generic_table(shown, caption)
         )
     if plot is not None:
-        tradeoff.plot(plot, shown, force=force, dry_run=dry_run, console=console)
+        tradeoff.plot(plot, shown, write, console)
     console.result(values, render(laid, shape))
 
 

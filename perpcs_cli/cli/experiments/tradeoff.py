@@ -10,6 +10,7 @@ from perpcs_cli.artifacts.io import atomic
 from perpcs_cli.artifacts.mia import Protocol, read_leakage
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.experiments.paper_tables import UTILITY, Contents
+from perpcs_cli.cli.flags import WriteFlags
 from perpcs_cli.cli.plots import curve_plot
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.tables.paper_layouts import AUC
@@ -47,10 +48,10 @@ def areas(
     return found
 
 
-def plot(path: Path, shown: Contents, *, force: bool, dry_run: bool, console: Console) -> None:
+def plot(path: Path, shown: Contents, write: WriteFlags, console: Console) -> None:
     """Draw utility against AUC into `path`, unless this very plot is there.
 
-    Raises UsageError where something else is, unless with `force`.
+    Raises UsageError where something else is, unless with --force.
     """
     with tempfile.TemporaryDirectory() as directory:
         drawn = Path(directory) / path.name
@@ -64,7 +65,7 @@ def plot(path: Path, shown: Contents, *, force: bool, dry_run: bool, console: Co
         return True
 
     output = Output(path.stem, path, same_bytes(path, content))
-    run_one(output, make, force=force, dry_run=dry_run, report=console)
+    run_one(output, make, **write.mode(console))
 
 
 def _draw(path: Path, shown: Contents) -> None:

@@ -5,33 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    AssembleFlags,
-    BaseFlags,
-    DryRunOption,
-    ExampleFlags,
-    ForceOption,
-    PoolOption,
-    UserFlags,
-    out_option,
-)
-from perpcs_cli.cli.personalize.recipe_rows import recipe_columns
-from perpcs_cli.cli.rows import show_outcomes
+from perpcs_cli.cli.personalize.recipe_rows import show_recipes
 
 
 @command
 def assemble(
     console: Console,
-    base: BaseFlags,
-    who: UserFlags,
-    how: AssembleFlags,
-    asked: ExampleFlags,
-    pool: PoolOption = None,
-    out: Annotated[Path | None, out_option("recipes of the workspace")] = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    write: flags.WriteFlags,
+    base: flags.BaseFlags,
+    who: flags.UserFlags,
+    how: setting_flags.AssembleFlags,
+    asked: flags.ExampleFlags,
+    pool: flags.PoolOption = None,
+    out: Annotated[Path | None, flags.out_option("recipes of the workspace")] = None,
 ) -> None:
     """Assemble users' recipes from the pool.
 
@@ -47,8 +36,6 @@ def assemble(
         shown=asked.examples(),
         pool=pool,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
-    show_outcomes(console, outcomes, recipe_columns)
+    show_recipes(console, outcomes)

@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    BaseFlags,
-    DryRunOption,
-    ForceOption,
-    PrimeFlags,
-    PromptFlags,
-    SimilarityFlags,
-    TracesOption,
-    UserFlags,
-    out_option,
-)
 from perpcs_cli.cli.rows import show_outcomes
 
 if TYPE_CHECKING:
@@ -30,18 +20,17 @@ if TYPE_CHECKING:
 @command
 def prime(
     console: Console,
-    base: BaseFlags,
-    who: UserFlags,
-    where: SimilarityFlags,
-    flags: PrimeFlags,
-    asked: PromptFlags,
+    write: flags.WriteFlags,
+    base: flags.BaseFlags,
+    who: flags.UserFlags,
+    where: flags.SimilarityFlags,
+    search: setting_flags.PrimeFlags,
+    asked: flags.PromptFlags,
     pareto: Annotated[
         Path | None, typer.Option("--pareto", help="Also write the candidates that none beats in both scores.")
     ] = None,
-    traces: TracesOption = None,
-    out: Annotated[Path | None, out_option("recipes-prime of the workspace")] = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    traces: flags.TracesOption = None,
+    out: Annotated[Path | None, flags.out_option("recipes-prime of the workspace")] = None,
 ) -> None:
     """Search the weights of similar sharers' LoRAs.
 
@@ -53,7 +42,7 @@ def prime(
     from perpcs_cli.steps.personalize.prime import prime as step
 
     outcomes = step(
-        base.open(flags),
+        base.open(search),
         who.who(),
         shown=asked.shown(),
         pool=where.pool,
@@ -61,9 +50,7 @@ def prime(
         pareto=pareto,
         traces=traces,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     show_outcomes(console, outcomes, _columns)
 
@@ -72,6 +59,11 @@ def _columns(outcome: Outcome[Found]) -> list[object]:
     found = outcome.value
     if found is None:
         return []
-    scores = (found.reward, found.base_reward, found.utility, found.similarity)
-    kind = "base" if found.base else "merged"
-    return [f"alpha {found.alpha:g}", kind, *("-" if score is None else f"{score:.4f}" for score in scores)]
+    named = {
+        "reward": found.reward,
+        "base's": found.base_reward,
+        "utility": found.utility,
+        "similarity": found.similarity,
+    }
+    scores = [f"{name} {'-' if score is None else f'{score:.4f}'}" for name, score in named.items()]
+    return [f"alpha {found.alpha:g}", "base" if found.base else "merged", *scores]

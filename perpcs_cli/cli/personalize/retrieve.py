@@ -5,37 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    DryRunOption,
-    ForceOption,
-    MergeOption,
-    SimilarityFlags,
-    SimilarOption,
-    TaskFlags,
-    TemperatureOption,
-    UserFlags,
-    WeightsOption,
-    out_option,
-)
-from perpcs_cli.cli.personalize.recipe_rows import recipe_columns
-from perpcs_cli.cli.rows import show_outcomes
+from perpcs_cli.cli.personalize.recipe_rows import show_recipes
 
 
 @command
 def retrieve(
     console: Console,
-    flags: TaskFlags,
-    where: SimilarityFlags,
-    who: UserFlags,
-    similar: SimilarOption = None,
-    weights: WeightsOption = "softmax",
-    temperature: TemperatureOption = 1.0,
-    merge: MergeOption = None,
-    out: Annotated[Path | None, out_option("recipes-retrieve, -uniform or -single")] = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    write: flags.WriteFlags,
+    here: flags.TaskFlags,
+    where: flags.SimilarityFlags,
+    who: flags.UserFlags,
+    similar: flags.SimilarOption = None,
+    weights: flags.WeightsOption = "softmax",
+    temperature: flags.TemperatureOption = 1.0,
+    merge: flags.MergeOption = None,
+    out: Annotated[Path | None, flags.out_option("recipes-retrieve, -uniform or -single")] = None,
 ) -> None:
     """Merge the most similar sharers' LoRAs.
 
@@ -46,7 +33,7 @@ def retrieve(
     from perpcs_cli.steps.personalize.retrieve import retrieve as step
 
     outcomes = step(
-        flags.open(),
+        here.open(),
         who.who(),
         weights=weights,
         similar=similar,
@@ -55,8 +42,6 @@ def retrieve(
         pool=where.pool,
         embeddings=where.embeddings,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
-    show_outcomes(console, outcomes, recipe_columns)
+    show_recipes(console, outcomes)

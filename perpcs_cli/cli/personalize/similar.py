@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import AllSimilarOption, SimilarityFlags, TaskFlags, UserFlags
 from perpcs_cli.cli.tables import Column, Table, render
 
 
 @command
 def similar(
     console: Console,
-    flags: TaskFlags,
-    where: SimilarityFlags,
-    who: UserFlags,
-    similar: AllSimilarOption = None,
+    here: flags.TaskFlags,
+    where: flags.SimilarityFlags,
+    who: flags.UserFlags,
+    similar: flags.AllSimilarOption = None,
 ) -> None:
     """List the sharers most like a user.
 
@@ -23,7 +23,7 @@ def similar(
     """
     from perpcs_cli.steps.personalize.similar import similar as step
 
-    found = step(flags.open(), who.who(), count=similar, pool=where.pool, embeddings=where.embeddings)
+    found = step(here.open(), who.who(), count=similar, pool=where.pool, embeddings=where.embeddings)
     columns = (Column("user"), Column("rank"), Column("sharer"), Column("similarity", digits=4))
     sections = [
         [(user, rank, one.user_id, one.similarity) for rank, one in enumerate(ranked, start=1)]

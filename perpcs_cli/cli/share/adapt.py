@@ -7,31 +7,22 @@ from typing import Annotated
 
 import typer
 
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    AdaptFlags,
-    BaseFlags,
-    DryRunOption,
-    ExampleFlags,
-    ForceOption,
-    LoraFlags,
-    SourceOption,
-    UserFlags,
-    out_option,
-)
 from perpcs_cli.cli.rows import show_outcome
 
 
 @command
 def adapt(
     console: Console,
-    base: BaseFlags,
-    who: UserFlags,
-    training: AdaptFlags,
-    lora: LoraFlags,
-    asked: ExampleFlags,
-    source: SourceOption = None,
+    write: flags.WriteFlags,
+    base: flags.BaseFlags,
+    who: flags.UserFlags,
+    training: setting_flags.AdaptFlags,
+    lora: setting_flags.LoraFlags,
+    asked: flags.ExampleFlags,
+    source: flags.SourceOption = None,
     max_examples: Annotated[
         int | None,
         typer.Option("--max-examples", min=1, help="At most so many examples, drawn by seed.", show_default="all"),
@@ -42,9 +33,7 @@ def adapt(
     record: Annotated[
         bool, typer.Option("--record/--no-record", help="Name the adapter in perpcs.toml, or leave that file alone.")
     ] = True,
-    out: Annotated[Path | None, out_option("task-adapter of the workspace")] = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    out: Annotated[Path | None, flags.out_option("task-adapter of the workspace")] = None,
 ) -> None:
     """Adapt the base model to the task.
 
@@ -63,9 +52,7 @@ def adapt(
         save_merged=save_merged,
         record=record,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     card = outcome.value
     columns = [f"loss {card.first_loss:.3f} -> {card.last_loss:.3f}", f"{card.examples} examples"] if card else []

@@ -5,20 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    BaseFlags,
-    DryRunOption,
-    ExampleFlags,
-    ForceOption,
-    GateFlags,
-    RecentOption,
-    SharersOption,
-    TogetherOption,
-    UserFlags,
-    out_option,
-)
 from perpcs_cli.cli.rows import show_outcomes
 from perpcs_cli.cli.share.privacy_flags import GATE_CLIP, PrivacyFlags, training_columns
 
@@ -26,17 +15,16 @@ from perpcs_cli.cli.share.privacy_flags import GATE_CLIP, PrivacyFlags, training
 @command
 def gate(
     console: Console,
-    base: BaseFlags,
-    who: UserFlags,
-    training: GateFlags,
-    asked: ExampleFlags,
+    write: flags.WriteFlags,
+    base: flags.BaseFlags,
+    who: flags.UserFlags,
+    training: setting_flags.GateFlags,
+    asked: flags.ExampleFlags,
     private: PrivacyFlags,
-    recent: RecentOption = None,
-    together: TogetherOption = 1,
-    sharers: SharersOption = None,
-    out: Annotated[Path | None, out_option("beside the sharers' LoRAs")] = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    recent: flags.RecentOption = None,
+    together: flags.TogetherOption = 1,
+    sharers: flags.SharersOption = None,
+    out: Annotated[Path | None, flags.out_option("beside the sharers' LoRAs")] = None,
 ) -> None:
     """Train gates for sharers' pieces.
 
@@ -55,8 +43,6 @@ def gate(
         budget=private.budget(base.workspace, training, clip=GATE_CLIP),
         sharers=sharers,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     show_outcomes(console, outcomes, lambda one: training_columns(one.value) if one.value else [])

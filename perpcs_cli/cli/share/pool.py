@@ -9,18 +9,9 @@ import typer
 
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.privacy import spoken
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import Command, command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    DryRunOption,
-    ForceOption,
-    PlaceFlags,
-    PoolOption,
-    SeedOption,
-    SharersOption,
-    named,
-    out_option,
-)
 from perpcs_cli.cli.rows import fields_of
 from perpcs_cli.cli.share.revoke import revoke
 from perpcs_cli.cli.tables import Column, Table, render
@@ -38,8 +29,9 @@ app = typer.Typer(
 @command
 def build(
     console: Console,
-    flags: PlaceFlags,
-    sharers: SharersOption = None,
+    write: flags.WriteFlags,
+    here: flags.PlaceFlags,
+    sharers: flags.SharersOption = None,
     users: Annotated[
         str | None,
         typer.Option("--users", metavar="<ids>", help="Users, separated by commas, or @FILE with one id a line."),
@@ -56,10 +48,8 @@ def build(
         bool,
         typer.Option("--no-embeddings", help="Without sharers' embeddings, with --pseudonymize: no similar sharers."),
     ] = False,
-    out: Annotated[Path | None, out_option("pool.json of the workspace")] = None,
-    seed: SeedOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    out: Annotated[Path | None, flags.out_option("pool.json of the workspace")] = None,
+    seed: flags.SeedOption = None,
 ) -> None:
     """Build a pool from trained sharers.
 
@@ -74,18 +64,16 @@ def build(
     from perpcs_cli.steps.share.pool import build_pool
 
     outcome = build_pool(
-        flags.places,
+        here.places,
         sharers=sharers,
-        names=None if users is None else named(users, "--users"),
+        names=None if users is None else flags.named(users, "--users"),
         share_ratio=share_ratio,
         gates=not no_gates,
         pseudonymize=pseudonymize,
         with_embeddings=not no_embeddings,
         seed=seed,
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     value: dict[str, object] = {"path": str(outcome.path), "state": outcome.state, **fields_of(outcome.value)}
     if outcome.value is None:
@@ -99,9 +87,9 @@ def build(
 
 @app.command("list", cls=Command)
 @command
-def list_(console: Console, flags: PlaceFlags, pool: PoolOption = None) -> None:
+def list_(console: Console, here: flags.PlaceFlags, pool: flags.PoolOption = None) -> None:
     """List the sharers of a pool."""
-    opened = open_pool(pool or flags.places.pool)
+    opened = open_pool(pool or here.places.pool)
     pieces = len(opened.modules)
     columns = (Column("sharer"), Column("pieces"), Column("gates"), Column("privacy"), Column("path"))
     rows = [
@@ -119,14 +107,14 @@ def list_(console: Console, flags: PlaceFlags, pool: PoolOption = None) -> None:
 
 @app.command(cls=Command)
 @command
-def verify(console: Console, flags: PlaceFlags, pool: PoolOption = None) -> None:
+def verify(console: Console, here: flags.PlaceFlags, pool: flags.PoolOption = None) -> None:
     """Check every file of a pool.
 
     Reads all of it: digests, shapes, finite values and gates. The exit status is 3 if anything is wrong.
     """
     from perpcs_cli.artifacts.pools.verify import verify_pool
 
-    opened = open_pool(pool or flags.places.pool)
+    opened = open_pool(pool or here.places.pool)
     problems = verify_pool(opened)
     if problems:
         if console.json:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import DryRunOption, PlaceFlags, PoolOption, RecipesOption, TracesOption
 
 if TYPE_CHECKING:
     from perpcs_cli.steps.share.revoke import Revoked
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 @command
 def revoke(
     console: Console,
-    flags: PlaceFlags,
+    here: flags.PlaceFlags,
     sharers: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[SHARERS]...", help="Ids or pseudonyms; none to finish what was stopped.", show_default=False
         ),
     ] = None,
-    pool: PoolOption = None,
-    recipes: RecipesOption = None,
+    pool: flags.PoolOption = None,
+    recipes: flags.RecipesOption = None,
     recipes_then: Annotated[
         Literal["refuse", "renormalize", "delete", "reassemble"],
         typer.Option("--recipes-then", help="What becomes of recipes that use the sharers."),
     ] = "refuse",
-    traces: TracesOption = None,
+    traces: flags.TracesOption = None,
     keep_files: Annotated[
         bool, typer.Option("--keep-files", help="Keep the sharers' own directories in sharers/.")
     ] = False,
-    dry_run: DryRunOption = False,
+    dry_run: flags.DryRunOption = False,
 ) -> None:
     """Take sharers out of a pool and its recipes.
 
@@ -48,7 +48,7 @@ def revoke(
     from perpcs_cli.steps.share.revoke import revoke as step
 
     result = step(
-        flags.places,
+        here.places,
         sharers or (),
         pool=pool,
         recipes=recipes,

@@ -5,21 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    BaseFlags,
-    DryRunOption,
-    ExampleFlags,
-    ForceOption,
-    HoldOutOption,
-    LoraFlags,
-    RecentOption,
-    TogetherOption,
-    TrainFlags,
-    UserFlags,
-    out_option,
-)
 from perpcs_cli.cli.rows import show_outcomes
 from perpcs_cli.cli.share.privacy_flags import LORA_CLIP, PrivacyFlags, training_columns
 
@@ -27,18 +15,17 @@ from perpcs_cli.cli.share.privacy_flags import LORA_CLIP, PrivacyFlags, training
 @command
 def train_sharer(
     console: Console,
-    base: BaseFlags,
-    who: UserFlags,
-    training: TrainFlags,
-    lora: LoraFlags,
-    asked: ExampleFlags,
+    write: flags.WriteFlags,
+    base: flags.BaseFlags,
+    who: flags.UserFlags,
+    training: setting_flags.TrainFlags,
+    lora: setting_flags.LoraFlags,
+    asked: flags.ExampleFlags,
     private: PrivacyFlags,
-    recent: RecentOption = None,
-    hold_out: HoldOutOption = 0.0,
-    together: TogetherOption = 1,
-    out: Annotated[Path | None, out_option("sharers of the workspace")] = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    recent: flags.RecentOption = None,
+    hold_out: flags.HoldOutOption = 0.0,
+    together: flags.TogetherOption = 1,
+    out: Annotated[Path | None, flags.out_option("sharers of the workspace")] = None,
 ) -> None:
     """Train a LoRA for each user.
 
@@ -57,8 +44,6 @@ def train_sharer(
         together=together,
         budget=private.budget(base.workspace, training, clip=LORA_CLIP),
         out=out,
-        force=force,
-        dry_run=dry_run,
-        report=console,
+        **write.mode(console),
     )
     show_outcomes(console, outcomes, lambda one: training_columns(one.value, one.value.steps) if one.value else [])

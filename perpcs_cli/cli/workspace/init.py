@@ -8,17 +8,9 @@ from typing import Annotated
 import typer
 
 from perpcs_cli.artifacts.settings import Preset
+from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.flags import (
-    DeviceOption,
-    DryRunOption,
-    DtypeOption,
-    ForceOption,
-    SeedOption,
-    TaskOption,
-    layer,
-)
 from perpcs_cli.cli.rows import show_outcome
 from perpcs_cli.cli.setting_flags import setting
 from perpcs_cli.errors import UsageError
@@ -27,15 +19,14 @@ from perpcs_cli.errors import UsageError
 @command
 def init(
     console: Console,
+    write: flags.WriteFlags,
     directory: Annotated[Path, typer.Argument(help="The workspace to make.")] = Path(),
-    task: TaskOption = None,
+    task: flags.TaskOption = None,
     model: Annotated[str, setting("model")] = "smollm2-135m",
     preset: Annotated[Preset, setting("preset")] = "per-pcs",
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    seed: SeedOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    device: flags.DeviceOption = None,
+    dtype: flags.DtypeOption = None,
+    seed: flags.SeedOption = None,
 ) -> None:
     """Make a workspace.
 
@@ -46,10 +37,6 @@ def init(
 
     if task is None:
         raise UsageError("is missing", where="--task", hint="Give a LaMP task, as movie_tagging or LaMP_2M.")
-    given = layer({"device": device, "dtype": dtype, "seed": seed})
-    settings, outcome = step(
-        directory, task=task, model=model, preset=preset, force=force, dry_run=dry_run, report=console, **given
-    )
-    if outcome.state == "made":
-        console.note(f"wrote {outcome.path}: {settings.task}, {settings.model}, preset {preset}")
+    given = flags.layer({"device": device, "dtype": dtype, "seed": seed})
+    settings, outcome = step(directory, task=task, model=model, preset=preset, **write.mode(console), **given)
     show_outcome(console, outcome, [settings.task, settings.model, f"preset {preset}"])

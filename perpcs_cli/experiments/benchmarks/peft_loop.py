@@ -29,7 +29,7 @@ Outputs = list[list[int]]
 
 
 @dataclass(frozen=True)
-class Race:
+class DecodingComparison:
     """The same work for all: each of `candidates`, one weight per adapter, answers each of `prompts`."""
 
     base: Base

@@ -81,7 +81,7 @@ def time_search(
     The target is the first user with `items` items; `loras` sharers are those of the directory `sharers`, or trained
     here. `without`: techniques that the engine does without; `ablate`: also without each of the others.
     """
-    from perpcs_cli.experiments.benchmarks.peft_loop import Race
+    from perpcs_cli.experiments.benchmarks.peft_loop import DecodingComparison
     from perpcs_cli.model.engine.decode import Techniques
     from perpcs_cli.model.engine.drafts import Drafts
 
@@ -94,7 +94,7 @@ def time_search(
     for adapter in adapters:
         adapter.check_fits(model.fingerprint, model.base.shapes)
     mixtures = make_candidates(candidates, loras, workspace.settings.seed)
-    race = Race(model.base, rows, adapters, mixtures, POPULATION, predict)
+    race = DecodingComparison(model.base, rows, adapters, mixtures, POPULATION, predict)
     # The first passes of a process are slower than the others.
     size = race.prefill_rows()
     used = Techniques(**{name: name not in without for name in TECHNIQUES})

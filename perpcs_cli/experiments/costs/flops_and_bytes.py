@@ -58,7 +58,7 @@ def recipe_file(shape: Shape, lora: Lora, sharers: float) -> int:
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchShape:
     """What one pass holds: `rows` rows of `width` tokens, padding included, with logits at `kept` positions each.
 
     `padded`: rows differ in length, so that attention needs a mask.
@@ -87,7 +87,7 @@ class Training:
     jobs: int = 1
 
 
-def saved_bytes(shape: Shape, lora: Lora, batch: Batch, training: Training) -> int:
+def saved_bytes(shape: Shape, lora: Lora, batch: BatchShape, training: Training) -> int:
     """Bytes that autograd keeps from the forward pass for the backward pass, all base weights being frozen.
 
     A frozen linear layer keeps nothing but its weight. Checkpointing keeps each layer's input alone, and has
@@ -108,7 +108,7 @@ def saved_bytes(shape: Shape, lora: Lora, batch: Batch, training: Training) -> i
     return kept + final + 4 * batch.rows * (batch.kept - 1) * shape.vocab
 
 
-def layer_bytes(shape: Shape, lora: Lora, batch: Batch, training: Training) -> int:
+def layer_bytes(shape: Shape, lora: Lora, batch: BatchShape, training: Training) -> int:
     """Bytes that autograd keeps of one layer; see `saved_bytes`."""
     c, tokens, h = BYTES[training.dtype], batch.tokens, shape.hidden
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -123,7 +123,7 @@ def layer_bytes(shape: Shape, lora: Lora, batch: Batch, training: Training) -> i
     return norms + attention + mlp + _piece_bytes(shape, lora, batch, training)
 
 
-def _piece_bytes(shape: Shape, lora: Lora, batch: Batch, training: Training) -> int:
+def _piece_bytes(shape: Shape, lora: Lora, batch: BatchShape, training: Training) -> int:
     """What one layer's pieces keep: each piece's input, the small hidden state, and the factors in the base's dtype."""
     c, width = BYTES[training.dtype], lora.rank * training.jobs
     inputs = 0
@@ -147,7 +147,7 @@ def _mask_bytes(training: Training) -> int:
     return 1 if training.device == "cuda" else BYTES[training.dtype]
 
 
-def working_bytes(shape: Shape, batch: Batch, dtype: str) -> int:
+def working_bytes(shape: Shape, batch: BatchShape, dtype: str) -> int:
     """Bytes that come and go at the peak of a training step: the MLP's gradients, or those of the logits."""
     c = BYTES[dtype]
     mlp = batch.tokens * (3 * shape.intermediate * c + 8 * shape.hidden)

@@ -11,7 +11,7 @@ from typing import Literal
 from perpcs_cli.artifacts.settings import PredictSettings, TrainSettings
 from perpcs_cli.experiments.costs import flops_and_bytes
 from perpcs_cli.experiments.costs.device_specs import Device
-from perpcs_cli.experiments.costs.flops_and_bytes import BYTES, Batch, Lora, Training
+from perpcs_cli.experiments.costs.flops_and_bytes import BYTES, BatchShape, Lora, Training
 from perpcs_cli.experiments.costs.model_shape import Shape
 
 GATE_CACHE, BANK = 1 << 30, 2 << 30
@@ -130,7 +130,7 @@ def training(
     return Load(passes, total, peak)
 
 
-def _training_peak(model: Model, batch: Batch, how: Training) -> dict[str, int]:
+def _training_peak(model: Model, batch: BatchShape, how: Training) -> dict[str, int]:
     saved = flops_and_bytes.saved_bytes(model.shape, model.lora, batch, how)
     if how.checkpointing:
         saved += flops_and_bytes.layer_bytes(model.shape, model.lora, batch, how)
@@ -161,10 +161,10 @@ def _together(streams: Sequence[list[list[Length]]]) -> Iterable[list[Length]]:
         yield [row for stream in streams if number < len(stream) for row in stream[number]]
 
 
-def _batch(rows: Sequence[Length]) -> Batch:
+def _batch(rows: Sequence[Length]) -> BatchShape:
     widths = [row.tokens for row in rows]
     kept = max(row.answer for row in rows) + 1
-    return Batch(len(rows), max(widths), kept, padded=min(widths) < max(widths))
+    return BatchShape(len(rows), max(widths), kept, padded=min(widths) < max(widths))
 
 
 def assembling(
@@ -175,7 +175,7 @@ def assembling(
     groups = [rows[at : at + batch_size] for rows in users for at in range(0, len(rows), batch_size)]
     passes, total, peak = [], 0, 0
     together: list[Sequence[Length]] = []
-    sizes: list[Batch] = []
+    sizes: list[BatchShape] = []
     for group in groups:
         rows = [row for some in [*together, group] for row in some]
         if together and len(rows) * max(row.tokens for row in rows) > batch_tokens:

@@ -13,9 +13,9 @@ from perpcs_cli.methods.membership.protocols import (
     Suspect,
     decided,
     members_of,
-    population,
     reference_order,
     references,
+    rmia_population,
     why_left_out,
 )
 from perpcs_cli.methods.membership.roc import Curve, auc, auc_interval, balanced_accuracy, compare, roc, tpr_at
@@ -45,7 +45,7 @@ def score_suspect(
     ratios: dict[int, float] = {}
     z: list[int] = []
     if RMIA in attacks and reference_count and any(sides.values()):
-        z = population(suspect, items, seed)
+        z = rmia_population(suspect, items, seed)
         order = reference_order(suspect, seed)
         for index in sorted({*z, *(index for found in sides.values() for index in found)}):
             names = references(order, items[index], reference_count)

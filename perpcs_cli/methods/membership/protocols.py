@@ -107,7 +107,7 @@ def drawn(items: Sequence[Item], limit: int | None, seed: int) -> list[int]:
     return sorted(chosen)
 
 
-def population(suspect: Suspect, items: Sequence[Item], seed: int) -> list[int]:
+def rmia_population(suspect: Suspect, items: Sequence[Item], seed: int) -> list[int]:
     """RMIA's population z: at most 128 items, drawn by seed, that the model was not trained on.
 
     They are items of users that the model is not made of; where there are none, what its own users kept away.
@@ -152,7 +152,7 @@ def rows_to_run(
             continue
         rows |= {(index, model) for index in attacked for model in (0, suspect.model)}
         if reference_count:
-            wanted = attacked | set(population(suspect, items, seed))
+            wanted = attacked | set(rmia_population(suspect, items, seed))
             rows |= {(index, suspect.model) for index in wanted}
             order = reference_order(suspect, seed)
             for index in wanted:

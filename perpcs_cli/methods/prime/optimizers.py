@@ -33,7 +33,7 @@ class Optimizer(Protocol):
         """The rewards of the candidates that were asked last."""
 
 
-def derive_seed(seed: int, *names: str) -> int:
+def optimizer_seed(seed: int, *names: str) -> int:
     """A seed of its own for each user or purpose: from 1 to 2³² − 1. Never 0, which pycma reads as "by the time"."""
     return 1 + int(hashing.digest_value([seed, *names])[:12], 16) % (2**32 - 1)
 

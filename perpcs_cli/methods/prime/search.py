@@ -1,6 +1,6 @@
 """PriME: an evolution strategy searches the weights of similar sharers' LoRAs on a target user's history.
 
-The reward of a candidate is in `objective`, what its weights mean in `space`, how it is run in `population`.
+The reward of a candidate is in `objective`, what its weights mean in `weight_space`, how it is run in `evaluator`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Protocol, TypeVar
 from perpcs_cli.artifacts.settings import PrimeSettings
 from perpcs_cli.artifacts.trace import Evaluation, Point
 from perpcs_cli.methods.prime.objective import reward
-from perpcs_cli.methods.prime.optimizers import derive_seed, make_optimizer
+from perpcs_cli.methods.prime.optimizers import make_optimizer, optimizer_seed
 from perpcs_cli.methods.prime.weight_space import Space, Vector
 
 T = TypeVar("T")
 
 
 class Scores(Protocol):
-    """Anything that scores weight vectors of a space: `population.Evaluator`."""
+    """Anything that scores weight vectors of a space: `evaluator.Evaluator`."""
 
     @property
     def space(self) -> Space:
@@ -59,7 +59,7 @@ class Choice:
 def sample_items(items: Sequence[T], fraction: float, seed: int, user_id: str) -> list[T]:
     """The share of a history that candidates are scored on, drawn by seed: at least one item, in the old order."""
     count = max(1, round(fraction * len(items)))
-    chosen = random.Random(derive_seed(seed, "items", user_id)).sample(range(len(items)), count)
+    chosen = random.Random(optimizer_seed(seed, "items", user_id)).sample(range(len(items)), count)
     return [items[index] for index in sorted(chosen)]
 
 
@@ -85,7 +85,7 @@ def search(
     """
     space = scores.space
     alphas = list(dict.fromkeys(settings.alpha))
-    searches = [make_optimizer(settings, space.size, derive_seed(seed, "search", user_id)) for _ in alphas]
+    searches = [make_optimizer(settings, space.size, optimizer_seed(seed, "search", user_id)) for _ in alphas]
     seen: dict[Vector, Evaluation] = {}
     spent = 0
     while spent < settings.budget:

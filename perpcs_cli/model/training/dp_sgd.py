@@ -22,7 +22,7 @@ from perpcs_cli.model.engine.batching import Encoded, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.keyed_noise import SecretStream
-from perpcs_cli.model.training.train import Job, answer_losses, checkpointing, learning_rate, new_optimizer, total_steps
+from perpcs_cli.model.training.train import Job, answer_losses, checkpointing, new_optimizer, new_schedule, total_steps
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ def train_private(
         expected_batch_size=sample_rate * len(job.examples),
         stream=stream,
     )
+    schedule = new_schedule(optimizer, settings, steps)
     with checkpointing(base, settings.checkpointing):
         for step in range(steps):
             drawn = np.flatnonzero(stream.uniform(len(job.examples)) < sample_rate)
             rows = [job.examples[int(i)] for i in drawn]
-            optimizer.param_groups[0]["lr"] = learning_rate(settings, step, steps)
             # A step without examples is a step all the same: noise alone.
             for start in range(0, max(1, len(rows)), settings.batch_size):
                 some = rows[start : start + settings.batch_size]
@@ -84,6 +84,7 @@ def train_private(
                 optimizer.signal_skip_step(start + settings.batch_size < len(rows))
                 optimizer.step()
                 optimizer.zero_grad()
+            schedule.step()
             report()
     return Mechanism(
         what="gate" if job.gates else "lora",

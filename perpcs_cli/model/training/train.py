@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -89,19 +89,18 @@ def total_steps(settings: TrainSettings, examples: int) -> int:
     return settings.steps or settings.epochs * math.ceil(batches / settings.accumulate)
 
 
-def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
-    """The rate of the step after `step` of `steps` steps."""
-    warm = round(settings.warmup * steps)
-    if step < warm:
-        return settings.lr * (step + 1) / warm
-    left = 1 - (step - warm) / max(1, steps - warm)
-    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
-    return settings.lr * shape[settings.schedule]
-
-
 def new_optimizer(job: Job, settings: TrainSettings) -> torch.optim.Optimizer:
     """The AdamW of every training."""
     return torch.optim.AdamW(job.parameters, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
+
+
+def new_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> Any:
+    """How the rate rises and falls over `steps` optimizer steps, as transformers has it; stepped after each of them."""
+    from transformers import get_scheduler
+
+    warm = round(settings.warmup * steps)
+    name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+    return get_scheduler(name, optimizer, num_warmup_steps=warm, num_training_steps=steps)
 
 
 def train(
@@ -143,6 +142,7 @@ class _Run:
         self.step = 0
         self.losses: list[Tensor] = []
         self.optimizer = new_optimizer(job, settings)
+        self.schedule = new_schedule(self.optimizer, settings, self.steps)
         self._batches = self._endless(random.Random(hashing.derive_seed(seed, "order", job.name)))
 
     def _endless(self, shuffler: random.Random) -> Iterator[list[Encoded]]:
@@ -166,8 +166,9 @@ class _Run:
                 f"the loss of {self.job.name!r} is {loss} and its gradient {norm} at step {self.step + 1}",
                 hint="Try a lower learning rate, a lower --clip or --dtype float32.",
             )
-        rate = self.optimizer.param_groups[0]["lr"] = learning_rate(self.settings, self.step, self.steps)
+        (rate,) = self.schedule.get_last_lr()
         self.optimizer.step()
+        self.schedule.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.job.log.append(Step(self.step, loss, norm, rate))

@@ -97,7 +97,7 @@ def mia(
     if opened:
         check_base(opened, model.fingerprint, settings.model)
     asked: dict[str, Any] = {"systems": systems, "targets": [f"{s.system}/{s.target}" for s in models.suspects]}
-    asked |= {"protocols": protocols, "attacks": wanted, "references": count, "limit": max_items}
+    asked |= {"protocols": protocols, "attacks": wanted, "references": count, "max_items": max_items}
     asked |= {"resamples": resamples, "batch": [settings.predict.batch_tokens, settings.predict.batch_rows]}
     provenance = workspace.provenance(
         "mia",

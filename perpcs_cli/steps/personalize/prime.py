@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perpcs_cli.artifacts.io import typed_files
-from perpcs_cli.artifacts.io.atomic import refuse_existing
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same, differences
 from perpcs_cli.artifacts.pool import OpenPool, check_base, check_layers
 from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.settings import PredictSettings, PrimeSettings
-from perpcs_cli.artifacts.trace import Front, Pareto, Trace, TraceHeader, open_trace, read_trace
+from perpcs_cli.artifacts.trace import Trace, TraceHeader, open_trace, read_trace
 from perpcs_cli.artifacts.users import User, newest
-from perpcs_cli.errors import DataError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, run
+from perpcs_cli.steps.personalize.pareto_front import check_front, write_front
 from perpcs_cli.steps.personalize.recipes import recipe_output, write
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
@@ -98,7 +96,7 @@ def prime(
         "prime", {"prime": settings.prime, **model.describe()}, {"pool": near.pool.digest}, model.fingerprint
     )
     if pareto is not None and pareto.exists() and not force:
-        _check_front(pareto, [user.user_id for user in users], front)
+        check_front(pareto, [user.user_id for user in users], front)
     directory = out or workspace.recipes_of("prime")
     outputs = [output for one in searches for output in one.outputs(directory)]
 
@@ -119,8 +117,9 @@ def prime(
 
     things = "recipes"
     rows = run(outputs, make, place=directory, things=things, force=force, dry_run=dry_run, report=report)
-    if pareto is not None and not dry_run:
-        _write_front(pareto, searches, front)
+    # Without its traces, a front that is there stays as it is.
+    if pareto is not None and not dry_run and (not pareto.exists() or all(one.has_trace() for one in searches)):
+        write_front(pareto, {one.user.user_id: (one.trace, one.header()) for one in searches}, front)
     return rows
 
 
@@ -282,31 +281,3 @@ def _found(user: User, choice: Choice) -> Found:
         metrics=row.metrics,
         candidates=choice.candidates,
     )
-
-
-def _check_front(path: Path, users: Sequence[str], origin: Provenance) -> None:
-    """Raise where something else stands at `path` than the front of these users' searches with these settings."""
-    try:
-        before = typed_files.read_json(path, Pareto)
-    except DataError:
-        before = None
-    if before is None or sorted(before.users) != sorted(users):
-        refuse_existing(path, force=False)
-    else:
-        check_same(before.provenance, origin, where=path)
-
-
-def _write_front(path: Path, searches: Sequence[_Search], origin: Provenance) -> None:
-    """Write the users' non-dominated candidates, of everything in their traces, unless the file holds just these."""
-    from perpcs_cli.methods.prime.search import pareto
-
-    if path.exists() and not all(one.has_trace() for one in searches):
-        return
-    fronts = {}
-    for one in searches:
-        header, rows = read_trace(one.trace)
-        check_same(header.provenance, one.header().provenance, where=one.trace)
-        fronts[one.user.user_id] = Front(sharers=header.sharers, points=pareto(rows))
-    found = Pareto(users=fronts, provenance=origin)
-    if not path.exists() or typed_files.read_bytes(path) != typed_files.json_bytes(found):
-        typed_files.write_json(path, found)

@@ -45,8 +45,8 @@ def adapt(
     model = StepModel(workspace, report, adapted=False, changed=save_merged is not None)
     provenance = workspace.provenance(
         "adapt",
-        {"adapt": settings.adapt, "lora": settings.lora, "source": source, "prompts": shown, "limit": max_examples}
-        | {"max_length": settings.max_length, **model.describe()},
+        {"adapt": settings.adapt, "lora": settings.lora, "source": source, "prompts": shown}
+        | {"max_examples": max_examples, "max_length": settings.max_length, **model.describe()},
         {"examples": digest(prompts)},
         model.fingerprint,
     )

@@ -282,7 +282,7 @@ def test_the_same_command_writes_the_same_bytes_and_a_stopped_one_goes_on(
 def test_other_settings_need_force(shell: Shell) -> None:
     assert shell(f"{CHEAP} --recipes recipes-retrieve --name one").exit_code == 0
     message = refused(shell(f"{CHEAP} --recipes recipes-retrieve --name one --max-items 1"), DATA)
-    assert "limit None -> 1" in message
+    assert "max_items None -> 1" in message
     assert shell(f"{CHEAP} --recipes recipes-retrieve --name one --max-items 1 --force").exit_code == 0
 
 

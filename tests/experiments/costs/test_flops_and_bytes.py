@@ -16,7 +16,7 @@ from perpcs_cli.artifacts.gate import FILE as GATES
 from perpcs_cli.artifacts.io import tensors
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.experiments.costs import flops_and_bytes
-from perpcs_cli.experiments.costs.flops_and_bytes import Batch, Lora, Training
+from perpcs_cli.experiments.costs.flops_and_bytes import BatchShape, Lora, Training
 from perpcs_cli.experiments.costs.model_shape import Shape, shape_of
 from perpcs_cli.model.engine.batching import make_batch
 from perpcs_cli.model.engine.packed_attention import Rows, packed
@@ -126,7 +126,7 @@ def test_activations_are_what_autograd_keeps(
     settings = TrainSettings(batch_size=3, lr=1e-3, steps=1, checkpointing=checkpointing)
     with Kept(base, job) as kept:
         train(base, [job], settings, seed=0, dropout=dropout)
-    batch = Batch(rows=3, width=68, kept=9, padded=padded)
+    batch = BatchShape(rows=3, width=68, kept=9, padded=padded)
     how = Training(what, dtype, "cpu", dropout > 0, checkpointing)
     assert flops_and_bytes.saved_bytes(shape, LORA, batch, how) == pytest.approx(kept.bytes, rel=0.03)
 
@@ -134,7 +134,7 @@ def test_activations_are_what_autograd_keeps(
 def test_checkpointing_keeps_less_of_a_deep_model() -> None:
     from perpcs_cli.experiments.costs.model_shape import KNOWN
 
-    batch = Batch(rows=6, width=500, kept=8)
+    batch = BatchShape(rows=6, width=500, kept=8)
     whole, less = (
         flops_and_bytes.saved_bytes(KNOWN["llama-2-7b"], LORA, batch, Training("lora", "bfloat16", "cuda", True, on))
         for on in (False, True)

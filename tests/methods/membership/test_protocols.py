@@ -13,9 +13,9 @@ from perpcs_cli.methods.membership.protocols import (
     drawn,
     duplicate,
     members_of,
-    population,
     reference_order,
     references,
+    rmia_population,
     rows_to_run,
     why_left_out,
 )
@@ -81,11 +81,11 @@ def test_references_never_saw_the_text_and_are_not_in_the_recipe_if_others_are_t
 
 
 def test_the_population_was_not_trained_on():
-    assert population(suspect("a"), ITEMS, 0) == [3, 4, 5]
-    assert population(suspect("a", "b", "c"), ITEMS, 0) == [2, 4], "what its own users kept away"
+    assert rmia_population(suspect("a"), ITEMS, 0) == [3, 4, 5]
+    assert rmia_population(suspect("a", "b", "c"), ITEMS, 0) == [2, 4], "what its own users kept away"
     many = [item("b", place) for place in range(2 * POPULATION)]
-    found = population(suspect("a"), many, 0)
-    assert len(set(found)) == POPULATION and found == population(suspect("a"), many, 0) != population(
+    found = rmia_population(suspect("a"), many, 0)
+    assert len(set(found)) == POPULATION and found == rmia_population(suspect("a"), many, 0) != rmia_population(
         suspect("a"), many, 1
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from perpcs_cli.artifacts.settings import PrimeSettings
 from perpcs_cli.errors import PerpcsError
-from perpcs_cli.methods.prime.optimizers import default_popsize, derive_seed, make_optimizer
+from perpcs_cli.methods.prime.optimizers import default_popsize, make_optimizer, optimizer_seed
 
 PLANTED = np.array([0.6, -0.4, 0.2])
 needs_nevergrad = pytest.mark.skipif(importlib.util.find_spec("nevergrad") is None, reason="nevergrad is not installed")
@@ -102,7 +102,7 @@ def test_rewards_that_are_all_the_same() -> None:
 
 
 def test_seeds_are_apart_and_never_zero() -> None:
-    seeds = {derive_seed(seed, purpose, user) for seed in range(20) for purpose in ("a", "b") for user in ("u", "v")}
+    seeds = {optimizer_seed(seed, purpose, user) for seed in range(20) for purpose in ("a", "b") for user in ("u", "v")}
     assert len(seeds) == 80
     assert min(seeds) >= 1 and max(seeds) < 2**32
 

