@@ -250,9 +250,9 @@ def test_gates_start_at_zero_and_only_gates_change(tiny):
         ("constant", 0.0, [1, 1, 1, 1]),
         ("linear", 0.0, [1, 0.75, 0.5, 0.25]),
         ("cosine", 0.0, [1, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)]),
-        ("linear", 0.5, [0.5, 1, 1, 0.5]),
-        ("constant", 0.75, [1 / 3, 2 / 3, 1, 1]),
-        ("cosine", 1.0, [0.25, 0.5, 0.75, 1]),
+        ("linear", 0.5, [0, 0.5, 1, 0.5]),
+        ("constant", 0.75, [0, 1 / 3, 2 / 3, 1]),
+        ("cosine", 1.0, [0, 0.25, 0.5, 0.75]),
     ],
 )
 def test_schedules(tiny, schedule, warmup, expected):
