@@ -219,6 +219,8 @@ class checkpointing:
         if self.wanted:
             with _quiet():
                 self.base.model.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers lets gradients reach the embeddings and would leave that on; this kind has no need of it.
+            self.base.model.disable_input_require_grads()
             for module in self.base.model.modules():
                 # Only a layer in training mode is checkpointed; the others stay as they are, without dropout.
                 module.training = getattr(module, "gradient_checkpointing", False)

@@ -186,6 +186,12 @@ def test_checkpointing_changes_nothing(tiny, make):
     assert not any(module.training for module in tiny.model.modules())
 
 
+def test_checkpointing_leaves_the_model_as_it_was(tiny):
+    train(tiny, [lora_job(tiny)], settings(steps=1, checkpointing=True), seed=0)
+    assert not any(module.training or module._forward_hooks for module in tiny.model.modules())
+    assert not tiny.model(input_ids=torch.tensor([[5, 6]])).logits.requires_grad
+
+
 def test_checkpointing_checkpoints(tiny, monkeypatch):
     """Each decoder layer runs a second time in the backward pass, without dropout of the base's own."""
     passes = []
