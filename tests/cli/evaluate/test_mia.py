@@ -24,6 +24,9 @@ from perpcs_cli.artifacts.users import read_users, write_users
 from perpcs_cli.methods.membership.attacks import NAMES
 from perpcs_cli.model.engine import scoring
 
+# Its fixtures are long: one process makes them once.
+pytestmark = pytest.mark.xdist_group("mia")
+
 TRAIN = "train-sharer --plain --hold-out 0.4 --lr 2e-2 --steps 30 --schedule constant"
 CHEAP = "mia --resamples 50"
 

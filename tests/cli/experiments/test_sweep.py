@@ -18,6 +18,9 @@ from perpcs_cli.artifacts.sweep import read_sweep
 from perpcs_cli.experiments.sweeps import runner
 from perpcs_cli.model.training import train as training
 
+# Its fixtures are long: one process makes them once.
+pytestmark = pytest.mark.xdist_group("sweep")
+
 EXAMPLE = Path(__file__).parents[3] / "examples" / "configs" / "small.toml"
 LINE = "sweep small.toml --data synthetic.jsonl --out out --device cpu --dtype float32"
 CELLS = [

@@ -24,6 +24,9 @@ from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PLAIN, digest
 from perpcs_cli.tasks.spec import get_task
 
+# Its fixtures are long: one process makes them once.
+pytestmark = pytest.mark.xdist_group("differential privacy")
+
 TRAIN = "train-sharer --plain --steps 2 --lr 1e-2 --batch-size 2 --user SHARER --out dp"
 GATE = "gate --sharers dp --plain --steps 3 --batch-size 2"
 BUILD = "pool build --sharers dp --out dp.json"
@@ -57,7 +60,7 @@ def private(walked, tmp_path_factory):
     ]
     users[user.user_id] = msgspec.structs.replace(user, history=items)
     write_users(root / "users.jsonl", list(users.values()))
-    lines = {"train": f"{TRAIN} --dp-epsilon 8 --dp-delta 1e-4", "gate": f"{GATE} --dp-epsilon 3", "build": BUILD}
+    lines = {"train": f"{TRAIN} --dp-epsilon 8 --dp-delta 1e-4", "gate": f"{GATE} --dp-noise 1", "build": BUILD}
     for name, line in lines.items():
         shell.results[name] = run(shell, line)
     return shell
@@ -122,7 +125,7 @@ def test_a_finished_private_sharer_is_recognized(private):
     again = run(private, f"{TRAIN} --dp-epsilon 8 --dp-delta 1e-4")
     assert "1 of 1 users are finished already" in again.stderr
     assert again.stdout == private.results["train"].stdout
-    assert "1 of 1 sharers are finished already" in run(private, f"{GATE} --dp-epsilon 3").stderr
+    assert "1 of 1 sharers are finished already" in run(private, f"{GATE} --dp-noise 1").stderr
     other = private(named(private, f"{TRAIN} --dp-epsilon 7 --dp-delta 1e-4"))
     assert "was made with other settings: dp.epsilon 8.0 -> 7.0" in other.stderr
 
