@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from perpcs_cli.artifacts.io import safe_paths, tensors
+from perpcs_cli.artifacts.io import safe_paths, tensors, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.errors import DataError
 
@@ -126,7 +126,7 @@ def read_embeddings(path: Path, what: What = "history") -> Embeddings:
     file = tensors.open_tensors(path)
     try:
         card = msgspec.json.decode(file.metadata.get(META, ""), type=EmbeddingsCard)
-    except msgspec.DecodeError as error:
+    except typed_files.UNREADABLE as error:
         raise DataError(f"its metadata is not that of embeddings: {error}", where=path) from None
     if card.what != what:
         raise DataError(f"holds embeddings of each user's {card.what}, not {what}", where=path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from perpcs_cli.artifacts.io import tensors
+from perpcs_cli.artifacts.io import tensors, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.errors import DataError
@@ -53,5 +53,5 @@ def read_metadata(file: tensors.TensorFile, kind: type[GateCard]) -> GateCard:
     """The card in a tensor file's metadata."""
     try:
         return msgspec.json.decode(file.metadata.get(META, ""), type=kind)
-    except msgspec.DecodeError as error:
+    except typed_files.UNREADABLE as error:
         raise DataError(f"its metadata is not that of a gate file: {error}", where=file.path) from None

@@ -28,7 +28,7 @@ def is_labels(path: Path) -> bool:
     """Whether `path` is in LaMP's format rather than JSONL. Raises DataError where it cannot be read."""
     try:
         content = msgspec.json.decode(typed_files.read_bytes(path))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except typed_files.UNREADABLE:
         return False
     return isinstance(content, dict) and "golds" in content
 

@@ -53,7 +53,7 @@ def read_results(path: Path) -> list[Result]:
             continue
         try:
             row = msgspec.json.decode(line, type=Result)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except typed_files.UNREADABLE as error:
             raise DataError(f"not a row of perpcs results: {error}", where=where) from None
         if row.digest in seen:
             raise DataError(f"the cell {row.digest[:12]} is recorded twice", where=where)

@@ -57,7 +57,7 @@ def write_users(path: Path, users: list[User]) -> None:
 
 def read_ids(path: Path) -> list[str]:
     """A list of user ids, one a line. Raises DataError where the file is missing or empty."""
-    ids = [line.strip() for line in typed_files.read_text(path).splitlines() if line.strip()]
+    ids = [line.strip() for line in typed_files.read_text(path).split("\n") if line.strip()]
     if not ids:
         raise DataError("holds no user ids", where=path)
     return ids

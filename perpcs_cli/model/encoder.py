@@ -11,6 +11,7 @@ from torch import Tensor
 
 from perpcs_cli.errors import DataError
 from perpcs_cli.model.engine.batching import by_budget
+from perpcs_cli.model.loading.checkpoint import load_checkpoint
 from perpcs_cli.model.loading.identity import choose_device, choose_dtype, fingerprint_model, locate
 
 BATCH_TOKENS = 16384
@@ -68,22 +69,10 @@ def load_encoder(name: str, *, device: str, dtype: str, max_length: int) -> Enco
     Of an encoder-decoder model the encoder is taken. Raises UsageError for a device or dtype that is not there and
     DataError for a model that cannot be loaded.
     """
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
     place = choose_device(device)
-    directory = locate(name)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        model = AutoModel.from_pretrained(
-            directory, dtype=choose_dtype(dtype, place), use_safetensors=True, local_files_only=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise DataError(f"the encoder cannot be loaded: {str(error).splitlines()[0]}", where=directory) from None
+    model, tokenizer = load_checkpoint(locate(name), "encoder", choose_dtype(dtype, place))
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     limits = (max_length, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
-    model.requires_grad_(False).eval().to(place)
+    model.to(place)
     return Encoder(name, model, tokenizer, place, min(int(limit) for limit in limits if limit))

@@ -105,7 +105,7 @@ def _read(path: Path, sources: Sources) -> None:
     data = typed_files.read_bytes(path)
     try:
         content = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except typed_files.UNREADABLE as error:
         _read_lines(path, data, str(error), sources)
         return
     if isinstance(content, dict) and isinstance(content.get("golds"), list):
@@ -132,7 +132,7 @@ def _read_lines(path: Path, data: bytes, error: str, sources: Sources) -> None:
         if line.strip():
             try:
                 rows.append((f"line {number}", msgspec.json.decode(line)))
-            except (msgspec.DecodeError, UnicodeDecodeError) as broken:
+            except typed_files.UNREADABLE as broken:
                 sources.problems.append(Problem(str(path), f"line {number}", "", f"not valid JSON: {broken}"))
     if not any(isinstance(row, dict) and "user_id" in row for _, row in rows):
         raise DataError(f"not valid JSON: {error}", where=path, hint=FORMS)

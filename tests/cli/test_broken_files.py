@@ -1,4 +1,4 @@
-"""Tensors that are missing, cut off, garbled, changed or not finite, adapters that do not fit, and pickles."""
+"""Tensors that are missing, cut off, garbled, changed or not finite, foreign adapters, pickles, unreadable text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from shell import DATA, Shell, named, refused
+from shell import DATA, USAGE, Shell, named, refused
 
 
 def damage(path: Path, how: str) -> None:
@@ -148,3 +148,43 @@ def test_a_pickled_base_model_is_refused(shell: Shell) -> None:
     (shell.root / "model/model.safetensors").rename(shell.root / "model/pytorch_model.bin")
     message = refused(shell("predict --base --name n --task-adapter none --model model"), DATA)
     assert message.startswith("model: holds no safetensors file")
+
+
+# Every kind of text that a command reads, and a command that reads it.
+TEXTS = {
+    "perpcs.toml": "predict --base --name n",
+    "users.jsonl": "split --force",
+    "data.json": "import data.json --out new.jsonl",
+    "sharers.txt": "train-sharer --plain --dry-run --user @sharers.txt",
+    "split.json": "status --verify",
+    "task-adapter/adapter_config.json": "predict --base --name n",
+    "sharers/SHARER/adapter_config.json": "pool build --force",
+    "sharers/SHARER/sharer.json": "pool build --force",
+    "pool.json": "pool list",
+    "recipes/TARGET.json": "predict --recipes recipes --name n",
+    "model/config.json": "predict --base --name n --task-adapter none --model model",
+    "model/tokenizer.json": "predict --base --name n --task-adapter none --model model",
+    "grid.toml": "sweep grid.toml --data users.jsonl --out out",
+}
+UNREADABLE = {
+    "nested": b"[" * 100_000,
+    "nested objects": b'{"a":' * 100_000,
+    "nested tables": b"a = " + b"[" * 100_000,
+    "digits": b'{"format": ' + b"9" * 5_000 + b"}",
+    "digits in TOML": b"a = " + b"9" * 5_000,
+    "half a character": b'{"format": "\\ud800"}',
+    "no text": b"\xff\xfe\x00",
+    "no object": b"7",
+}
+
+
+@pytest.mark.parametrize("place", TEXTS)
+def test_unreadable_text(place: str, shell: Shell) -> None:
+    shutil.copytree(shell.model, shell.root / "model")
+    path = shell.root / named(shell, place)
+    assert path.exists() or "/" not in place
+    for how, content in UNREADABLE.items():
+        path.write_bytes(content)
+        result = shell(named(shell, TEXTS[place]))
+        assert result.exit_code in (USAGE, DATA), (how, result.output)
+        assert refused(result, result.exit_code)

@@ -17,12 +17,14 @@ def digest_bytes(data: bytes) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal. Raises DataError where it is missing."""
+    """SHA-256 of a file's content, in hexadecimal. Raises DataError where it is missing or cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise DataError("no such file", where=path) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=path) from None
 
 
 def digest_value(value: object) -> str:

@@ -104,7 +104,7 @@ def read_journal(path: Path, header: type[Any], kind: type[Row]) -> tuple[Any, l
     for number, line in enumerate(lines, start=1):
         try:
             decoded.append(msgspec.json.decode(line, type=kind if decoded else header))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except typed_files.UNREADABLE as error:
             what = f"not a {(kind if decoded else header).__name__}: {error}"
             raise DataError(what, where=f"{path}, line {number}", hint="Use --force to begin again.") from None
     if not decoded:

@@ -14,6 +14,9 @@ from perpcs_cli.errors import DataError
 
 T = TypeVar("T")
 
+# What parsers raise for bytes that are no text of their kind, for numbers without end and for deep nesting.
+UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
@@ -54,7 +57,7 @@ def read_json(path: Path, kind: type[T]) -> T:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise DataError(f"{kind.__name__} does not have the expected fields: {error}", where=path) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise DataError(f"not valid JSON: {error}", where=path) from None
 
 
@@ -64,7 +67,7 @@ def _check_format(path: Path, data: bytes, kind: type[Any]) -> None:
         return
     try:
         found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise DataError(f"not valid JSON: {error}", where=path, hint="The file may be truncated.") from None
     found = found.get("format") if isinstance(found, dict) else None
     if found != expected:
@@ -82,7 +85,7 @@ def read_toml(path: Path, form: str) -> dict[str, Any]:
     """
     try:
         content = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not valid TOML: {error}", where=path) from None
     if (found := content.get("format")) != form:
         hint = f'Add `format = "{form}"` if it is one.'
@@ -119,7 +122,7 @@ def read_jsonl(path: Path, kind: type[T]) -> list[T]:
             rows.append(decoder.decode(line))
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8: {error.reason}", where=f"{path}, line {number}") from None
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             hint = f"Each line is one {kind.__name__} as a JSON object."
             raise DataError(str(error), where=f"{path}, line {number}", hint=hint) from None
     return rows

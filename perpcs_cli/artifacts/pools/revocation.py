@@ -202,7 +202,7 @@ def _traces(todo: Revocation) -> Iterator[tuple[Path, TraceHeader, bytes]]:
         first, _, rest = typed_files.read_bytes(path).partition(b"\n")
         try:
             header = msgspec.json.decode(first, type=TraceHeader)
-        except msgspec.DecodeError as error:
+        except typed_files.UNREADABLE as error:
             raise DataError(f"not a trace of perpcs: {error}", where=path) from None
         if header.provenance.inputs.get("pool") == todo.before:
             yield path, header, rest

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.users import User
 
 LETTERS = 24
@@ -167,7 +168,7 @@ def _metadata(path: Path) -> Any:
 def _decoded(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except (ValueError, UnicodeDecodeError):
+    except typed_files.UNREADABLE:
         return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from perpcs_cli.artifacts.adapter import Adapter
 from perpcs_cli.errors import DataError, PerpcsError
+from perpcs_cli.model.loading.checkpoint import load_checkpoint
 from perpcs_cli.model.loading.identity import Identity
 from perpcs_cli.model.loading.tokenizer_info import longest_sequence, stop_tokens
 
@@ -53,7 +53,8 @@ class Base:
     def pad(self) -> int:
         """The token id that fills batches; it is always masked."""
         pad = self.tokenizer.pad_token_id
-        return int(pad) if pad is not None else self.stop[0]
+        embedded = pad is not None and pad < self.model.get_input_embeddings().num_embeddings
+        return int(pad) if embedded else self.stop[0]
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -73,42 +74,16 @@ class Base:
 def load_base(identity: Identity, *, targets: tuple[str, ...]) -> Base:
     """Load a model and merge its task adapter.
 
-    Raises DataError for a model that cannot be loaded from safetensors or an adapter that does not fit, PerpcsError
+    Raises DataError for a model that is not whole or an adapter that does not fit, PerpcsError
     where the architecture has no such linear layers.
     """
-    model, tokenizer = _load(identity.directory, identity.dtype)
-    model.requires_grad_(False).eval().to(identity.device)
-    if broken := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
-        raise DataError(
-            f"the model's weight {broken!r} holds NaN or infinity",
-            where=identity.directory,
-            hint="Fetch the model again; if it is whole, its values may be too large for this --dtype.",
-        )
+    model, tokenizer = load_checkpoint(identity.directory, "model", identity.dtype)
+    model.to(identity.device)
     found = find_targets(model, targets)
     if identity.adapter:
         merge_adapter(model, identity.adapter)
     stop = stop_tokens(tokenizer, getattr(model, "generation_config", None), model.config)
     return Base(identity, model, tokenizer, found, longest_sequence(model.config), stop)
-
-
-def _load(directory: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise DataError(f"the model cannot be loaded: {str(error).splitlines()[0]}", where=directory) from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise DataError(f"the model's weights are broken: {error}", where=directory) from None
-    return model, tokenizer
 
 
 def find_targets(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:

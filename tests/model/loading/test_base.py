@@ -169,6 +169,13 @@ def test_a_missing_tokenizer(copied):
         load(copied)
 
 
+def test_a_pad_that_is_not_embedded(tiny_dir):
+    base = load(tiny_dir)
+    base.tokenizer.add_special_tokens({"pad_token": "<more>"})
+    assert base.tokenizer.pad_token_id == 400
+    assert base.pad == base.stop[0]
+
+
 def test_devices_and_dtypes(tiny_dir):
     with pytest.raises(UsageError, match="the device 'abacus' cannot be used"):
         load(tiny_dir, device="abacus")
