@@ -35,7 +35,8 @@ class Encoder:
 
         It does not depend on other users' texts. Raises DataError where it is not finite.
         """
-        ids = [self.tokenizer(text, truncation=True, max_length=self.limit)["input_ids"] for text in texts]
+        how = {"truncation": True, "max_length": self.limit, "split_special_tokens": True}
+        ids = [self.tokenizer(text, **how)["input_ids"] for text in texts]
         total = torch.zeros((), device=self.device)
         for batch in by_budget([len(row) for row in ids], BATCH_TOKENS, BATCH_ROWS):
             total = total + self._states([ids[i] for i in batch]).sum(0)

@@ -91,11 +91,10 @@ def profile_lines(task: Task, user: User, recent: int = ITEMS) -> list[str]:
         raise DataError(error.what, where=f"user {user.user_id}", hint=error.hint) from None
 
 
-def profile_prompt(task: Task, user_id: str, lines: Sequence[str], ends: tuple[str, str] = ("", "")) -> Prompt:
-    """The prompt that asks for a user's profile; `ends` are what a chat puts before and after a message."""
-    before, after = ends
+def profile_prompt(task: Task, user_id: str, lines: Sequence[str], turn: tuple[str, str] = ("", "")) -> Prompt:
+    """The prompt that asks for a user's profile; `turn` is what a chat puts before and after a message."""
     question = PROFILE_TEMPLATES[task.name].question
-    return Prompt(user_id, "", f"{before}{question} User History: ", " | ".join(lines), f" Answer:{after}", None)
+    return Prompt(user_id, "", f"{question} User History: ", " | ".join(lines), " Answer:", None, turn)
 
 
 def _line(task: Task, item: Item) -> str:

@@ -55,11 +55,18 @@ class Prompt:
     """From the article to the answer, as ` Tag:`."""
     answer: str | None
     """With its leading space, as ` comedy`; None where it is not known."""
+    turn: tuple[str, str] = ("", "")
+    """What a chat puts before and after a message. Only here are names of special tokens read as those."""
+
+    @property
+    def message(self) -> str:
+        """What is of the task and its users."""
+        return self.context + self.before + self.article + self.after
 
     @property
     def text(self) -> str:
         """The whole prompt without the answer."""
-        return self.context + self.before + self.article + self.after
+        return self.turn[0] + self.message + self.turn[1]
 
 
 def digest(prompts: Iterable[Prompt]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,10 +57,10 @@ def tokenize(reader: Reads, prompt: Prompt) -> Encoded:
 
     Prompt and answer are tokenized together; the answer begins where the tokens differ from the prompt's alone.
     """
-    ids = _ids(reader, prompt.text)
+    ids = _ids(reader, prompt)
     if prompt.answer is None:
         return Encoded(prompt.key, ids, [])
-    both = _ids(reader, prompt.text + prompt.answer)
+    both = _ids(reader, prompt, prompt.answer)
     shared = shared_prefix([ids, both])
     return Encoded(prompt.key, both[:shared], [*both[shared:], reader.stop[0]])
 
@@ -92,12 +93,13 @@ def fit(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> 
         if size <= limit:
             break
         whole: str = getattr(prompt, part)
-        spans = reader.tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+        spans = _as_text(reader, whole, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
         drop = 0
         while size > limit and drop < len(spans):
             # Tokens at the seam can merge otherwise than before, so one cut may not be enough.
             drop += size - limit
-            prompt = replace(prompt, **{part: whole[spans[drop][0] :] if drop < len(spans) else ""})
+            kept: Any = {part: whole[spans[drop][0] :] if drop < len(spans) else ""}
+            prompt = replace(prompt, **kept)
             size = len(tokenize(reader, prompt))
     if size > limit:
         raise DataError(
@@ -110,11 +112,12 @@ def fit(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> 
 def count_parts(reader: Reads, prompt: Prompt) -> dict[str, int]:
     """Tokens of a prompt's context, instruction, article and answer, which add up to all that the model sees.
 
-    A token across a seam counts for the part in which it begins, and a token without text for the instruction.
+    The prompt has no chat around it. A token across a seam counts for the part in which it begins, and a token
+    without text for the instruction.
     """
     parts = ("context", "before", "article", "after")
     ends = [sum(len(getattr(prompt, part)) for part in parts[: i + 1]) for i in range(len(parts))]
-    spans = reader.tokenizer(prompt.text, return_offsets_mapping=True)["offset_mapping"]
+    spans = _as_text(reader, prompt.message, return_offsets_mapping=True)["offset_mapping"]
     encoded = tokenize(reader, prompt)
     counts = dict.fromkeys(("context", "instruction", "article", "answer"), 0)
     for start, end in spans[: len(encoded.prompt)]:
@@ -123,8 +126,28 @@ def count_parts(reader: Reads, prompt: Prompt) -> dict[str, int]:
     return counts | {"answer": len(encoded.answer)}
 
 
-def _ids(reader: Reads, text: str) -> list[int]:
-    ids: list[int] = reader.tokenizer(text)["input_ids"]
+def _as_text(reader: Reads, text: str, **how: bool) -> Any:
+    """A user's text that names a special token, as `</s>`, remains text: it must not end a prompt."""
+    return reader.tokenizer(text, split_special_tokens=True, **how)
+
+
+def _ids(reader: Reads, prompt: Prompt, answer: str = "") -> list[int]:
+    before, after = prompt.turn
+    if not before and not after:
+        return _open(reader, _as_text(reader, prompt.text + answer)["input_ids"])
+    special = [token.content for token in reader.tokenizer.added_tokens_decoder.values() if token.special]
+    if not any(name in prompt.message for name in special):
+        return _open(reader, reader.tokenizer(prompt.text + answer)["input_ids"])
+    return [
+        *_open(reader, reader.tokenizer("")["input_ids"]),
+        *reader.tokenizer(before, add_special_tokens=False)["input_ids"],
+        *_as_text(reader, prompt.message, add_special_tokens=False)["input_ids"],
+        *reader.tokenizer(after + answer, add_special_tokens=False)["input_ids"],
+    ]
+
+
+def _open(reader: Reads, ids: list[int]) -> list[int]:
+    """Without the end of sequence that some tokenizers put at the end of every text."""
     return ids[:-1] if ids and ids[-1] in reader.stop else ids
 
 

@@ -57,12 +57,12 @@ def profile(
     if not shown:
         raise DataError("no user has a history to describe", where=who.path(workspace))
     model = StepModel(workspace, report, pieces=False)
-    ends = None if chat is False else chat_ends(load_vocabulary(model.identity.directory).tokenizer)
-    if chat and not ends:
+    turn = None if chat is False else chat_ends(load_vocabulary(model.identity.directory).tokenizer)
+    if chat and not turn:
         raise UsageError(f"{settings.model} has no chat template", where="--chat", hint="Ask with --no-chat.")
-    ask = {user: partial(profile_prompt, workspace.task, user, ends=ends or ("", "")) for user in shown}
+    ask = {user: partial(profile_prompt, workspace.task, user, turn=turn or ("", "")) for user in shown}
     sources = {user: hashing.digest_value(ask[user](lines).text) for user, lines in shown.items()}
-    shared: dict[str, object] = {"recent": recent, "max_new_tokens": max_new_tokens, "chat": bool(ends)}
+    shared: dict[str, object] = {"recent": recent, "max_new_tokens": max_new_tokens, "chat": bool(turn)}
     shared |= {"max_length": settings.max_length, **model.describe()}
     provenance = workspace.provenance("profile", shared, {}, model.fingerprint)
 

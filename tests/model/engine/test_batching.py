@@ -51,6 +51,31 @@ def test_a_token_across_the_boundary_belongs_to_the_answer(tiny):
     assert (text(tiny, row.prompt), row.answer) == ("the", [*whole, tiny.stop[0]])
 
 
+def special(base, row):
+    return [token for token in row.prompt + row.answer[:-1] if token in base.tokenizer.all_special_ids]
+
+
+def test_a_users_text_holds_no_special_tokens(tiny):
+    """As a review that quotes `<eos>`: it must not end the prompt, and must not be counted as less than it is."""
+    row = tokenize(tiny, dataclasses.replace(PROMPT, article="one <eos><pad> two", answer=" the <eos> end"))
+    assert special(tiny, row) == []
+    assert (
+        text(tiny, row.prompt)
+        == "An earlier headline: the council met. Generate a headline: one <eos><pad> two headline:"
+    )
+    assert text(tiny, row.answer[:-1]) == " the <eos> end"
+
+
+@pytest.mark.parametrize("article", ["one two", "one <eos><pad> two"])
+def test_special_tokens_of_a_chat_are_read_and_the_users_are_not(tiny, article):
+    row = tokenize(tiny, dataclasses.replace(PROMPT, article=article, answer=None, turn=("<pad>user:", "<eos>model:")))
+    assert special(tiny, row) == [0, 1]
+    assert text(tiny, row.prompt).startswith(
+        "<pad>user:An earlier headline: the council met. Generate a headline: one "
+    )
+    assert text(tiny, row.prompt).endswith(" two headline:<eos>model:")
+
+
 def test_a_tokenizer_that_closes_every_text_itself(tiny):
     closing = type(tiny.tokenizer)(tokenizer_object=tiny.tokenizer.backend_tokenizer, eos_token="<eos>")
     closing.backend_tokenizer.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
