@@ -61,7 +61,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     warmup: Annotated[float, Meta(ge=0, le=1, description="Share of the steps in which the rate rises from 0.")] = 0.0
     weight_decay: Annotated[FromZero, Meta(description="AdamW's weight decay.")] = 0.01
     clip: Annotated[FromZero, Meta(description="Largest gradient norm; 0 for no clipping.")] = 0.3
-    accumulate: Annotated[Count, Meta(description="Batches per optimizer step.")] = 1
+    accumulate: Annotated[Count, Meta(description="Batches per optimizer step; an epoch's last may have fewer.")] = 1
     checkpointing: Annotated[bool, Meta(description="Recompute activations: less memory, more time.")] = False
 
 

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal
 
 from perpcs_cli.artifacts.settings import PredictSettings, TrainSettings
@@ -13,11 +14,12 @@ from perpcs_cli.experiments.costs import flops_and_bytes
 from perpcs_cli.experiments.costs.device_specs import Device
 from perpcs_cli.experiments.costs.flops_and_bytes import BYTES, BatchShape, Lora, Training
 from perpcs_cli.experiments.costs.model_shape import Shape
+from perpcs_cli.model.training.order import draw_steps, side_by_side
 
-GATE_CACHE, BANK = 1 << 30, 2 << 30
-"""Gates and pieces are kept on the device up to so many bytes; see methods/assembly.py and model/pieces.py."""
+GATE_CACHE, PIECE_CACHE = 1 << 30, 2 << 30
+"""Bytes of gates (methods/per_pcs/assembly.py) and pieces (model/engine/piece_cache.py) kept on the device."""
 LEAST_PREFIX = 8
-"""A shorter common beginning is computed for each prompt; see model/decode.py."""
+"""A shorter common beginning is computed for each prompt; see model/engine/decode.py."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,9 @@ def training(
         if not group:
             continue
         how = Training(what, model.dtype, model.device, dropout, settings.checkpointing, len(group))
-        streams = [_batches(job, settings, random.Random(seed)) for job in group]
-        for rows in _together(streams):
-            batch = _batch(rows)
+        streams = [draw_steps(job, settings, random.Random(seed)) for job in group]
+        for some in chain.from_iterable(side_by_side(streams)):
+            batch = _batch([row for rows, _ in some.values() for row in rows])
             total += batch.tokens
             flops = flops_and_bytes.training_flops(
                 shape,
@@ -141,24 +143,6 @@ def _training_peak(model: Model, batch: BatchShape, how: Training) -> dict[str, 
         trained = 4 * factors + flops_and_bytes.optimizer_bytes(how.jobs * model.lora.gates(model.shape))
     working = flops_and_bytes.working_bytes(model.shape, batch, how.dtype)
     return {"weights": model.weights, "trained": trained, "activations": saved + working}
-
-
-def _batches(job: Sequence[Length], settings: TrainSettings, shuffler: random.Random) -> list[list[Length]]:
-    """The batches of a whole training, as model/train.py draws them."""
-    size = settings.batch_size
-    each = math.ceil(len(job) / size)
-    steps = settings.steps or settings.epochs * math.ceil(each / settings.accumulate)
-    found: list[list[Length]] = []
-    while len(found) < steps * settings.accumulate:
-        order = list(job)
-        shuffler.shuffle(order)
-        found += [order[start : start + size] for start in range(0, len(order), size)]
-    return found[: steps * settings.accumulate]
-
-
-def _together(streams: Sequence[list[list[Length]]]) -> Iterable[list[Length]]:
-    for number in range(max(map(len, streams))):
-        yield [row for stream in streams if number < len(stream) for row in stream[number]]
 
 
 def _batch(rows: Sequence[Length]) -> BatchShape:
@@ -202,7 +186,7 @@ def assembling(
 
 
 def _bank(model: Model, sharers: int) -> int:
-    return min(BANK, sharers * model.lora.parameters(model.shape) * BYTES[model.dtype])
+    return min(PIECE_CACHE, sharers * model.lora.parameters(model.shape) * BYTES[model.dtype])
 
 
 def decoding(

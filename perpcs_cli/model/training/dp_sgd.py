@@ -22,7 +22,8 @@ from perpcs_cli.model.engine.batching import Encoded, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.keyed_noise import SecretStream
-from perpcs_cli.model.training.train import Job, answer_losses, checkpointing, new_optimizer, new_schedule, total_steps
+from perpcs_cli.model.training.order import total_steps
+from perpcs_cli.model.training.train import Job, answer_losses, checkpointing, new_optimizer, new_schedule
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine.batching import Batch, Encoded, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.training.order import draw_steps, side_by_side, total_steps
 
 What = Literal["lora", "gate"]
 
@@ -83,12 +84,6 @@ def new_gates(
     return Job(name, examples, frozen, scale, gates)
 
 
-def total_steps(settings: TrainSettings, examples: int) -> int:
-    """Optimizer steps of a training: `steps`, else `epochs` over all examples."""
-    batches = math.ceil(examples / settings.batch_size)
-    return settings.steps or settings.epochs * math.ceil(batches / settings.accumulate)
-
-
 def new_optimizer(job: Job, settings: TrainSettings) -> torch.optim.Optimizer:
     """The AdamW of every training."""
     return torch.optim.AdamW(job.parameters, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
@@ -122,14 +117,13 @@ def train(
     torch.manual_seed(hashing.derive_seed(seed, "dropout", *(job.name for job in jobs)))
     running = [_Run(job, settings, seed) for job in jobs]
     with checkpointing(base, settings.checkpointing):
-        while active := [run for run in running if run.step < run.steps]:
-            for _ in range(settings.accumulate):
-                rows = [run.next_rows() for run in active]
-                losses = _add_gradients(base, [run.job for run in active], rows, dropout, 1 / settings.accumulate)
-                for run, loss in zip(active, losses, strict=True):
-                    run.losses.append(loss)
-            for run in active:
-                report(run.apply())
+        for passes in side_by_side([run.batches for run in running]):
+            for some in passes:
+                losses = _add_gradients(base, [jobs[number] for number in some], list(some.values()), dropout)
+                for number, loss in zip(some, losses, strict=True):
+                    running[number].losses.append(loss)
+            for number in passes[0]:
+                report(running[number].apply())
 
 
 class _Run:
@@ -138,23 +132,11 @@ class _Run:
     def __init__(self, job: Job, settings: TrainSettings, seed: int) -> None:
         self.job = job
         self.settings = settings
-        self.steps = total_steps(settings, len(job.examples))
         self.step = 0
         self.losses: list[Tensor] = []
         self.optimizer = new_optimizer(job, settings)
-        self.schedule = new_schedule(self.optimizer, settings, self.steps)
-        self._batches = self._endless(random.Random(hashing.derive_seed(seed, "order", job.name)))
-
-    def _endless(self, shuffler: random.Random) -> Iterator[list[Encoded]]:
-        size = self.settings.batch_size
-        while True:
-            order = list(range(len(self.job.examples)))
-            shuffler.shuffle(order)
-            for start in range(0, len(order), size):
-                yield [self.job.examples[i] for i in order[start : start + size]]
-
-    def next_rows(self) -> list[Encoded]:
-        return next(self._batches)
+        self.schedule = new_schedule(self.optimizer, settings, total_steps(settings, len(job.examples)))
+        self.batches = draw_steps(job.examples, settings, random.Random(hashing.derive_seed(seed, "order", job.name)))
 
     def apply(self) -> float:
         loss = float(torch.stack(self.losses).mean())
@@ -176,9 +158,11 @@ class _Run:
 
 
 def _add_gradients(
-    base: Base, jobs: Sequence[Job], rows: Sequence[Sequence[Encoded]], dropout: float, share: float
+    base: Base, jobs: Sequence[Job], shared: Sequence[tuple[Sequence[Encoded], float]], dropout: float
 ) -> list[Tensor]:
-    """Mean loss per answer token of each job's rows, all in one pass; adds `share` of its gradient to each job's."""
+    """Mean loss per answer token of each job's rows, all in one pass; adds that share of its gradient to each job's."""
+    rows = [some for some, _ in shared]
+    shares = torch.tensor([share for _, share in shared], device=base.device)
     batch = make_batch(base, [row for some in rows for row in some])
     weights = torch.zeros(len(batch.answers), len(jobs), device=base.device)
     owners = [index for index, some in enumerate(rows) for _ in some]
@@ -195,7 +179,7 @@ def _add_gradients(
     with attached(base, router, dropout=dropout):
         losses, counts = answer_losses(base, batch)
         means = [losses[owned == index].sum() / counts[owned == index].sum() for index in range(len(jobs))]
-        (torch.stack(means).sum() * share).backward()
+        (torch.stack(means) * shares).sum().backward()
     return [mean.detach() for mean in means]
 
 

@@ -44,7 +44,8 @@ def gate(
     What `hold_out` kept away from the LoRA is kept away here, too. With `out` the sharers stay as they are, and others
     with the same LoRAs and these gates are made there. The other arguments are those of `train_sharer`.
     """
-    from perpcs_cli.model.training.train import new_gates, total_steps, train
+    from perpcs_cli.model.training.order import total_steps
+    from perpcs_cli.model.training.train import new_gates, train
 
     if budget:
         budget.check(shown, together)

@@ -56,7 +56,8 @@ def train_loras(
     budget: Budget | None = None,
 ) -> list[Card]:
     """Train LoRAs, all in shared batches, and write them. With a budget each is trained alone, with a guarantee."""
-    from perpcs_cli.model.training.train import new_lora, total_steps, train
+    from perpcs_cli.model.training.order import total_steps
+    from perpcs_cli.model.training.train import new_lora, train
 
     for one in work:
         atomic.check_writable(one.directory)

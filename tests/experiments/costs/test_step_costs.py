@@ -26,8 +26,9 @@ def test_training_sees_every_example_in_every_epoch() -> None:
     assert len(load.passes) == 3 * 3
 
 
-@pytest.mark.parametrize(("accumulate", "batches"), [(1, 4), (3, 12)])
+@pytest.mark.parametrize(("accumulate", "batches"), [(1, 4), (2, 6), (8, 12)])
 def test_steps_win_over_epochs_and_accumulation_takes_more_batches(accumulate: int, batches: int) -> None:
+    """An epoch has three batches, and no step goes beyond it."""
     settings = TrainSettings(batch_size=2, lr=1, steps=4, accumulate=accumulate)
     assert len(step_costs.training(MODEL, [[Length(10, 2)] * 5], settings, dropout=False).passes) == batches
 

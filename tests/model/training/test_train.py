@@ -17,7 +17,7 @@ from perpcs_cli.model.engine.batching import make_batch
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
-from perpcs_cli.model.training.train import answer_losses, new_gates, new_lora, total_steps, train
+from perpcs_cli.model.training.train import answer_losses, new_gates, new_lora, train
 
 LORA = LoraSettings(rank=4, alpha=8.0, dropout=0.0)
 LENGTHS = [(7, 3), (4, 5), (10, 2), (6, 4)]
@@ -178,6 +178,13 @@ def test_two_accumulated_batches_are_the_mean_of_their_losses(tiny):
     assert [s.norm for s in halves.log] == pytest.approx([s.norm for s in whole.log], rel=1e-3)
 
 
+def test_accumulation_over_more_than_an_epoch_is_the_epoch(tiny):
+    rows = random_rows(tiny, [(6, 3), (9, 3)])
+    both, many = (settings(batch_size=1, steps=None, epochs=2, accumulate=count) for count in (2, 8))
+    expected = trained(tiny, [lora_job(tiny, rows=rows)], both)[0]
+    assert_same(trained(tiny, [lora_job(tiny, rows=rows)], many)[0], expected)
+
+
 @pytest.mark.parametrize("make", [lora_job, gate_job])
 def test_checkpointing_changes_nothing(tiny, make):
     expected = trained(tiny, [make(tiny)], dropout=0.1)[0]
@@ -265,38 +272,6 @@ def test_schedules(tiny, schedule, warmup, expected):
     job = lora_job(tiny, rows=random_rows(tiny, [(3, 2)]))
     train(tiny, [job], settings(lr=1e-3, schedule=schedule, warmup=warmup), seed=0)
     assert [step.lr for step in job.log] == pytest.approx([1e-3 * share for share in expected])
-
-
-@pytest.mark.parametrize(
-    ("changes", "examples", "expected"),
-    [
-        ({"steps": 100}, 7, 100),
-        ({"steps": None, "epochs": 1}, 7, 2),
-        ({"steps": None, "epochs": 3}, 8, 6),
-        ({"steps": None, "epochs": 3, "accumulate": 2}, 12, 6),
-        ({"steps": None, "epochs": 1}, 0, 0),
-    ],
-)
-def test_total_steps(changes, examples, expected):
-    assert total_steps(settings(**changes), examples) == expected
-
-
-def test_each_epoch_sees_every_example_once(tiny, monkeypatch):
-    from perpcs_cli.model.training import train as module
-
-    seen = []
-
-    def spy(base, jobs, rows, *_):
-        seen.extend(row.key for row in rows[0])
-        return [torch.zeros(())]
-
-    monkeypatch.setattr(module, "_add_gradients", spy)
-    rows = random_rows(tiny, [(3, 2)] * 5)
-    train(tiny, [lora_job(tiny, rows=rows)], settings(steps=None, epochs=2, batch_size=2), seed=0)
-    keys = [row.key for row in rows]
-    assert sorted(seen[:5]) == keys
-    assert sorted(seen[5:]) == keys
-    assert seen[:5] != seen[5:]
 
 
 def test_a_loss_that_is_not_finite_is_an_error(tiny):
