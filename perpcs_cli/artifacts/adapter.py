@@ -49,10 +49,17 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
     rank_pattern: dict[str, Any] = {}
     alpha_pattern: dict[str, Any] = {}
     init_lora_weights: Any = True
+    alora_invocation_tokens: list[int] | None = None
+    use_qalora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """alpha / r, or alpha / √r with rank-stabilized LoRA."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
 class Card(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.sharer/2"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.sharer/3"
 ):
     """`sharer.json`: how an adapter was trained. It is the last file written: where it is, training has ended.
 
@@ -69,6 +76,8 @@ class Card(
     """Mean loss per answer token over the first and the last tenth of the steps."""
     digest: str
     """SHA-256 of the weights."""
+    scale: float
+    """Of `adapter_config.json`, which another alpha would change without a change of the weights."""
     privacy: Guarantee | None = None
     """What the adapter alone guarantees, if it was trained with differential privacy."""
     provenance: Provenance
@@ -101,8 +110,8 @@ class Adapter:
 
     @property
     def scale(self) -> float:
-        """alpha / r, or alpha / √r with rank-stabilized LoRA."""
-        return self.config.lora_alpha / (math.sqrt(self.config.r) if self.config.use_rslora else self.config.r)
+        """What B A is multiplied by."""
+        return self.config.scale
 
     def piece(self, module: str) -> tuple[Tensor, Tensor]:
         """(A [r, n], B [d, r]) of one linear layer, as stored, without the scale."""
@@ -199,7 +208,9 @@ def open_adapter(path: Path) -> Adapter:
         "alpha_pattern": bool(config.alpha_pattern),
         # These presuppose that the base's own weights were changed when training began.
         "init_lora_weights": isinstance(config.init_lora_weights, str)
-        and config.init_lora_weights.startswith(("pissa", "olora", "loftq", "corda")),
+        and config.init_lora_weights.startswith(("pissa", "olora", "loftq", "corda", "lora_ga")),
+        "alora_invocation_tokens": bool(config.alora_invocation_tokens),
+        "use_qalora": config.use_qalora,
     }
     if any(refused.values()) or config.r < 1:
         names = ", ".join(name for name, bad in refused.items() if bad) or "r"
@@ -215,6 +226,12 @@ def open_adapter(path: Path) -> Adapter:
     if single or not pairs:
         raise DataError(f"missing tensors: A or B of {single[0]!r}" if single else "holds no tensors", where=weights)
     card = typed_files.read_json(path / CARD, Card) if (path / CARD).exists() else None
+    if card and card.scale != config.scale:
+        raise DataError(
+            f"the scale is {config.scale:g}, and it was trained with {card.scale:g}",
+            where=path / CONFIG,
+            hint="Restore r and lora_alpha, or train again with --force.",
+        )
     return Adapter(path, config, card, file)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -38,12 +39,12 @@ class Pool(
 
     base: str
     model: str
-    rank: int
+    rank: Annotated[int, msgspec.Meta(ge=1)]
     scale: float
     modules: dict[str, tuple[int, int]]
     """Linear layer → (d, n), its outputs and inputs."""
     sharers: tuple[Sharer, ...]
-    share_ratio: float
+    share_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)]
     gates: str
     """SHA-256 of the stacked gates; empty where a sharer has none."""
     pseudonyms: bool = False
@@ -82,6 +83,13 @@ class OpenPool:
                 raise DataError(
                     f"the adapter of {sharer.user_id!r} has changed since the pool was built",
                     where=directory / WEIGHTS,
+                    hint="Build the pool again with `perpcs pool build --force`.",
+                )
+            if (adapter.config.r, adapter.scale) != (self.manifest.rank, self.manifest.scale):
+                raise DataError(
+                    f"the adapter of {sharer.user_id!r} has rank {adapter.config.r} and scale {adapter.scale:g}, "
+                    f"and the pool says {self.manifest.rank} and {self.manifest.scale:g}",
+                    where=directory,
                     hint="Build the pool again with `perpcs pool build --force`.",
                 )
             self._adapters[index] = adapter
@@ -164,6 +172,8 @@ def open_pool(path: Path) -> OpenPool:
         safe_paths.inside(path.parent, sharer.path, where=path)
         if any(not 0 <= i < len(manifest.modules) for i in sharer.shared or ()):
             raise DataError(f"{sharer.user_id!r} shares a piece that is not in the list of modules", where=path)
+        if sharer.shared is not None and len(set(sharer.shared)) < len(sharer.shared):
+            raise DataError(f"{sharer.user_id!r} shares a piece twice", where=path)
     if len({s.user_id for s in manifest.sharers}) < len(manifest.sharers):
         raise DataError("a sharer is listed twice", where=path)
     return OpenPool(path, manifest, hashing.digest_file(path))

@@ -21,7 +21,8 @@ def write_card(adapter):
     """A card for the weights that are there."""
     losses = {"first_loss": 2.0, "last_loss": 1.0}
     digest = hashing.digest_file(adapter / WEIGHTS)
-    card = Card(user_id="u", examples=3, steps=2, tokens=9, **losses, digest=digest, provenance=provenance("f" * 64))
+    origin = provenance("f" * 64)
+    card = Card(user_id="u", examples=3, steps=2, tokens=9, **losses, digest=digest, scale=4.0, provenance=origin)
     typed_files.write_json(adapter / CARD, card)
     return card
 
@@ -83,6 +84,16 @@ def test_rank_stabilized_scale(tmp_path):
     assert open_adapter(tmp_path).scale == 4.0
 
 
+@pytest.mark.parametrize("change", [{"lora_alpha": 800}, {"use_rslora": True}])
+def test_another_scale_than_it_was_trained_with(adapter, change):
+    write_card(adapter)
+    config = json.loads((adapter / CONFIG).read_text())
+    (adapter / CONFIG).write_text(json.dumps({**config, **change}))
+    with pytest.raises(DataError, match="and it was trained with 4") as caught:
+        open_adapter(adapter)
+    assert caught.value.where == str(adapter / CONFIG)
+
+
 def test_the_digest_knows_the_scale(adapter):
     before = open_adapter(adapter).digest()
     config = json.loads((adapter / CONFIG).read_text())
@@ -136,6 +147,9 @@ def test_truncated_weights(adapter, keep):
         ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights"),
         ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
         ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern"),
+        ({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"init_lora_weights": "lora_ga"}, "init_lora_weights"),
         ({"bias": "all"}, "bias"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),

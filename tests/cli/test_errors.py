@@ -372,7 +372,7 @@ CASES = {
         "recipes/TARGET.json: expected the format … 'perpcs.recipe/9'",
     ),
     "sharer of another version": Case(
-        replace("sharers/SHARER/sharer.json", "sharer/2", "sharer/9"),
+        replace("sharers/SHARER/sharer.json", "sharer/3", "sharer/9"),
         "gate",
         DATA,
         "sharer.json: expected the format … 'perpcs.sharer/9'",

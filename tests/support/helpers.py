@@ -105,7 +105,7 @@ def write_sharer(directory: Path, base: Base, seed: int, *, rank: int = 4, gates
     digest = write_adapter(directory, pieces, config, "0.19.0")
     trained = {"user_id": directory.name, "steps": 1, "first_loss": 2.0, "last_loss": 1.0}
     origin = provenance(base.fingerprint)
-    card = Card(**trained, examples=1, tokens=1, digest=digest, provenance=origin)
+    card = Card(**trained, examples=1, tokens=1, digest=digest, scale=1.0, provenance=origin)
     typed_files.write_json(directory / CARD, card)
     if gates:
         generator = torch.Generator().manual_seed(seed + 1000)

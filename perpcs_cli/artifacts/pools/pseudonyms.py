@@ -66,7 +66,15 @@ class Copies:
         with atomic.replacing_directory(directory) as temporary:
             pieces = {module: adapter.piece(module) for module in modules}
             digest = write_adapter(temporary, pieces, config, version("peft"))
-            card = Card(user_id=name, examples=0, steps=0, digest=digest, privacy=privacy, provenance=origin)
+            card = Card(
+                user_id=name,
+                examples=0,
+                steps=0,
+                digest=digest,
+                scale=config.scale,
+                privacy=privacy,
+                provenance=origin,
+            )
             typed_files.write_json(temporary / CARD, card)
             if gate_card:
                 shared = GateCard(user_id=name, adapter=digest, steps=0, privacy=gate_card.privacy, provenance=origin)

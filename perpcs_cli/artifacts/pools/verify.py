@@ -27,12 +27,8 @@ def verify_pool(pool: OpenPool) -> list[str]:
             adapter = pool.adapter(index)
             first = first or adapter
             check_alike(adapter, first, pool.given(index))
-            if (adapter.base, adapter.config.r, adapter.scale) != (
-                pool.manifest.base,
-                pool.manifest.rank,
-                pool.manifest.scale,
-            ):
-                problems.append(f"{adapter.path}: has another base model, rank or scale than the manifest says")
+            if adapter.base != pool.manifest.base:
+                problems.append(f"{adapter.path}: has another base model than the manifest says")
             check_finite(adapter)
             if sharer.gate and hashing.digest_file(adapter.path / GATE_FILE) != sharer.gate:
                 problems.append(f"{adapter.path / GATE_FILE}: has changed since the pool was built")

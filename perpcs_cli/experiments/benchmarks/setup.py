@@ -68,7 +68,7 @@ def random_pool(directory: Path, model: Base, rank: int, count: int) -> OpenPool
             gates[module] = torch.randn(linear.in_features, generator=generator) * 1e-3
         config = AdapterConfig(r=rank, lora_alpha=float(rank), target_modules=targets)
         digest = write_adapter(path, pieces, config, "")
-        card = Card(user_id=path.name, examples=0, steps=0, tokens=0, digest=digest, provenance=provenance)
+        card = Card(user_id=path.name, examples=0, steps=0, digest=digest, scale=config.scale, provenance=provenance)
         typed_files.write_json(path / CARD, card)
         write_gates(
             path / GATE_FILE,

@@ -94,6 +94,7 @@ def _write(job: Job, work: LoraWork, base: Base, lora: LoraSettings, spent: Guar
             tokens=None if spent else sum(len(row.answer) for row in job.examples),
             **told(job, spent),
             digest=digest,
+            scale=config.scale,
             provenance=work.provenance,
         )
         typed_files.write_json(temporary / CARD, card)

@@ -107,6 +107,7 @@ def test_another_rank(tiny, root):
 
 def test_another_scale(tiny, root):
     edit_json(root / "sharers" / "s1" / CONFIG, lora_alpha=8)
+    edit_json(root / "sharers" / "s1" / CARD, scale=2.0)
     refused(tiny, root, "s1: rank 4 and scale 2.0 differ")
 
 
