@@ -14,7 +14,7 @@ from perpcs_cli.artifacts.gate import GateCard, read_gates
 from perpcs_cli.artifacts.io import hashing, safe_paths, tensors, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.pool import Pool, Sharer, embeddings_path, gates_path, refuse_half_revoked
-from perpcs_cli.artifacts.pools.pseudonyms import Copies, keep_only, without_place
+from perpcs_cli.artifacts.pools.pseudonyms import Copies, check_copies, keep_only, without_place
 from perpcs_cli.artifacts.pools.verify import check_alike, check_finite, guarantees
 from perpcs_cli.artifacts.privacy import compose
 from perpcs_cli.errors import DataError, UsageError
@@ -38,10 +38,11 @@ def build_pool(
 
     `order`: the model's target layers. With `copies`, sharers have pseudonyms, and what they give is copied; with
     `embeddings`, so are the sharers' embeddings. The gates of withheld pieces are stacked as zeros. Raises DataError
-    where bases, modules or ranks differ, values are not finite, gates are missing or belong to another adapter, or a
-    directory is outside the manifest's.
+    where bases, modules or ranks differ, values are not finite, gates are missing or belong to another adapter, a
+    directory is outside the manifest's, or something else lies where an earlier pool's copies may be.
     """
     refuse_half_revoked(path)
+    check_copies(path)
     adapters = [open_adapter(directory) for directory in directories]
     if copies:
         # In the order of the ids, the places of the pseudonyms would tell who is who.

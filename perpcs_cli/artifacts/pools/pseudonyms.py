@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, write_gates
 from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.pools.removal import check_removable, remove_sharer
 from perpcs_cli.artifacts.pools.secret import keyed_digest
 
 if TYPE_CHECKING:
@@ -82,12 +82,18 @@ class Copies:
         return directory
 
 
+def check_copies(pool: Path) -> None:
+    """Raise DataError where something else stands among the copies of an earlier pool, which will be replaced."""
+    for directory in copies_root(pool).glob(f"{MARK}*"):
+        check_removable(directory)
+
+
 def keep_only(pool: Path, names: Collection[str]) -> None:
     """Delete the copies of an earlier pool at this place, but for those of `names`."""
     root = copies_root(pool)
     for directory in root.glob(f"{MARK}*"):
         if directory.name not in names:
-            shutil.rmtree(directory)
+            remove_sharer(directory)
     if root.exists() and not any(root.iterdir()):
         root.rmdir()
 

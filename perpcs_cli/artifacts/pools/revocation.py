@@ -7,10 +7,10 @@ doing all steps again; the last one deletes the file.
 
 from __future__ import annotations
 
-import shutil
+import hmac
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ from perpcs_cli.artifacts.embeddings import read_embeddings, without_users
 from perpcs_cli.artifacts.io import atomic, hashing, tensors, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.pool import OpenPool, Pool, embeddings_path, gates_path, revocation_path
+from perpcs_cli.artifacts.pools.removal import check_removable, remove_sharer
+from perpcs_cli.artifacts.pools.secret import keyed_digest
 from perpcs_cli.artifacts.recipe import Method, Recipe, uses, without_sharers, write_recipe
 from perpcs_cli.artifacts.trace import TraceHeader
 from perpcs_cli.errors import DataError
@@ -35,7 +37,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Revocation(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.revocation/2"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.revocation/3"
 ):
     """A revocation that is under way. Paths are absolute, since it may be finished from another directory."""
 
@@ -57,14 +59,41 @@ class Revocation(
     """What else is deleted: the sharers' own directories or copies."""
     lost: tuple[Lost, ...] = ()
     """The deleted recipes that are made again, once the pool is whole."""
+    seal: str = ""
+    """Of the workspace: a note that came with a pool from elsewhere would have it delete what the giver likes."""
 
 
 class Remaking(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.remaking/2"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.remaking/3"
 ):
     """What is left of a revocation when nobody is mentioned any more: recipes to be made again."""
 
     lost: tuple[Lost, ...]
+    seal: str = ""
+    """As in a revocation."""
+
+
+Note = TypeVar("Note", Revocation, Remaking)
+
+
+def sealed(note: Note, secret: bytes) -> Note:
+    """The note with the workspace's seal: HMAC-SHA-256 of its content."""
+    plain = msgspec.structs.replace(note, seal="")
+    return msgspec.structs.replace(note, seal=keyed_digest(secret, plain))
+
+
+def _read_note(path: Path, kind: type[Note], secret: bytes | None) -> Note | None:
+    """The note at `path`, None where there is none. Raises DataError where another workspace has written it."""
+    if not path.exists():
+        return None
+    note = typed_files.read_json(path, kind)
+    if not secret or not hmac.compare_digest(note.seal, sealed(note, secret).seal):
+        raise DataError(
+            "was not written by this workspace, and nothing of it was done",
+            where=path,
+            hint="Use the --workspace that began it. If it came with a pool from elsewhere, delete it.",
+        )
+    return note
 
 
 def plan(
@@ -80,7 +109,7 @@ def plan(
     """What is to be done to take sharers, {their name in the pool: all their names}, out of a whole pool.
 
     Raises DataError for what could not be finished: broken gates or embeddings, and a directory that holds more than
-    one sharer.
+    one sharer's files.
     """
     if pool.manifest.gates:
         pool.gates()
@@ -92,6 +121,7 @@ def plan(
     for directory in directories:
         if inner := [path for path in kept if path.resolve().is_relative_to(directory.resolve())]:
             raise DataError(f"would be deleted, and holds {inner[0]}", where=directory, hint="Build the pool again.")
+        check_removable(directory)
     return Revocation(
         sharers=tuple(names),
         names=tuple(sorted(set().union(*names.values()))),
@@ -114,15 +144,20 @@ def affected_traces(todo: Revocation) -> list[Path]:
     return [path for path, header, _ in _traces(todo) if set(header.sharers) & set(todo.names)]
 
 
-def begin(pool: Path, todo: Revocation) -> None:
+def begin(pool: Path, todo: Revocation, secret: bytes) -> None:
     """Write down what is to be done: from here on the pool is refused until `finish` has come to its end."""
-    typed_files.write_json(revocation_path(pool), todo)
+    typed_files.write_json(revocation_path(pool), sealed(todo, secret))
 
 
-def pending(pool: Path) -> Revocation | None:
-    """The revocation that was stopped half-way, if there is one."""
-    path = revocation_path(pool)
-    return typed_files.read_json(path, Revocation) if path.exists() else None
+def pending(pool: Path, secret: bytes | None) -> Revocation | None:
+    """The revocation that was stopped half-way, if there is one. Raises DataError for another workspace's."""
+    return _read_note(revocation_path(pool), Revocation, secret)
+
+
+def to_remake(pool: Path, secret: bytes | None) -> tuple[Lost, ...]:
+    """The recipes that are still to be made again. Raises DataError for a note of another workspace."""
+    note = _read_note(remaking_path(pool), Remaking, secret)
+    return note.lost if note else ()
 
 
 def remaking_path(pool: Path) -> Path:
@@ -130,7 +165,7 @@ def remaking_path(pool: Path) -> Path:
     return pool.with_suffix(".remaking.json")
 
 
-def finish(pool: Path, todo: Revocation) -> None:
+def finish(pool: Path, todo: Revocation, secret: bytes) -> None:
     """Do everything that has not been done yet; the manifest changes before the recipes, the note goes last."""
     manifest = typed_files.read_json(pool, Pool)
     rest = tuple(sharer for sharer in manifest.sharers if sharer.user_id not in todo.sharers)
@@ -158,15 +193,11 @@ def finish(pool: Path, todo: Revocation) -> None:
     if Path(todo.embeddings).exists():
         without_users(Path(todo.embeddings), todo.names)
     for directory in todo.directories:
-        shutil.rmtree(directory, ignore_errors=True)
-        if Path(directory).exists():
-            raise DataError("cannot be deleted", where=directory, hint="Delete it, and run the command again.")
+        remove_sharer(Path(directory))
     if todo.lost:
-        path = remaking_path(pool)
         # An earlier revocation may have been stopped while recipes were made again.
-        before = typed_files.read_json(path, Remaking).lost if path.exists() else ()
-        again = {one.path: one for one in [*before, *todo.lost]}
-        typed_files.write_json(path, Remaking(lost=tuple(again.values())))
+        again = {one.path: one for one in [*to_remake(pool, secret), *todo.lost]}
+        typed_files.write_json(remaking_path(pool), sealed(Remaking(lost=tuple(again.values())), secret))
     revocation_path(pool).unlink()
 
 

@@ -10,7 +10,6 @@ from typing import Literal
 
 import msgspec
 
-from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.io.safe_paths import inside
@@ -18,7 +17,6 @@ from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
 from perpcs_cli.artifacts.pools.revocation import (
     Lost,
-    Remaking,
     affected_recipes,
     affected_traces,
     begin,
@@ -26,8 +24,9 @@ from perpcs_cli.artifacts.pools.revocation import (
     pending,
     plan,
     remaking_path,
+    to_remake,
 )
-from perpcs_cli.artifacts.pools.secret import existing_secret
+from perpcs_cli.artifacts.pools.secret import existing_secret, workspace_secret
 from perpcs_cli.artifacts.pools.text_leaks import files_below, find_names
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.report import SILENT, Report
@@ -95,10 +94,11 @@ def _revoke(
     dry_run: bool,
     report: Report,
 ) -> Revoked:
-    stopped = remaking_path(path).exists()
-    if dry_run and not sharers and (stopped or pending(path)):
+    secret = existing_secret(places.root)
+    stopped = bool(to_remake(path, secret))
+    if dry_run and not sharers and (stopped or pending(path, secret)):
         return Revoked(pool=str(path), revoked=[])
-    finished = [] if dry_run else _finish_stopped(path, report)
+    finished = [] if dry_run else _finish_stopped(path, secret, report)
     wanted = [name for name in dict.fromkeys(sharers) if name not in finished]
     if not wanted:
         if not finished and not stopped:
@@ -153,8 +153,9 @@ def _revoke(
         )
     if dry_run:
         return result
-    begin(path, todo)
-    finish(path, todo)
+    secret = workspace_secret(places.root)
+    begin(path, todo, secret)
+    finish(path, todo, secret)
     _remake(places, path, report)
     for line in result.by_hand:
         report.warn(f"PriME's recipe is deleted; search it again with: {line}")
@@ -178,22 +179,22 @@ def still_mentioned(workspace: Path, names: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(Path(file).relative_to(workspace).parts[0] for file, _ in found))
 
 
-def _finish_stopped(path: Path, report: Report) -> list[str]:
+def _finish_stopped(path: Path, secret: bytes | None, report: Report) -> list[str]:
     """Finish a revocation that was stopped; the names of those who are gone."""
-    todo = pending(path)
-    if not todo:
+    todo = pending(path, secret)
+    if not todo or not secret:
         return []
     report.note(f"finishing the revocation of {', '.join(todo.sharers)}, which was stopped")
-    finish(path, todo)
+    finish(path, todo, secret)
     return list(todo.names)
 
 
 def _remake(places: Places, path: Path, report: Report) -> None:
     """Make deleted recipes again, and forget about it when all are there."""
-    if remaking_path(path).exists():
+    if lost := to_remake(path, existing_secret(places.root)):
         sharers = len(open_pool(path).ids)
         # Of nobody there is nothing to make.
-        for one in typed_files.read_json(remaking_path(path), Remaking).lost if sharers else ():
+        for one in lost if sharers else ():
             report.note(f"$ {shlex.join(['perpcs', *command_line(one, places.root, path, sharers)])}")
             remake(one, places.root, path, sharers, report)
         remaking_path(path).unlink()

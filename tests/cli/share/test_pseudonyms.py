@@ -262,3 +262,13 @@ def test_the_secret_is_private(near: Shell) -> None:
 
 def test_nothing_is_shared(near: Shell) -> None:
     assert "there is nothing to copy" in refused(near(f"{BUILD} --share-ratio 0"), USAGE)
+
+
+@pytest.mark.parametrize("line", [BUILD, "pool build --force", f"{BUILD} --out data.json"])
+def test_what_lies_where_copies_are_put_is_not_deleted(near: Shell, line: str) -> None:
+    directory = near.root / f"{'data' if 'data' in line else 'pool'}-files" / "s-notes"
+    directory.mkdir(parents=True)
+    (directory / "thesis.tex").write_text("years of work")
+    before = near.walk()
+    assert "s-notes: holds 'thesis.tex', which is no part of an adapter" in refused(near(line), DATA)
+    assert near.walk() == before

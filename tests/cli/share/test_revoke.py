@@ -17,7 +17,7 @@ from perpcs_cli.artifacts.embeddings import read_embeddings
 from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.artifacts.pool import Pool, open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
-from perpcs_cli.artifacts.pools.revocation import Lost, Remaking
+from perpcs_cli.artifacts.pools.revocation import Lost, Remaking, Revocation, sealed
 from perpcs_cli.artifacts.pools.secret import workspace_secret
 from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.trace import read_trace
@@ -247,11 +247,8 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
 
         return run
 
-    from perpcs_cli.artifacts.pools import revocation
-
     monkeypatch.setattr(atomic, "replacing", counted(atomic.replacing))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
-    monkeypatch.setattr(revocation.shutil, "rmtree", counted(revocation.shutil.rmtree))
 
 
 @pytest.mark.parametrize("choice", ["renormalize", "delete"])
@@ -314,8 +311,13 @@ def lost_before(shell: Shell) -> Lost:
     return Lost(path=path, user_id=target, method=made.method, provenance=origin)
 
 
+def write_remaking(shell: Shell, lost: Lost) -> None:
+    note = sealed(Remaking(lost=(lost,)), workspace_secret(shell.root))
+    typed_files.write_json(shell.root / "pool.remaking.json", note)
+
+
 def test_a_dry_run_finishes_nothing(near: Shell) -> None:
-    typed_files.write_json(near.root / "pool.remaking.json", Remaking(lost=(lost_before(near),)))
+    write_remaking(near, lost_before(near))
     before = near.walk()
     assert near("pool revoke --dry-run").stdout == "pool.json\twhat was stopped would be finished\n"
     assert near.walk() == before
@@ -323,7 +325,7 @@ def test_a_dry_run_finishes_nothing(near: Shell) -> None:
 
 def test_recipes_of_an_earlier_revocation_are_not_forgotten(near: Shell) -> None:
     user, lost = victim(near), lost_before(near)
-    typed_files.write_json(near.root / "pool.remaking.json", Remaking(lost=(lost,)))
+    write_remaking(near, lost)
     done = near(f"pool revoke {user} --recipes-then reassemble")
     assert done.exit_code == 0, done.stderr
     made = typed_files.read_json(Path(lost.path), Recipe)
@@ -334,7 +336,7 @@ def test_recipes_of_an_earlier_revocation_are_not_forgotten(near: Shell) -> None
 
 def test_of_nobody_no_recipe_is_made_again(near: Shell) -> None:
     lost = lost_before(near)
-    typed_files.write_json(near.root / "pool.remaking.json", Remaking(lost=(lost,)))
+    write_remaking(near, lost)
     done = near(f"pool revoke {' '.join(near.ids('candidate'))} --recipes-then delete")
     assert done.exit_code == 0, done.stderr
     assert not Path(lost.path).exists()
@@ -395,3 +397,55 @@ def test_a_recipe_that_cannot_be_read(near: Shell) -> None:
     before = near.walk()
     assert "broken.json" in refused(near(f"pool revoke {user} --recipes-then delete"), DATA)
     assert near.walk() == before
+
+
+def test_a_note_that_came_with_the_pool_deletes_nothing(near: Shell, tmp_path: Path) -> None:
+    """Nor does one of another workspace: its seal is of another secret."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("years of work")
+    todo = Revocation(
+        sharers=("x",),
+        names=("x",),
+        before="",
+        then="delete",
+        recipes=(),
+        traces=str(tmp_path / "none"),
+        embeddings=str(tmp_path / "none"),
+        directories=(str(precious),),
+    )
+    for note in (todo, sealed(todo, bytes(32))):
+        typed_files.write_json(near.root / "pool.revoking.json", note)
+        for line in ("pool revoke", f"pool revoke {victim(near)} --recipes-then delete"):
+            assert "pool.revoking.json: was not written by this workspace" in refused(near(line), DATA)
+    assert (precious / "thesis.tex").exists()
+
+
+def test_a_note_that_came_with_the_pool_makes_nothing(near: Shell) -> None:
+    typed_files.write_json(near.root / "pool.remaking.json", Remaking(lost=(lost_before(near),)))
+    assert "pool.remaking.json: was not written by this workspace" in refused(near("pool revoke"), DATA)
+    assert not (near.root / "new").exists()
+
+
+@pytest.mark.parametrize("place", ["docs", "splits", "."])
+def test_a_manifest_that_calls_another_directory_a_sharers(walked: Shell, tmp_path: Path, place: str) -> None:
+    shell = copied(walked, tmp_path)
+    (shell.root / "docs").mkdir()
+    (shell.root / "docs/thesis.tex").write_text("years of work")
+    manifest = json.loads((shell.root / "pool.json").read_bytes())
+    manifest["sharers"][0]["path"] = place
+    (shell.root / "pool.json").write_text(json.dumps(manifest))
+    before = shell.walk()
+    message = refused(shell(f"pool revoke {manifest['sharers'][0]['user_id']} --recipes-then delete"), DATA)
+    assert "which is no part of an adapter" in message or "would be deleted, and holds" in message
+    assert shell.walk() == before
+
+
+def test_a_users_notes_beside_an_adapter_are_not_deleted(near: Shell) -> None:
+    user = victim(near)
+    (near.root / "sharers" / user / "notes.txt").write_text("mine")
+    line = f"pool revoke {user} --recipes-then delete"
+    assert "holds 'notes.txt', which is no part of an adapter" in refused(near(line), DATA)
+    (near.root / "sharers" / user / "notes.txt").unlink()
+    assert near(line).exit_code == 0
+    assert not (near.root / "sharers" / user).exists()

@@ -1,0 +1,48 @@
+"""Deleting a sharer's files, and nothing but these: what a manifest names may be anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perpcs_cli.artifacts.adapter import CARD, CONFIG, LOG, WEIGHTS
+from perpcs_cli.artifacts.gate import FILE as GATE_FILE
+from perpcs_cli.artifacts.io.atomic import writing
+from perpcs_cli.errors import DataError
+
+FILES = (CARD, LOG, GATE_FILE, "README.md", CONFIG, WEIGHTS)
+"""What is deleted, PEFT's model card included. The weights go last: where they are, the directory is an adapter's."""
+LEFT_OVER = (".tmp", ".lock")
+"""Endings of hidden files that a stopped run leaves."""
+
+
+def check_removable(directory: Path) -> None:
+    """Raise DataError where `directory` is no adapter's, or holds more than `remove_sharer` deletes."""
+    if not directory.exists() and not directory.is_symlink():
+        return
+    hint = "It was not deleted; move it elsewhere, and run the command again."
+    if directory.is_symlink() or not directory.is_dir():
+        raise DataError("is a link or a file, and no sharer's directory", where=directory, hint=hint)
+    found = sorted(directory.iterdir())
+    if strangers := [path.name for path in found if not _is_own(path)]:
+        raise DataError(f"holds {strangers[0]!r}, which is no part of an adapter", where=directory, hint=hint)
+    if found and directory / WEIGHTS not in found:
+        raise DataError(f"holds no {WEIGHTS}", where=directory, hint=hint)
+
+
+def remove_sharer(directory: Path) -> None:
+    """Delete a sharer's directory: an adapter, its gates, its log, and what a stopped run has left of them.
+
+    Raises DataError, and deletes nothing, where it holds anything else; nothing is done where it is gone already.
+    """
+    check_removable(directory)
+    if directory.exists():
+        with writing(directory):
+            names = [path.name for path in directory.iterdir()]
+            for name in sorted(names, key=lambda name: FILES.index(name) if name in FILES else -1):
+                (directory / name).unlink(missing_ok=True)
+            directory.rmdir()
+
+
+def _is_own(path: Path) -> bool:
+    left = path.name.startswith(".") and path.name.endswith(LEFT_OVER)
+    return (left or path.name in FILES) and path.is_file() and not path.is_symlink()
