@@ -83,6 +83,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert "://" in target or (page.parent / target).exists(), target
 
 
+def test_every_attack_has_its_test() -> None:
+    rows = [line for line in (ROOT / "docs" / "security.md").read_text().splitlines() if line.startswith("| ")]
+    for row in rows[1:]:
+        path, name = re.findall(r"`(\S+)::(\w+)`", row)[0]
+        assert f"def {name}(" in (ROOT / "tests" / path).read_text(), row
+
+
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_shown_command_parses(name: str) -> None:
     words = SHOWN[name]
