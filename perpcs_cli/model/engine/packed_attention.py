@@ -24,6 +24,12 @@ SPREAD = 4
 """Rows whose numbers of new tokens differ by less than this factor share a call of the attention kernel."""
 
 
+def not_finite() -> PerpcsError:
+    """What is raised where logits are NaN or infinite: an answer of theirs would be empty, and a score of it 0."""
+    hint = "Try --dtype float32, and look for huge weights in recipes and adapters."
+    return PerpcsError("the model's logits are not finite", hint=hint)
+
+
 @dataclass(frozen=True)
 class Group:
     """Rows of a pass that share a call of the attention kernel, padded to the longest on the right."""
@@ -80,9 +86,17 @@ class Rows:
     ) -> list[list[int]]:
         """Run each row's new `tokens` from position `starts[i]` on; the greedy choices after its last `logits[i]`.
 
-        `slots[i]` is the row's place in the buffers. The one wait for the device is for the choices.
+        `slots[i]` is the row's place in the buffers. The one wait for the device is for the choices. Raises
+        PerpcsError where a choice's logit is not finite.
         """
-        choices = iter(self.logits(slots, starts, tokens, logits).argmax(-1).tolist())
+        found = self.logits(slots, starts, tokens, logits)
+        best = found.argmax(-1, keepdim=True)
+        # NaN and infinity are larger than all numbers: where there are any, one of them is the choice.
+        finite = found.gather(-1, best).isfinite()
+        chosen, whole = torch.cat([best, finite], 1).T.tolist()
+        if not all(whole):
+            raise not_finite()
+        choices = iter(chosen)
         return [[next(choices) for _ in range(count)] for count in logits]
 
     @torch.inference_mode()

@@ -5,6 +5,7 @@ Only the answers' tokens get logits. What the prompts of a recipe begin with is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from perpcs_cli.model.engine.batching import Encoded, shared_prefix
 from perpcs_cli.model.engine.decode import LEAST_PREFIX
 from perpcs_cli.model.engine.drafts import fixed_cost
 from perpcs_cli.model.engine.lora_layer import attached
-from perpcs_cli.model.engine.packed_attention import Rows, packed
+from perpcs_cli.model.engine.packed_attention import Rows, not_finite, packed
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.loading.base import Base
 
@@ -101,7 +102,7 @@ def plan(rows: Sequence[tuple[Encoded, int]], tokens: int, most: int, vocabulary
 
 @torch.inference_mode()
 def _pass(base: Base, recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]]) -> list[TokenScores]:
-    """One batch: the common beginnings, then all that is left."""
+    """One batch: the common beginnings, then all that is left. Raises PerpcsError for what is not finite."""
     # What follows the last token of an answer is not asked for.
     lines = [row.prompt + row.answer[:-1] for row, _ in rows]
     cache = Rows(base, len(rows), max(map(len, lines)))
@@ -114,6 +115,8 @@ def _pass(base: Base, recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]]
     found = []
     for row, _ in rows:
         logprobs, means, deviations = zip(*(next(values) for _ in row.answer), strict=True)
+        if not all(map(math.isfinite, [*logprobs, *means, *deviations])):
+            raise not_finite()
         found.append(TokenScores(logprobs, means, deviations))
     return found
 

@@ -12,6 +12,7 @@ from helpers import TARGETS, MemoryAdapter, load_base, merged, random_pieces, ra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.decode import Techniques, generate
 from perpcs_cli.model.engine.drafts import Drafts
@@ -279,3 +280,13 @@ def test_the_known_answer_is_not_shown_to_the_model(endless, truth):
 
 def test_no_rows_no_output(tiny):
     assert ours(tiny, []) == []
+
+
+@pytest.mark.parametrize("on", [Techniques(), NONE])
+def test_what_overflows_is_an_error(tiny, on):
+    """Every token would be the first one, which ends the answer."""
+    adapters = [MemoryAdapter(random_pieces(tiny, 0))]
+    recipes = RecipeRouter(PieceCache(tiny, lambda index: adapters[index]), [{m: [(0, 1e30)] for m in tiny.targets}])
+    rows = [(row, 0) for row in random_rows(tiny, [(9, 0), (5, 0)])]
+    with pytest.raises(PerpcsError, match="the model's logits are not finite"):
+        generate(tiny, recipes, rows, merge="product", max_new_tokens=3, batch_tokens=1000, batch_rows=8, techniques=on)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import TARGETS, MemoryAdapter, load_base, merged, random_pieces, random_rows
 
+from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine import scoring
 from perpcs_cli.model.engine.batching import Encoded, make_batch
 from perpcs_cli.model.engine.packed_attention import Rows
@@ -77,6 +78,14 @@ def spied(function, note):
         return function(*given)
 
     return run
+
+
+def test_what_overflows_is_an_error(tiny):
+    adapters = [MemoryAdapter(random_pieces(tiny, 0))]
+    recipes = RecipeRouter(PieceCache(tiny, lambda index: adapters[index]), [{m: [(0, 1e30)] for m in tiny.targets}])
+    rows = [(row, 0) for row in random_rows(tiny, [(9, 3), (5, 2)])]
+    with pytest.raises(PerpcsError, match="the model's logits are not finite"):
+        list(score(tiny, recipes, rows, batch_tokens=1000, batch_rows=8))
 
 
 def test_moments_are_their_definitions():
