@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,21 @@ def read_gates(path: Path) -> tuple[tensors.TensorFile, GateCard]:
         raise DataError("the sharer has no gates", where=path, hint="Train them with `perpcs gate`.")
     file = tensors.open_tensors(path)
     return file, read_metadata(file, GateCard)
+
+
+def read_fitting_gates(path: Path, layers: Mapping[str, tuple[int, int]]) -> tuple[dict[str, Tensor], GateCard]:
+    """The gates [n] of all linear layers in `layers`, given with their (d, n), and the card.
+
+    Raises DataError as `read_gates` does, and where there are others, or one has another shape or is not finite.
+    """
+    file, card = read_gates(path)
+    if extra := sorted(set(file.keys) - set(layers), key=tensors.natural):
+        raise DataError(f"unexpected tensor {extra[0]!r}", where=path)
+    vectors = {module: file.read(module) for module in layers}
+    for module, vector in vectors.items():
+        if tuple(vector.shape) != (layers[module][1],):
+            raise DataError(f"the gate of {module!r} has shape {list(vector.shape)}", where=path)
+    return vectors, card
 
 
 def read_metadata(file: tensors.TensorFile, kind: type[GateCard]) -> GateCard:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.embeddings import Embeddings, write_shared
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
-from perpcs_cli.artifacts.gate import GateCard, read_gates
+from perpcs_cli.artifacts.gate import GateCard, read_fitting_gates
 from perpcs_cli.artifacts.io import hashing, safe_paths, tensors, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.pool import Pool, Sharer, embeddings_path, gates_path, refuse_half_revoked
@@ -125,19 +125,13 @@ def _checked_gates(
     adapter: Adapter, digest: str, shapes: Mapping[str, tuple[int, int]]
 ) -> tuple[dict[str, Tensor], GateCard]:
     """A sharer's gates by linear layer, with their card, if they belong to its weights."""
-    gates, card = read_gates(adapter.path / GATE_FILE)
+    vectors, card = read_fitting_gates(adapter.path / GATE_FILE, shapes)
     if card.adapter != digest:
         raise DataError(
             f"the gates of {adapter.user_id!r} belong to another adapter",
-            where=gates.path,
+            where=adapter.path / GATE_FILE,
             hint="Train them again with `perpcs gate --force`.",
         )
-    if extra := sorted(set(gates.keys) - set(shapes), key=tensors.natural):
-        raise DataError(f"unexpected tensor {extra[0]!r}", where=gates.path)
-    vectors = {module: gates.read(module) for module in shapes}
-    for module, vector in vectors.items():
-        if tuple(vector.shape) != (shapes[module][1],):
-            raise DataError(f"the gate of {module!r} has shape {list(vector.shape)}", where=gates.path)
     return vectors, card
 
 

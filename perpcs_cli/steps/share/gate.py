@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perpcs_cli.artifacts.adapter import Adapter, check_same_adapter, divided, link_adapter, open_adapter
-from perpcs_cli.artifacts.gate import FILE, GateCard, read_gates, write_gates
+from perpcs_cli.artifacts.gate import FILE, GateCard, read_fitting_gates, write_gates
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.errors import DataError
 from perpcs_cli.steps.base import StepModel
@@ -77,7 +77,8 @@ def gate(
     def finished(name: str) -> GateCard | None:
         if out is not None:
             check_same_adapter(source / name, out / name)
-        return made_from(origins[name], directory / name / FILE, lambda path: read_gates(path)[1])()
+        layers = {module: adapters[name].shape(module) for module in adapters[name].modules}
+        return made_from(origins[name], directory / name / FILE, lambda path: read_fitting_gates(path, layers)[1])()
 
     outputs = [Output(name, directory / name / FILE, partial(finished, name)) for name in users]
 

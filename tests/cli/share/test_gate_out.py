@@ -1,8 +1,12 @@
-"""`perpcs gate --out` and `perpcs adapt --no-record`: what leaves other files alone."""
+"""`perpcs gate --out` and `perpcs adapt --no-record`: what leaves other files alone; gates that are not whole."""
 
 from __future__ import annotations
 
-from shell import DATA, Shell, refused
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from shell import DATA, Shell, named, refused
 
 from perpcs_cli.artifacts.adapter import WEIGHTS
 
@@ -45,3 +49,24 @@ def test_a_task_adapter_that_is_not_named(shell: Shell) -> None:
     assert (shell.root / "perpcs.toml").read_bytes() == settings
     assert "names" not in done.stderr
     assert (shell.root / "another" / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("how", ["not finite", "renamed", "one is missing", "of another shape"])
+def test_gates_that_are_not_whole_are_not_finished(shell: Shell, how: str) -> None:
+    path = shell.root / named(shell, "sharers/SHARER/gate.safetensors")
+    with safe_open(path, "pt") as file:
+        gates = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    first = next(iter(gates))
+    gate = gates.pop(first)
+    if how == "not finite":
+        gates[first] = gate * torch.inf
+    elif how == "renamed":
+        gates[f"{first}_2"] = gate
+    elif how == "of another shape":
+        gates[first] = gate[1:].clone()
+    save_file(gates, path, metadata)
+    line = named(shell, "gate --plain --steps 2 --lr 1e-1 --user SHARER")
+    assert str(path.name) in refused(shell(line), DATA)
+    assert shell(f"{line} --force").exit_code == 0
+    assert "1 of 1 sharers are finished already" in shell(line).stderr
