@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from perpcs_cli.artifacts.io import hashing
-from perpcs_cli.artifacts.settings import Settings, make_settings, to_toml
+from perpcs_cli.artifacts.settings import Settings, make_settings
 from perpcs_cli.artifacts.sweep import Value
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.sweeps.grid import READS, STEPS_OF, Cell, Flags, covers, spelled
@@ -249,7 +249,7 @@ class _Pipeline:
 
     def _workspace(self, profile: Step | None) -> StepWorkspace:
         settings = self.settings()
-        name = hashing.digest_value([to_toml(settings), profile.digest if profile else None])[:12]
+        name = hashing.digest_value([settings, profile.digest if profile else None])[:12]
         return StepWorkspace(self.kit.out / "settings" / name, settings, profile)
 
     def _spoken(self, name: str, flag: str, value: Value) -> list[str]:
