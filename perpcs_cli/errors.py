@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+SHOWN = 3
+"""Names that a message gives of many."""
+
+
+def shortened(names: Sequence[str]) -> str:
+    """`a, b, c and 4 more`."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
 
 class PerpcsError(Exception):
     """Something a user can understand and mend: what is wrong, where, and what to do.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from perpcs_cli.artifacts.io import safe_paths, tensors, typed_files
+from perpcs_cli.artifacts.io import safe_paths, tensors
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.errors import DataError
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "embeddings"
-META = "perpcs"
 
 What = Literal["history", "profile"]
 """Which texts of a user are embedded."""
@@ -94,7 +93,7 @@ def write_embeddings(
     users = {name: digests[name] for name in ids}
     card = EmbeddingsCard(encoder=encoder, what=what, users=users, provenance=provenance)
     stacked = torch.stack([vectors[name].float() for name in ids])
-    tensors.write_tensors(path, {KEY: stacked}, {META: msgspec.json.encode(card).decode()})
+    tensors.write_tensors(path, {KEY: stacked}, tensors.card_metadata(card))
 
 
 def write_shared(path: Path, embeddings: Embeddings, names: Mapping[str, str]) -> None:
@@ -124,10 +123,7 @@ def read_embeddings(path: Path, what: What = "history") -> Embeddings:
     if not path.exists():
         raise DataError("there are no embeddings", where=path, hint=f"Make them with `{MAKE[what]}`.")
     file = tensors.open_tensors(path)
-    try:
-        card = msgspec.json.decode(file.metadata.get(META, ""), type=EmbeddingsCard)
-    except typed_files.UNREADABLE as error:
-        raise DataError(f"its metadata is not that of embeddings: {error}", where=path) from None
+    card = tensors.read_card(file, EmbeddingsCard, "embeddings")
     if card.what != what:
         raise DataError(f"holds embeddings of each user's {card.what}, not {what}", where=path)
     vectors = file.read(KEY)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from perpcs_cli.artifacts.io import tensors, typed_files
+from perpcs_cli.artifacts.io import tensors
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.errors import DataError
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "gate.safetensors"
-META = "perpcs"
 
 
 class GateCard(
@@ -39,7 +38,7 @@ class GateCard(
 
 def write_gates(path: Path, gates: dict[str, Tensor], card: GateCard) -> None:
     """Write one vector [n] per linear layer, float32."""
-    tensors.write_tensors(path, gates, {META: msgspec.json.encode(card).decode()})
+    tensors.write_tensors(path, gates, tensors.card_metadata(card))
 
 
 def read_gates(path: Path) -> tuple[tensors.TensorFile, GateCard]:
@@ -47,7 +46,7 @@ def read_gates(path: Path) -> tuple[tensors.TensorFile, GateCard]:
     if not path.exists():
         raise DataError("the sharer has no gates", where=path, hint="Train them with `perpcs gate`.")
     file = tensors.open_tensors(path)
-    return file, read_metadata(file, GateCard)
+    return file, tensors.read_card(file, GateCard, "a gate file")
 
 
 def read_fitting_gates(path: Path, layers: Mapping[str, tuple[int, int]]) -> tuple[dict[str, Tensor], GateCard]:
@@ -63,11 +62,3 @@ def read_fitting_gates(path: Path, layers: Mapping[str, tuple[int, int]]) -> tup
         if tuple(vector.shape) != (layers[module][1],):
             raise DataError(f"the gate of {module!r} has shape {list(vector.shape)}", where=path)
     return vectors, card
-
-
-def read_metadata(file: tensors.TensorFile, kind: type[GateCard]) -> GateCard:
-    """The card in a tensor file's metadata."""
-    try:
-        return msgspec.json.decode(file.metadata.get(META, ""), type=kind)
-    except typed_files.UNREADABLE as error:
-        raise DataError(f"its metadata is not that of a gate file: {error}", where=file.path) from None

@@ -44,8 +44,3 @@ def read_labels(path: Path) -> Labels:
             raise DataError(f"the id {gold.id!r} occurs twice", where=path)
         seen.add(gold.id)
     return labels
-
-
-def write_labels(path: Path, labels: Labels) -> None:
-    """Write LaMP's format, atomically."""
-    typed_files.write_json(path, labels)

@@ -99,8 +99,3 @@ def read_metrics(path: Path) -> Metrics:
         if set(system.values) != set(metrics.metrics):
             raise DataError(f"system {name!r} does not have the metrics {', '.join(metrics.metrics)}", where=path)
     return metrics
-
-
-def write_metrics(path: Path, metrics: Metrics) -> None:
-    """Write an evaluation, atomically."""
-    typed_files.write_json(path, metrics)

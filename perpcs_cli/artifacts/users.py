@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from perpcs_cli.artifacts.io import hashing, safe_paths, typed_files
-from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.errors import DataError, UsageError, shortened
 
 Item = dict[str, str | list[str]]
 """A history item: the task's fields by name."""
@@ -70,9 +70,8 @@ def choose_users(users: dict[str, User], wanted: Sequence[str], *, where: object
     """
     missing = [i for i in wanted if i not in users]
     if missing:
-        shown = ", ".join(repr(i) for i in missing[:3])
         raise UsageError(
-            f"no such user: {shown}" + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            f"no such user: {shortened([repr(i) for i in missing])}",
             where=where,
             hint=f"It holds {len(users)} users, {next(iter(users))!r} for example.",
         )

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import typer
@@ -75,12 +76,17 @@ def _no_settings_around() -> Iterator[None]:
         os.environ.update(kept)
 
 
-def _find(line: Sequence[str]) -> tuple[Any, int]:
-    """(the command that a line names, how many of its words do)."""
+@cache
+def _tree() -> Any:
+    """All commands. A sweep checks and runs hundreds of lines over the same tree."""
     from perpcs_cli.cli.main import app
 
-    command: Any = typer.main.get_command(app)
-    words = 0
+    return typer.main.get_command(app)
+
+
+def _find(line: Sequence[str]) -> tuple[Any, int]:
+    """(the command that a line names, how many of its words do)."""
+    command, words = _tree(), 0
     while hasattr(command, "get_command") and words < len(line):
         command = command.get_command(None, line[words])
         words += 1

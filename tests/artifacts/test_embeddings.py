@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers import provenance
 
-from perpcs_cli.artifacts.embeddings import KEY, META, read_embeddings, write_embeddings
+from perpcs_cli.artifacts.embeddings import KEY, read_embeddings, write_embeddings
 from perpcs_cli.artifacts.io import tensors
+from perpcs_cli.artifacts.io.tensors import META
 from perpcs_cli.errors import DataError
 
 VECTORS = {"u10": torch.tensor([1.0, 2.0]), "u2": torch.tensor([3.0, 4.0]), "a": torch.tensor([5.0, 6.0])}

@@ -7,7 +7,8 @@ import torch
 from helpers import provenance
 from safetensors.torch import save_file
 
-from perpcs_cli.artifacts.gate import META, GateCard, read_gates, write_gates
+from perpcs_cli.artifacts.gate import GateCard, read_gates, write_gates
+from perpcs_cli.artifacts.io.tensors import META
 from perpcs_cli.errors import DataError
 
 LOSSES = {"first_loss": 2.0, "last_loss": 1.5}

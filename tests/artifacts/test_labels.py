@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from perpcs_cli.artifacts.labels import Gold, Labels, is_labels, read_labels, write_labels
+from perpcs_cli.artifacts.io.typed_files import write_json
+from perpcs_cli.artifacts.labels import Gold, Labels, is_labels, read_labels
 from perpcs_cli.errors import DataError
 
 LABELS = Labels(task="LaMP_1", golds=[Gold(id="10", output="[1]"), Gold(id="11", output="[2]")])
@@ -12,7 +13,7 @@ LABELS = Labels(task="LaMP_1", golds=[Gold(id="10", output="[1]"), Gold(id="11",
 
 def test_the_layout_is_lamps(tmp_path):
     path = tmp_path / "golds.json"
-    write_labels(path, LABELS)
+    write_json(path, LABELS)
     expected = {"task": "LaMP_1", "golds": [{"id": "10", "output": "[1]"}, {"id": "11", "output": "[2]"}]}
     assert json.loads(path.read_text()) == expected
     assert read_labels(path) == LABELS

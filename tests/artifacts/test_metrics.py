@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from perpcs_cli.artifacts.io.provenance import Provenance
-from perpcs_cli.artifacts.metrics import Metrics, Source, SystemMetrics, read_metrics, write_metrics
+from perpcs_cli.artifacts.io.typed_files import write_json
+from perpcs_cli.artifacts.metrics import Metrics, Source, SystemMetrics, read_metrics
 from perpcs_cli.errors import DataError
 
 
@@ -24,7 +25,7 @@ def evaluation(baseline: str = "base", values: dict[str, float] | None = None) -
 
 
 def test_an_evaluation_is_written_and_read(tmp_path):
-    write_metrics(tmp_path / "eval.json", evaluation())
+    write_json(tmp_path / "eval.json", evaluation())
     assert '"format": "perpcs.metrics/1"' in (tmp_path / "eval.json").read_text()
     assert read_metrics(tmp_path / "eval.json") == evaluation()
 
@@ -39,6 +40,6 @@ def test_an_evaluation_is_written_and_read(tmp_path):
     ids=["no baseline", "a metric is missing", "not a number"],
 )
 def test_what_does_not_fit_is_refused(tmp_path, metrics, message):
-    write_metrics(tmp_path / "eval.json", metrics)
+    write_json(tmp_path / "eval.json", metrics)
     with pytest.raises(DataError, match=message):
         read_metrics(tmp_path / "eval.json")

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from embedded_workspace import copied, embedded
 from shell import STEPS, MakeShell, Shell
 
 
@@ -35,3 +36,15 @@ def shell(walked: Shell, tmp_path: Path) -> Shell:
     """A copy of the finished path, to change."""
     shutil.copytree(walked.root, tmp_path / "work")
     return dataclasses.replace(walked, root=tmp_path / "work")
+
+
+@pytest.fixture(scope="module")
+def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """The path with embeddings. Tests only look at it."""
+    return embedded(walked, tmp_path_factory.mktemp("ready"))
+
+
+@pytest.fixture
+def near(ready: Shell, tmp_path: Path) -> Shell:
+    """A copy of it, to change."""
+    return copied(ready, tmp_path)

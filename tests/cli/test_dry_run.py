@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from embedded_workspace import EMBED, PRIME, copied, embedded
+from embedded_workspace import EMBED, PRIME
 from shell import Shell, named
 
 PLAIN = "--plain --steps 1"
@@ -28,16 +28,6 @@ LINES = {
 }
 ROWS = ("train-sharer", "gate", "assemble", "retrieve", "prime")
 """The commands that show a row for each user."""
-
-
-@pytest.fixture(scope="module")
-def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    return embedded(walked, tmp_path_factory.mktemp("ready"))
-
-
-@pytest.fixture
-def near(ready: Shell, tmp_path: Path) -> Shell:
-    return copied(ready, tmp_path)
 
 
 def everything(shell: Shell) -> set[Path]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-from embedded_workspace import PRIME, copied, embedded
+from embedded_workspace import PRIME, embedded
 from shell import STEPS, Shell, named
 
 STARTED = {
@@ -37,11 +36,6 @@ def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
         done = shell(named(shell, line))
         assert done.exit_code == 0, done.stderr
     return shell
-
-
-@pytest.fixture
-def near(ready: Shell, tmp_path: Path) -> Shell:
-    return copied(ready, tmp_path)
 
 
 @pytest.mark.parametrize("command", LINES)

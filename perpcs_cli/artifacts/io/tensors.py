@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from perpcs_cli.artifacts.io import atomic
+import msgspec
+
+from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+META = "perpcs"
+Card = TypeVar("Card", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,19 @@ def write_tensors(path: Path, named: dict[str, Tensor], metadata: dict[str, str]
     ordered = {key: named[key].detach().cpu().contiguous() for key in sorted(named, key=natural)}
     with atomic.replacing(path) as temporary:
         save_file(ordered, str(temporary), metadata=dict(sorted(metadata.items())))
+
+
+def card_metadata(card: msgspec.Struct) -> dict[str, str]:
+    """A typed card as the metadata of a tensor file."""
+    return {META: msgspec.json.encode(card).decode()}
+
+
+def read_card(file: TensorFile, kind: type[Card], what: str) -> Card:
+    """The typed card in a tensor file's metadata. Raises DataError where it is not that of `what`."""
+    try:
+        return msgspec.json.decode(file.metadata.get(META, ""), type=kind)
+    except typed_files.UNREADABLE as error:
+        raise DataError(f"its metadata is not that of {what}: {error}", where=file.path) from None
 
 
 def natural(name: str) -> list[tuple[int, str]]:

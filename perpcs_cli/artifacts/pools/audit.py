@@ -11,6 +11,7 @@ from perpcs_cli.artifacts.adapter import CARD, CONFIG, LOG, WEIGHTS, Card
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, read_gates
 from perpcs_cli.artifacts.io import safe_paths, tensors, typed_files
+from perpcs_cli.artifacts.io.tensors import META
 from perpcs_cli.artifacts.mia import Leakage, Protocol, read_leakage
 from perpcs_cli.artifacts.pool import OpenPool, embeddings_path, gates_path
 from perpcs_cli.artifacts.pools.pseudonyms import MARK, copies_root
@@ -21,7 +22,7 @@ from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError
 
-METADATA = {WEIGHTS: {"format"}, GATE_FILE: {"perpcs"}}
+METADATA = {WEIGHTS: {"format"}, GATE_FILE: {META}}
 """The keys of metadata that perpcs writes into a sharer's tensor files."""
 
 

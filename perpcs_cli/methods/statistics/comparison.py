@@ -12,7 +12,7 @@ from perpcs_cli.artifacts.labels import is_labels, read_labels
 from perpcs_cli.artifacts.metrics import Metrics, Resampling, Source, SystemMetrics, UserValues
 from perpcs_cli.artifacts.predictions import read_info, read_predictions
 from perpcs_cli.artifacts.users import User
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, shortened
 from perpcs_cli.methods.statistics.bootstrap import Bootstrapped, Floats, bootstrap, sum_by_group
 from perpcs_cli.tasks.metrics import from_sums, is_reference, per_example
 from perpcs_cli.tasks.spec import Task
@@ -199,5 +199,4 @@ def _by_user(task: Task, rows: Floats, users: Sequence[str]) -> dict[str, UserVa
 
 def _shown(keys: Sequence[Key]) -> str:
     """`query 'q1' of user 'u1', …`, at most three and how many more."""
-    names = [f"query {query!r}" + (f" of user {user!r}" if user else "") for user, query in keys[:3]]
-    return ", ".join(names) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    return shortened([f"query {query!r}" + (f" of user {user!r}" if user else "") for user, query in keys])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, shortened
 
 WHOLE = "Fetch the model again, or save it once more with save_pretrained of the model itself, not of a wrapper."
 
@@ -38,8 +38,7 @@ def load_checkpoint(directory: Path, what: Literal["model", "encoder"], dtype: t
         missing, unexpected = [name for name in missing if "pooler" not in name.split(".")], []
     for names, fault in ((missing, "lacks"), (unexpected, "holds more than the architecture has:")):
         if names:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise DataError(f"the checkpoint {fault} {shown}", where=directory, hint=WHOLE)
+            raise DataError(f"the checkpoint {fault} {shortened(names)}", where=directory, hint=WHOLE)
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:  # Tokens that were added to it for padding may be more.
         raise DataError(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perpcs_cli.artifacts.io import hashing
-from perpcs_cli.artifacts.io.journal import Header, Journal, open_journal, partial_path
+from perpcs_cli.artifacts.io.journal import Header, open_journal, partial_path
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.predictions import info_path
 from perpcs_cli.artifacts.profiles import Profile, ProfilesInfo, read_info, read_profiles, write_info, write_profiles
 from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.steps.answers import answer
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, run
 from perpcs_cli.steps.report import SILENT, Report
@@ -78,6 +79,9 @@ def profile(
     outputs = [Output(user, path, partial(finished, user)) for user in shown]
 
     def make(todo: Sequence[Output[Profile]], keep: Any) -> None:
+        from perpcs_cli.model.engine.piece_cache import PieceCache
+        from perpcs_cli.model.engine.recipe_router import RecipeRouter
+
         wanted = {one.name: one for one in todo}
         header = Header(of=FORMAT, provenance=provenance)
         journal = open_journal(partial_path(path), header, Profile, force=force)
@@ -95,7 +99,16 @@ def profile(
                 # Nothing was made that another run would have to respect.
                 journal.end()
             raise
-        _write_all(model, rows, left, sources, max_new_tokens, journal, report)
+        answer(
+            model,
+            RecipeRouter(PieceCache(model.base, [].__getitem__), [{}]),
+            [(row, 0) for row in rows],
+            journal,
+            lambda place, text: Profile(user_id=left[place], profile=text, source=sources[left[place]]),
+            report,
+            label="writing profiles",
+            max_new_tokens=max_new_tokens,
+        )
         profiles = {**have, **{row.user_id: row for row in journal.rows if row.user_id in left}}
         write_profiles(path, profiles)
         info = ProfilesInfo(task=workspace.task.name, sha256=hashing.digest_file(path), provenance=provenance)
@@ -128,44 +141,6 @@ def _known(path: Path, provenance: Provenance, *, force: bool) -> dict[str, Prof
         return {}
     check_same(info.provenance, provenance, where=path)
     return known
-
-
-def _write_all(
-    model: StepModel,
-    rows: Sequence[Encoded],
-    users: Sequence[str],
-    sources: Mapping[str, str],
-    max_new_tokens: int,
-    journal: Journal[Profile],
-    report: Report,
-) -> None:
-    """Let the model answer, into the journal."""
-    from perpcs_cli.model.engine.decode import generate
-    from perpcs_cli.model.engine.piece_cache import PieceCache
-    from perpcs_cli.model.engine.recipe_router import RecipeRouter
-
-    settings = model.settings.predict
-    with report.progress("writing profiles", len(users)) as bar:
-
-        def write(indices: list[int], tokens: list[list[int]]) -> None:
-            texts = model.base.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            journal.add(
-                [
-                    Profile(user_id=users[index], profile=text.strip(), source=sources[users[index]])
-                    for index, text in zip(indices, texts, strict=True)
-                ]
-            )
-            bar.advance(len(indices))
-
-        generate(
-            model.base,
-            RecipeRouter(PieceCache(model.base, [].__getitem__), [{}]),
-            [(row, 0) for row in rows],
-            max_new_tokens=max_new_tokens,
-            batch_tokens=settings.batch_tokens,
-            batch_rows=settings.batch_rows,
-            done=write,
-        )
 
 
 def _encode(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
-from perpcs_cli.artifacts.metrics import Metrics, write_metrics
+from perpcs_cli.artifacts.metrics import Metrics
 from perpcs_cli.artifacts.settings import Settings
 from perpcs_cli.artifacts.users import choose_users, read_users
 from perpcs_cli.errors import DataError, UsageError
@@ -90,14 +90,7 @@ def evaluate_predictions(
     if resamples and result.resampling is None:
         report.warn(f"no intervals: there are not two {unit} to draw from")
     if out is not None:
-
-        def make() -> bool:
-            write_metrics(out, result)
-            report.note(f"wrote {out}")
-            return True
-
-        output = Output(out.stem, out, same_bytes(out, typed_files.json_bytes(result)))
-        run_one(output, make, force=force, dry_run=dry_run, report=report)
+        _write(out, result, force=force, dry_run=dry_run, report=report)
     return result
 
 
@@ -112,7 +105,7 @@ def write_lamp(
     report: Report = SILENT,
 ) -> None:
     """Write the one predictions file in LaMP's format to `path`."""
-    from perpcs_cli.artifacts.labels import Gold, Labels, write_labels
+    from perpcs_cli.artifacts.labels import Gold, Labels
     from perpcs_cli.methods.statistics.comparison import read_answers
 
     if len(predictions) != 1:
@@ -123,14 +116,18 @@ def write_lamp(
     golds = [Gold(id=query, output=text or "") for (_, query), text in answers.texts.items()]
     if len({gold.id for gold in golds}) < len(golds):
         raise DataError("users share query ids, and LaMP's format names no users", where=answers.path)
-    labels = Labels(task=chosen.lamp, golds=golds)
+    _write(path, Labels(task=chosen.lamp, golds=golds), force=force, dry_run=dry_run, report=report)
+
+
+def _write(path: Path, value: object, *, force: bool, dry_run: bool, report: Report) -> None:
+    """Write a typed file that is finished where it holds these very bytes."""
 
     def make() -> bool:
-        write_labels(path, labels)
+        typed_files.write_json(path, value)
         report.note(f"wrote {path}")
         return True
 
-    output = Output(path.stem, path, same_bytes(path, typed_files.json_bytes(labels)))
+    output = Output(path.stem, path, same_bytes(path, typed_files.json_bytes(value)))
     run_one(output, make, force=force, dry_run=dry_run, report=report)
 
 

@@ -22,6 +22,7 @@ from perpcs_cli.artifacts.predictions import (
 )
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.steps.answers import answer
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.evaluate.models_to_run import (
     ModelsToRun,
@@ -153,7 +154,6 @@ def _answer(
     report: Report,
 ) -> None:
     """Answer what the journal does not hold yet, into the journal."""
-    from perpcs_cli.model.engine.decode import generate
     from perpcs_cli.model.engine.piece_cache import PieceCache
     from perpcs_cli.model.engine.recipe_router import RecipeRouter
 
@@ -169,25 +169,14 @@ def _answer(
         owners += [user.user_id] * len(encoded)
     if done:
         report.note(f"{len(done)} of {len(done) + len(rows)} queries are answered already")
-    with report.progress("predicting", len(rows)) as bar:
-
-        def write(indices: list[int], tokens: list[list[int]]) -> None:
-            texts = model.base.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            journal.add(
-                [
-                    Prediction(user_id=owners[i], id=rows[i][0].key, output=text.strip())
-                    for i, text in zip(indices, texts, strict=True)
-                ]
-            )
-            bar.advance(len(indices))
-
-        generate(
-            model.base,
-            RecipeRouter(PieceCache(model.base, lambda index: models.adapters[index]), models.recipes),
-            rows,
-            max_new_tokens=settings.max_new_tokens,
-            batch_tokens=settings.batch_tokens,
-            batch_rows=settings.batch_rows,
-            merge=models.merge,
-            done=write,
-        )
+    answer(
+        model,
+        RecipeRouter(PieceCache(model.base, lambda index: models.adapters[index]), models.recipes),
+        rows,
+        journal,
+        lambda place, text: Prediction(user_id=owners[place], id=rows[place][0].key, output=text),
+        report,
+        label="predicting",
+        max_new_tokens=settings.max_new_tokens,
+        merge=models.merge,
+    )

@@ -14,7 +14,7 @@ from perpcs_cli.errors import DataError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
-from perpcs_cli.steps.share.privacy import Budget, told, train_with_guarantee
+from perpcs_cli.steps.share.privacy import Budget, note_losses, told, train_with_guarantee
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
@@ -110,7 +110,7 @@ def gate(
                 write_gates(one.path, job.gates, card)
                 keep(one, card)
                 if not spent:
-                    report.note(f"{one.name}: loss {card.first_loss:.3f} -> {card.last_loss:.3f}, {card.steps} steps")
+                    note_losses(report, one.name, card)
                 _warn_of_halves(adapters[one.name], card, report)
 
     return run(outputs, make, place=directory, things="sharers", force=force, dry_run=dry_run, report=report)

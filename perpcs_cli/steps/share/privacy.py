@@ -17,6 +17,8 @@ from perpcs_cli.steps.report import Report
 from perpcs_cli.tasks.prompts import PLAIN, Shown
 
 if TYPE_CHECKING:
+    from perpcs_cli.artifacts.adapter import Card
+    from perpcs_cli.artifacts.gate import GateCard
     from perpcs_cli.model.loading.base import Base
     from perpcs_cli.model.training.train import Job
 
@@ -86,6 +88,11 @@ def train_with_guarantee(
         f"{steps} steps that see an example with chance {sample_rate:.3g}"
     )
     return spent
+
+
+def note_losses(report: Report, name: str, card: Card | GateCard) -> None:
+    """Say how a training that promises nothing went."""
+    report.note(f"{name}: loss {card.first_loss:.3f} -> {card.last_loss:.3f}, {card.steps} steps")
 
 
 def told(job: Job, spent: Guarantee | None) -> dict[str, Any]:

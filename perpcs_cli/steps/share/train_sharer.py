@@ -12,7 +12,7 @@ from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
-from perpcs_cli.steps.share.privacy import Budget
+from perpcs_cli.steps.share.privacy import Budget, note_losses
 from perpcs_cli.steps.share.train_loras import LoraWork, read_trained, train_loras
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
@@ -80,6 +80,6 @@ def train_sharer(
             for one, card in zip(group, cards, strict=True):
                 keep(one, card)
                 if not budget:
-                    report.note(f"{one.name}: loss {card.first_loss:.3f} -> {card.last_loss:.3f}, {card.steps} steps")
+                    note_losses(report, one.name, card)
 
     return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from embedded_workspace import copied, embedded
+from embedded_workspace import embedded
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shell import DATA, Shell, refused
@@ -30,11 +30,6 @@ def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory, request: pyte
         user.history[0]["text"] = f"As I said, {CANARY}, and that was {user.user_id}."
     write_users(shell.root / "users.jsonl", list(users.values()))
     return shell
-
-
-@pytest.fixture
-def near(ready: Shell, tmp_path: Path) -> Shell:
-    return copied(ready, tmp_path)
 
 
 def sharer_directory(shell: Shell) -> Path:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import msgspec
 import pytest
-from embedded_workspace import PRIME, copied, embedded
+from embedded_workspace import PRIME
 from shell import DATA, RUNTIME, USAGE, Shell, named, refused
 
 from perpcs_cli.artifacts.io.typed_files import read_json
@@ -19,16 +18,6 @@ from perpcs_cli.artifacts.users import read_users, write_users
 from perpcs_cli.methods.prime import evaluator
 
 ONE = f"{PRIME} --user TARGET"
-
-
-@pytest.fixture(scope="module")
-def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    return embedded(walked, tmp_path_factory.mktemp("ready"))
-
-
-@pytest.fixture
-def near(ready: Shell, tmp_path: Path) -> Shell:
-    return copied(ready, tmp_path)
 
 
 def recipe(shell: Shell, directory: str = "recipes-prime") -> Recipe:

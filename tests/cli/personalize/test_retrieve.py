@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
-from embedded_workspace import copied, embedded
 from shell import DATA, USAGE, Shell, named, refused
 
 from perpcs_cli.artifacts.io.typed_files import read_json
 from perpcs_cli.artifacts.recipe import Recipe
-
-
-@pytest.fixture(scope="module")
-def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    return embedded(walked, tmp_path_factory.mktemp("ready"))
-
-
-@pytest.fixture
-def near(ready: Shell, tmp_path: Path) -> Shell:
-    return copied(ready, tmp_path)
 
 
 def weights(shell: Shell, path: str) -> dict[str, float]:

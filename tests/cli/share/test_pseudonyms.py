@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
-from embedded_workspace import EMBED, PRIME, copied, embedded
+from embedded_workspace import EMBED, PRIME, embedded
 from safetensors import safe_open
 from safetensors.torch import load_file
 from shell import DATA, USAGE, Shell, named, refused
@@ -27,11 +26,6 @@ def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     shell = embedded(walked, tmp_path_factory.mktemp("ready"))
     assert shell(BUILD).exit_code == 0
     return shell
-
-
-@pytest.fixture
-def near(ready: Shell, tmp_path: Path) -> Shell:
-    return copied(ready, tmp_path)
 
 
 def pool(shell: Shell, name: str = "pool.json") -> OpenPool:

@@ -38,11 +38,6 @@ def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory, request: pyte
     return make(embedded(walked, tmp_path_factory.mktemp("ready")), f"pool build --force {request.param}")
 
 
-@pytest.fixture
-def near(ready: Shell, tmp_path: Path) -> Shell:
-    return copied(ready, tmp_path)
-
-
 def recipes(shell: Shell) -> dict[str, Recipe]:
     return {
         str(path.relative_to(shell.root)): typed_files.read_json(path, Recipe)

@@ -1,0 +1,53 @@
+"""Letting the model answer prompts, each batch of answers into a journal as soon as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from perpcs_cli.artifacts.io.journal import Journal, Row
+from perpcs_cli.artifacts.settings import Merge
+from perpcs_cli.steps.base import StepModel
+from perpcs_cli.steps.report import Report
+
+if TYPE_CHECKING:
+    from perpcs_cli.model.engine.batching import Encoded
+    from perpcs_cli.model.engine.recipe_router import RecipeRouter
+
+
+def answer(
+    model: StepModel,
+    recipes: RecipeRouter,
+    rows: Sequence[tuple[Encoded, int]],
+    journal: Journal[Row],
+    row_of: Callable[[int, str], Row],
+    report: Report,
+    *,
+    label: str,
+    max_new_tokens: int,
+    merge: Merge = "product",
+) -> None:
+    """Answer `rows`, prompts with the numbers of their recipes; `row_of(place, text)` is what the journal keeps.
+
+    Answers are greedy, in the batches of the section `predict` of the settings.
+    """
+    from perpcs_cli.model.engine.decode import generate
+
+    settings = model.settings.predict
+    with report.progress(label, len(rows)) as bar:
+
+        def write(places: list[int], tokens: list[list[int]]) -> None:
+            texts = model.base.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            journal.add([row_of(place, text.strip()) for place, text in zip(places, texts, strict=True)])
+            bar.advance(len(places))
+
+        generate(
+            model.base,
+            recipes,
+            rows,
+            max_new_tokens=max_new_tokens,
+            batch_tokens=settings.batch_tokens,
+            batch_rows=settings.batch_rows,
+            merge=merge,
+            done=write,
+        )
