@@ -136,19 +136,26 @@ class OpenPool:
         return set(self.modules) if shared is None else {self.modules[i] for i in shared}
 
 
+def beside(pool: Path, suffix: str) -> Path:
+    """A file beside the manifest `pool`, named like it. Raises DataError where that is a directory."""
+    if pool.is_dir():
+        raise DataError("is a directory, and no pool", where=pool, hint="Name the manifest, as DIR/pool.json.")
+    return pool.with_suffix(suffix)
+
+
 def gates_path(pool: Path) -> Path:
     """Where the stacked gates lie: beside the manifest."""
-    return pool.with_suffix(".gates.safetensors")
+    return beside(pool, ".gates.safetensors")
 
 
 def embeddings_path(pool: Path) -> Path:
     """Where the sharers' embeddings lie, if the pool carries them: beside the manifest."""
-    return pool.with_suffix(".embeddings.safetensors")
+    return beside(pool, ".embeddings.safetensors")
 
 
 def revocation_path(pool: Path) -> Path:
     """Where a revocation that is under way says so: beside the manifest."""
-    return pool.with_suffix(".revoking.json")
+    return beside(pool, ".revoking.json")
 
 
 def refuse_half_revoked(path: Path) -> None:

@@ -188,3 +188,25 @@ def test_unreadable_text(place: str, shell: Shell) -> None:
         result = shell(named(shell, TEXTS[place]))
         assert result.exit_code in (USAGE, DATA), (how, result.output)
         assert refused(result, result.exit_code)
+
+
+@pytest.mark.parametrize("place", [".", "sharers"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pool list --pool",
+        "pool verify --pool",
+        "pool revoke x --pool",
+        "pool build --out",
+        "audit --pool",
+        "assemble --force --pool",
+        "retrieve --force --pool",
+        "prime --force --pool",
+        "mia --pool",
+        "predict --name n --recipes recipes --pool",
+    ],
+)
+def test_a_directory_is_no_pool(line: str, place: str, shell: Shell) -> None:
+    before = shell.walk()
+    assert refused(shell(f"{line} {place}"), DATA).startswith(f"{place}: is a directory, and no pool")
+    assert shell.walk() == before

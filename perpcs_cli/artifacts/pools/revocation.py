@@ -17,7 +17,7 @@ import msgspec
 from perpcs_cli.artifacts.embeddings import read_embeddings, without_users
 from perpcs_cli.artifacts.io import atomic, hashing, tensors, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
-from perpcs_cli.artifacts.pool import OpenPool, Pool, embeddings_path, gates_path, revocation_path
+from perpcs_cli.artifacts.pool import OpenPool, Pool, beside, embeddings_path, gates_path, revocation_path
 from perpcs_cli.artifacts.pools.removal import check_removable, remove_sharer
 from perpcs_cli.artifacts.pools.secret import keyed_digest
 from perpcs_cli.artifacts.recipe import Method, Recipe, uses, without_sharers, write_recipe
@@ -162,7 +162,7 @@ def to_remake(pool: Path, secret: bytes | None) -> tuple[Lost, ...]:
 
 def remaking_path(pool: Path) -> Path:
     """Where it says that recipes are still to be made again: beside the manifest."""
-    return pool.with_suffix(".remaking.json")
+    return beside(pool, ".remaking.json")
 
 
 def finish(pool: Path, todo: Revocation, secret: bytes) -> None:
