@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TARGETS, load_base
+from helpers import GEMMA3_LAYERS, SHAPE, TARGETS, load_base
 
 from perpcs_cli.model.loading.base import Base
 
@@ -21,8 +21,6 @@ SENTENCES = (
     "What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, or 5.",
     "Paraphrase the following tweet without any explanation before or after it: what a lovely morning this is!",
 )
-SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-SHAPE = {**SIZE, "intermediate_size": 96, "max_position_embeddings": 256, "initializer_range": 0.15}
 
 
 def make_tokenizer() -> Any:
@@ -45,7 +43,7 @@ def make_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The directory of a tiny random model of a family: llama, mistral, qwen2, qwen3, gemma, gemma2 or gpt2."""
+    """The directory of a tiny random model of a family: llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3 or gpt2."""
     import transformers
 
     tokenizer = make_tokenizer()
@@ -58,6 +56,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         "gemma": ("Gemma", {**SHAPE, "head_dim": 16}),
         # A low cap, so that leaving it out would show.
         "gemma2": ("Gemma2", {**SHAPE, "head_dim": 16, "sliding_window": 16, "attn_logit_softcapping": 0.05}),
+        "gemma3": ("Gemma3", {**SHAPE, "head_dim": 16, "sliding_window": 16, "layer_types": GEMMA3_LAYERS}),
         "gpt2": ("GPT2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
     }
     made: dict[str, Path] = {}
@@ -67,7 +66,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
             name, settings = families[family]
             kind = getattr(transformers, {"GPT2": "GPT2LMHeadModel"}.get(name, f"{name}ForCausalLM"))
             torch.manual_seed(0)
-            model = kind(getattr(transformers, f"{name}Config")(**common, **settings))
+            model = kind(kind.config_class(**common, **settings))
             for key, parameter in model.named_parameters():
                 # Biases begin at zero, which would hide that they are forgotten.
                 if key.endswith("_proj.bias"):

@@ -75,6 +75,7 @@ class StepModel:
     @cached_property
     def base(self) -> Base:
         """The model itself, loaded when it is first used."""
+        from perpcs_cli.model.engine.packed_check import check_packed
         from perpcs_cli.model.loading.base import load_base
 
         settings = self.settings
@@ -87,6 +88,7 @@ class StepModel:
             # Before the next one is loaded: two may not fit.
             kept.clear()
         base = load_base(self.identity, targets=self._targets)
+        check_packed(base)
         if kept is not None:
             kept[key] = base
         shape = f"{base.describe()['dtype']} on {base.device}"

@@ -26,6 +26,9 @@ from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.loading.identity import identify
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SHAPE = {**SIZE, "intermediate_size": 96, "max_position_embeddings": 256, "initializer_range": 0.15}
+GEMMA3_LAYERS = ["sliding_attention", "full_attention"]
 
 
 def load_base(

@@ -78,7 +78,12 @@ KNOWN = {
 
 
 def shape_of(config: dict[str, Any], *, where: object = None) -> Shape:
-    """The shape that a `config.json` describes. Raises DataError where it is not of Llama's kind."""
+    """The shape that a `config.json` describes, of the decoder where the model also sees or hears.
+
+    Raises DataError where it is not of Llama's kind.
+    """
+    if isinstance(text := config.get("text_config"), dict):
+        config = {**config, **text}
     needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     if missing := [name for name in needed if not isinstance(config.get(name), int)]:
         raise DataError(

@@ -203,7 +203,9 @@ def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **rest: Any
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: `perpcs_rows` comes from the pass, the rest from the model."""
-    rows: Rows = rest["perpcs_rows"]
+    rows: Rows | None = rest.get("perpcs_rows")
+    if rows is None:
+        raise PerpcsError(f"the model does not tell its {type(module).__name__} what it is told, as decoding needs")
     if odd := [name for name in ("s_aux", "position_bias") if rest.get(name) is not None]:
         raise PerpcsError(f"the model's attention uses {odd[0]}, which decoding does not know")
     scale = rest.get("scaling") or query.shape[-1] ** -0.5

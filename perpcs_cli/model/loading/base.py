@@ -14,6 +14,9 @@ from perpcs_cli.model.loading.checkpoint import load_checkpoint
 from perpcs_cli.model.loading.identity import Identity
 from perpcs_cli.model.loading.tokenizer_info import longest_sequence, stop_tokens
 
+ATTENTION = {"full_attention", "sliding_attention"}
+"""The kinds of layers, as transformers calls them, that packed passes compute."""
+
 
 @dataclass(frozen=True)
 class Base:
@@ -75,31 +78,50 @@ def load_base(identity: Identity, *, targets: tuple[str, ...]) -> Base:
     """Load a model and merge its task adapter.
 
     Raises DataError for a model that is not whole or an adapter that does not fit, PerpcsError
-    where the architecture has no such linear layers.
+    where the architecture has no such linear layers, or others that perpcs does not compute.
     """
     model, tokenizer = load_checkpoint(identity.directory, "model", identity.dtype)
+    check_layers(model)
     model.to(identity.device)
     found = find_targets(model, targets)
     if identity.adapter:
         merge_adapter(model, identity.adapter)
-    stop = stop_tokens(tokenizer, getattr(model, "generation_config", None), model.config)
+    text = model.config.get_text_config(decoder=True)
+    stop = stop_tokens(tokenizer, getattr(model, "generation_config", None), model.config, text)
     return Base(identity, model, tokenizer, found, longest_sequence(model.config), stop)
 
 
-def find_targets(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
-    """The linear layers whose last name is in `targets`, in the model's order.
+def check_layers(model: Any) -> None:
+    """Raise PerpcsError, naming them, where the configuration says that layers do not attend as perpcs computes it.
+
+    Others hold a state that goes from row to row in a packed pass, as Mamba's do, or see other tokens.
+    """
+    text = model.config.get_text_config(decoder=True)
+    odd = sorted(set(getattr(text, "layer_types", None) or ()) - ATTENTION)
+    if odd:
+        raise PerpcsError(
+            f"{type(model).__name__} has layers that perpcs does not compute: {', '.join(odd)}",
+            hint="Use a model whose layers all have full or sliding-window attention.",
+        )
+
+
+def find_targets(model: Any, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
+    """The decoder's linear layers whose last name is in `targets`, in the model's order.
 
     Raises PerpcsError, naming what is there, where a target is missing or is no plain linear layer.
     """
+    # A model that also sees or hears has layers of the same names in other parts.
+    decoder = set(model.get_decoder().modules())
+    inside = {name: module for name, module in model.named_modules() if module in decoder}
     found = {
         name: module
-        for name, module in model.named_modules()
+        for name, module in inside.items()
         if name.rsplit(".", 1)[-1] in targets and isinstance(module, nn.Linear)
     }
     missing = [t for t in targets if not any(name.rsplit(".", 1)[-1] == t for name in found)]
     if missing:
-        leaves = {n.rsplit(".", 1)[-1]: type(m).__name__ for n, m in model.named_modules() if ".layers." in f".{n}"}
-        leaves = leaves or {n.rsplit(".", 1)[-1]: type(m).__name__ for n, m in model.named_modules() if "." in n}
+        leaves = {n.rsplit(".", 1)[-1]: type(m).__name__ for n, m in inside.items() if ".layers." in f".{n}"}
+        leaves = leaves or {n.rsplit(".", 1)[-1]: type(m).__name__ for n, m in inside.items() if "." in n}
         shown = ", ".join(f"{n} ({kind})" for n, kind in sorted(leaves.items()) if not n.isdigit())
         raise PerpcsError(
             f"{type(model).__name__} has no linear layers named {', '.join(missing)}",

@@ -48,6 +48,7 @@ def load_vocabulary(directory: Path) -> Vocabulary:
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"the model's tokenizer cannot be loaded: {reason}", where=directory) from None
+    configs.append(configs[-1].get_text_config(decoder=True))
     return Vocabulary(tokenizer, stop_tokens(tokenizer, *configs), longest_sequence(configs[-1]))
 
 

@@ -13,11 +13,17 @@ from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.experiments.costs.model_shape import KNOWN, find_local, find_shape, shape_of
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"])
 def test_the_parameters_are_the_models(model_dir: Callable[[str], Path], family: str) -> None:
     directory = model_dir(family)
     model = transformers.AutoModelForCausalLM.from_pretrained(directory)
     assert find_shape(str(directory)).parameters == sum(one.numel() for one in model.parameters())
+
+
+def test_the_decoder_counts_where_a_model_also_sees(model_dir: Callable[[str], Path]) -> None:
+    text = json.loads((model_dir("gemma3") / "config.json").read_text())
+    whole = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}, "hidden_size": 8}
+    assert shape_of(whole) == shape_of(text)
 
 
 def test_biases_are_counted() -> None:

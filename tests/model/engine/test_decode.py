@@ -112,7 +112,7 @@ def test_the_published_merge(endless):
     assert ours(endless, rows, merge="factor") == theirs(endless, rows, "factor")
 
 
-@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "gemma", "gemma2"])
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"])
 def test_other_families(model_dir, family):
     """Mistral's window is 16 tokens, so that most rows outgrow it."""
     base = load_base(str(model_dir(family)), targets=TARGETS, device="cpu", dtype="float32")

@@ -7,14 +7,16 @@ import shutil
 
 import pytest
 import torch
-from helpers import TARGETS, load_base, merged, random_rows, write_sharer
+from helpers import GEMMA3_LAYERS, SHAPE, TARGETS, load_base, merged, random_rows, write_sharer
 from safetensors.torch import load_file, save_file
 
 from perpcs_cli.artifacts.adapter import CARD
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
 from perpcs_cli.model.engine.batching import make_batch
+from perpcs_cli.model.engine.packed_check import check_packed
 from perpcs_cli.model.loading.base import find_targets, merge_adapter
 from perpcs_cli.model.loading.identity import choose_dtype, fingerprint_model
+from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
 
 
 def load(path, **options):
@@ -188,3 +190,33 @@ def test_devices_and_dtypes(tiny_dir):
 def test_cuda_where_there_is_none(tiny_dir):
     with pytest.raises(UsageError, match="the device 'cuda' cannot be used"):
         load(tiny_dir, device="cuda")
+
+
+def test_a_model_that_also_sees(tiny, tmp_path):
+    """Pieces, context and end of sequence are those of its decoder, and none is put on its vision tower."""
+    import transformers
+
+    special = {"pad_token_id": 0, "bos_token_id": 1}
+    text = {**SHAPE, **special, "head_dim": 16, "vocab_size": 400, "layer_types": GEMMA3_LAYERS, "eos_token_id": 7}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=text,
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=1,
+        image_token_index=399,
+        boi_token_index=397,
+        eoi_token_index=398,
+        eos_token_id=9,
+    )
+    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    tiny.tokenizer.save_pretrained(tmp_path)
+    base = load(tmp_path)
+    assert list(base.targets) == [f"model.language_model.layers.{n}.self_attn.{p}" for n in range(2) for p in TARGETS]
+    assert (base.context, base.stop) == (256, (1, 9, 7))
+    vocabulary = load_vocabulary(tmp_path)
+    assert (vocabulary.context, vocabulary.stop) == (256, (1, 9, 7))
+    check_packed(base)
+    with pytest.raises(PerpcsError, match="no linear layers named out_proj") as caught:
+        find_targets(base.model, ("out_proj",))
+    assert "fc1" not in str(caught.value.hint)
