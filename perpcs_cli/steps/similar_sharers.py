@@ -67,7 +67,8 @@ def open_similar(workspace: Workspace, pool: Path | None = None, embeddings: Pat
 
 def check_comparable(theirs: Embeddings, own: Embeddings) -> Embeddings:
     """Return the pool's embeddings. Raises DataError where another encoder made them than the users'."""
-    made = [(e.card.provenance.inputs.get("encoder"), e.card.provenance.settings["max_length"]) for e in (theirs, own)]
+    origins = [one.card.provenance for one in (theirs, own)]
+    made = [(origin.inputs.get("encoder"), origin.settings.get("max_length")) for origin in origins]
     if made[0] != made[1]:
         raise DataError(
             "the pool's embeddings were made by another encoder than the users', or with another length",

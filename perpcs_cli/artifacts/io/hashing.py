@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.errors import DataError
+from perpcs_cli.artifacts.io.reading import opened
 
 
 def digest_bytes(data: bytes) -> str:
@@ -18,13 +18,8 @@ def digest_bytes(data: bytes) -> str:
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal. Raises DataError where it is missing or cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise DataError("no such file", where=path) from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=path) from None
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_value(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from perpcs_cli import __version__
+from perpcs_cli.artifacts.io.limits import too_deep
 from perpcs_cli.errors import DataError
 
 
@@ -22,6 +23,11 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     base: str = ""
     """Fingerprint of the base model with its task adapter; empty where no model was used."""
     tool: str = f"perpcs {__version__}"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are nested without end, which a file may have."""
+        if too_deep(self.settings):
+            raise ValueError("the settings are nested too deep")
 
 
 def check_same(before: Provenance, now: Provenance, *, where: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from perpcs_cli.errors import DataError
+
+_SPLITTING = ("Cc", "Cs", "Zl", "Zp")
+"""Control characters, halves of characters, and what ends a line or a paragraph: an id is one line of a list."""
 
 
 def check_id(identifier: str, what: str, *, where: object = None) -> str:
@@ -14,15 +18,15 @@ def check_id(identifier: str, what: str, *, where: object = None) -> str:
         or identifier != identifier.strip()
         or identifier.startswith(".")
         or ".." in identifier
-        or any(c in "/\\" or ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in identifier)
+        or any(c in "/\\" or unicodedata.category(c) in _SPLITTING for c in identifier)
         or len(identifier.encode()) > 200
     )
     if bad:
         raise DataError(
-            f"{what} {identifier!r} cannot name a file",
+            f"{what} {identifier!r:.80} cannot name a file",
             where=where,
             hint="Ids are not empty, at most 200 bytes, do not start with a dot, and have no slash, backslash, "
-            "'..', control character or space around them. Rename it in the source.",
+            "'..', control character, line separator or space around them. Rename it in the source.",
         )
     return identifier
 

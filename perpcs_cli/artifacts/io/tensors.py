@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from perpcs_cli.artifacts.io import atomic, typed_files
+from perpcs_cli.artifacts.io import atomic, limits, typed_files
+from perpcs_cli.artifacts.io.reading import opened
 from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 META = "perpcs"
+DTYPES = ("F64", "F32", "F16", "BF16")
+"""What is computed with, by safetensors' names."""
 Card = TypeVar("Card", bound=msgspec.Struct)
 
 
@@ -29,9 +33,15 @@ class TensorFile:
     metadata: dict[str, str]
 
     def read(self, key: str) -> Tensor:
-        """One tensor. Raises DataError where it is missing, cut off, or holds NaN or infinity."""
-        if key not in self.keys:
-            raise DataError(f"missing tensor {key!r}", where=self.path)
+        """One tensor. Raises DataError where it is missing, empty, of another type than DTYPES, or holds NaN or
+        infinity."""
+        if not all(self.shape(key)):
+            raise DataError(f"the tensor {key!r} is empty", where=self.path)
+        if (kind := self.handle.get_slice(key).get_dtype()) not in DTYPES:
+            hint = f"Readable are {', '.join(DTYPES)}."
+            raise DataError(
+                f"the tensor {key!r} holds {kind}, and no floating-point numbers", where=self.path, hint=hint
+            )
         tensor: Tensor = self.handle.get_tensor(key)
         if not tensor.isfinite().all():
             raise DataError(f"the tensor {key!r} holds NaN or infinity", where=self.path)
@@ -45,20 +55,36 @@ class TensorFile:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Open a safetensors file. Raises DataError where it is missing, another kind of file, or truncated."""
+    """Open a safetensors file. Raises DataError where it is missing, another kind of file, truncated, or beyond the
+    bounds on headers and tensors."""
     from safetensors import SafetensorError, safe_open
 
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
         raise DataError("pickled tensors are never loaded", where=path, hint="Convert the file to safetensors.")
     if not path.is_file():
         raise DataError("no such file", where=path)
+    read_header(path)
     try:
         handle = safe_open(str(path), framework="pt")
         keys: list[str] = list(handle.keys())  # type: ignore[no-untyped-call]
         metadata: dict[str, str] = handle.metadata() or {}  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as error:
         raise DataError(f"not a whole safetensors file: {error}", where=path) from None
+    if len(keys) > limits.TENSORS:
+        raise DataError(f"holds {len(keys)} tensors; {limits.TENSORS} are the most", where=path)
     return TensorFile(path, handle, keys, metadata)
+
+
+def read_header(path: Path) -> bytes:
+    """The header of a safetensors file, as JSON. Raises DataError where it is cut off or too large."""
+    with opened(path) as file:
+        size, held = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size - 8
+        if size > limits.HEADER_BYTES:
+            what = f"not a whole safetensors file: a header of {size} bytes; {limits.HEADER_BYTES} are the most"
+            raise DataError(what, where=path)
+        if not 0 < size <= held:
+            raise DataError("not a whole safetensors file: its header is cut off", where=path)
+        return file.read(size)
 
 
 def write_tensors(path: Path, named: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -90,4 +116,6 @@ def read_card(file: TensorFile, kind: type[Card], what: str) -> Card:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """A sort key that puts layer 2 before layer 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"([0-9]+)", name)
+    # By the count of digits and then by them: a name may have more than an int takes.
+    return [(len(d := part.lstrip("0")), d) if part[:1].isdecimal() else (-1, part) for part in parts]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from perpcs_cli.artifacts.io import atomic
+from perpcs_cli.artifacts.io import atomic, limits
+from perpcs_cli.artifacts.io.reading import opened
 from perpcs_cli.errors import DataError
 
 T = TypeVar("T")
@@ -46,12 +49,18 @@ def jsonl_lines(rows: Iterable[object]) -> Iterator[bytes]:
     return (encoder.encode(row) + b"\n" for row in rows)
 
 
-def read_json(path: Path, kind: type[T]) -> T:
+class _Tag(msgspec.Struct):
+    """What a file says of its format; nothing else of it is kept."""
+
+    format: Any = None
+
+
+def read_json(path: Path, kind: type[T], limit: int = limits.DOCUMENT_BYTES) -> T:
     """Read a struct from JSON.
 
     Raises DataError for a missing file, broken JSON, another format or version, or a wrong field.
     """
-    data = read_bytes(path)
+    data = without_mark(read_bytes(path, limit))
     _check_format(path, data, kind)
     try:
         return msgspec.json.decode(data, type=kind)
@@ -66,13 +75,14 @@ def _check_format(path: Path, data: bytes, kind: type[Any]) -> None:
     if expected is None:
         return
     try:
-        found = msgspec.json.decode(data)
+        found = msgspec.json.decode(data, type=_Tag).format
+    except msgspec.ValidationError:
+        found = None
     except UNREADABLE as error:
         raise DataError(f"not valid JSON: {error}", where=path, hint="The file may be truncated.") from None
-    found = found.get("format") if isinstance(found, dict) else None
     if found != expected:
         raise DataError(
-            f"expected the format {expected!r} and found {found!r}",
+            f"expected the format {expected!r} and found {found!r:.60}",
             where=path,
             hint="It was written by another version of perpcs, or it is another kind of file.",
         )
@@ -81,32 +91,42 @@ def _check_format(path: Path, data: bytes, kind: type[Any]) -> None:
 def read_toml(path: Path, form: str) -> dict[str, Any]:
     """The content of a TOML file of the format `form`, its name included.
 
-    Raises DataError where the file is missing, broken or of another format.
+    Raises DataError where the file is missing, broken, nested too deep or of another format.
     """
     try:
-        content = tomllib.loads(read_text(path))
+        content = tomllib.loads(read_text(path, limits.TOML_BYTES))
     except (ValueError, RecursionError) as error:
         raise DataError(f"not valid TOML: {error}", where=path) from None
+    if limits.too_deep(content):
+        raise DataError("is nested too deep", where=path)
     if (found := content.get("format")) != form:
         hint = f'Add `format = "{form}"` if it is one.'
-        raise DataError(f"expected format = {form!r} and found {found!r}", where=path, hint=hint)
+        raise DataError(f"expected format = {form!r} and found {found!r:.60}", where=path, hint=hint)
     return content
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of `path`. Raises DataError where it is missing or cannot be read."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError("no such file", where=path) from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=path) from None
+def read_bytes(path: Path, limit: int = limits.DATA_BYTES) -> bytes:
+    """The content of `path`. Raises DataError where it is missing, cannot be read or has more than `limit` bytes."""
+    with opened(path) as file:
+        size, blocks, held = os.fstat(file.fileno()).st_size, [], 0
+        # What a pipe holds is not known before.
+        while max(size, held) <= limit and (block := file.read(1 << 20)):
+            blocks.append(block)
+            held += len(block)
+    if max(size, held) > limit:
+        raise DataError(f"is larger than {limit >> 20} MiB, the most that is read", where=path)
+    return b"".join(blocks)
 
 
-def read_text(path: Path) -> str:
+def without_mark(data: bytes) -> bytes:
+    """UTF-8 without the byte order mark that some editors put in front of it."""
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def read_text(path: Path, limit: int = limits.DATA_BYTES) -> str:
     """The content of a UTF-8 file. Raises DataError where it is missing, cannot be read or is not UTF-8."""
     try:
-        return read_bytes(path).decode()
+        return without_mark(read_bytes(path, limit)).decode()
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8: {error.reason} at byte {error.start}", where=path) from None
 
@@ -115,7 +135,7 @@ def read_jsonl(path: Path, kind: type[T]) -> list[T]:
     """Read one struct a line. Blank lines are allowed. Raises DataError with the line number."""
     decoder = msgspec.json.Decoder(kind)
     rows = []
-    for number, line in enumerate(read_bytes(path).splitlines(), start=1):
+    for number, line in enumerate(without_mark(read_bytes(path)).splitlines(), start=1):
         if not line.strip():
             continue
         try:

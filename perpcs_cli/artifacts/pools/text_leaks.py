@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import tensors, typed_files
 from perpcs_cli.artifacts.users import User
+from perpcs_cli.errors import DataError
 
 LETTERS = 24
 """Characters of the shortest text that is recognized."""
@@ -61,7 +62,7 @@ def _windows(text: str) -> Iterator[str]:
 def texts_in(path: Path) -> Iterator[str]:
     """The text of a file: all of it where it is text, and a tensor file's metadata; else its printable stretches."""
     if path.suffix in (".json", ".jsonl", *TEXT):
-        yield _plain(path.read_bytes())
+        yield _plain(typed_files.read_bytes(path))
         return
     if not path.stat().st_size:
         return
@@ -125,11 +126,11 @@ def _values(path: Path) -> Iterator[str]:
     if path.suffix == ".safetensors":
         yield from _strings(_metadata(path))
     elif path.suffix in (".json", ".jsonl"):
-        data = path.read_bytes()
+        data = typed_files.read_bytes(path)
         for part in data.splitlines() if path.suffix == ".jsonl" else [data]:
             yield from _strings(_decoded(part))
     elif path.suffix in TEXT:
-        yield from path.read_text(encoding="utf-8", errors="replace").splitlines()
+        yield from typed_files.read_bytes(path).decode(errors="replace").splitlines()
 
 
 def _fields(user: User) -> Iterator[tuple[str, str]]:
@@ -158,14 +159,17 @@ def _begins_as_pickle(path: Path) -> bool:
 
 def _metadata(path: Path) -> Any:
     """A tensor file's metadata, with the JSON in it decoded; nothing where it is not a tensor file."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = _decoded(file.read(min(size, 1 << 28)))
-    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    return {key: _decoded(value.encode()) or value for key, value in metadata.items()}
+    try:
+        header = _decoded(tensors.read_header(path))
+    except DataError:
+        return {}
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
+        return metadata
+    return {key: (_decoded(value) if isinstance(value, str) else None) or value for key, value in metadata.items()}
 
 
-def _decoded(data: bytes) -> Any:
+def _decoded(data: bytes | str) -> Any:
     try:
         return json.loads(data)
     except typed_files.UNREADABLE:
@@ -173,15 +177,16 @@ def _decoded(data: bytes) -> Any:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _strings(key)
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+    """Texts and keys in the order of the file; by a list of what is left, since it may be nested deeply."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            left += [part for pair in reversed(one.items()) for part in reversed(pair)]
+        elif isinstance(one, list):
+            left += reversed(one)
 
 
 def files_below(directory: Path) -> list[Path]:
