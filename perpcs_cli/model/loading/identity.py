@@ -108,19 +108,34 @@ def locate(name: str) -> Path:
 
 
 VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+"""Keys of configurations that say how a model was saved or is to be loaded."""
+VOLATILE_TOKENIZER = {"name_or_path", "transformers_version", "backend", "is_local", "local_files_only"}
+VOCABULARY = (
+    *("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"),
+    *("merges.txt", "added_tokens.json", "special_tokens_map.json"),
+)
+"""The files that a tokenizer may be made of, beside its configuration."""
 
 
 def fingerprint_model(directory: Path) -> str:
-    """SHA-256 over the configuration, the tokenizer, and the name, shape and samples of every tensor.
+    """SHA-256 over the configuration, the tokenizer with its chat template, the tokens at which generation stops, and
+    the name, shape and samples of every tensor.
 
     Samples are 256 bytes at the start, the middle and the end of each tensor: any training changes them, and a
     model of many gigabytes is told apart in well under a second. Sharding does not matter.
     """
     config = typed_files.read_json(directory / "config.json", dict[str, Any])
     parts: dict[str, object] = {"config": {k: v for k, v in config.items() if k not in VOLATILE}}
-    for name in ("tokenizer.json", "tokenizer.model"):
+    for name in VOCABULARY:
         if (directory / name).exists():
             parts[name] = hashing.digest_file(directory / name)
+    tokenizer = _read(directory / "tokenizer_config.json")
+    parts["tokenizer"] = {k: v for k, v in tokenizer.items() if k not in VOLATILE_TOKENIZER | {"chat_template"}}
+    chat = directory / "chat_template.jinja"
+    # Newer versions of transformers write it beside the configuration.
+    parts["chat"] = hashing.digest_file(chat) if chat.exists() else _digest_chat(tokenizer.get("chat_template"))
+    # Of how to generate, nothing else is looked at: answers are greedy.
+    parts["stop"] = _read(directory / "generation_config.json").get("eos_token_id")
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise DataError(
@@ -130,6 +145,17 @@ def fingerprint_model(directory: Path) -> str:
         )
     parts["tensors"] = {name: sample for file in files for name, sample in _samples(file)}
     return hashing.digest_value(parts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A configuration that need not be there."""
+    return typed_files.read_json(path, dict[str, Any]) if path.exists() else {}
+
+
+def _digest_chat(template: object) -> str | None:
+    if template is None:
+        return None
+    return hashing.digest_bytes(template.encode()) if isinstance(template, str) else hashing.digest_value(template)
 
 
 def _samples(path: Path) -> Iterator[tuple[str, str]]:

@@ -73,6 +73,46 @@ def test_configuration_and_tokenizer_change_the_fingerprint(tiny, copied, file):
     assert fingerprint_model(copied) != tiny.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("generation_config.json", {"eos_token_id": [1, 7]}),
+        ("tokenizer_config.json", {"add_bos_token": True}),
+        ("tokenizer_config.json", {"chat_template": "{{ messages }}"}),
+        ("tokenizer_config.json", {"do_lower_case": True}),
+        ("special_tokens_map.json", {"eos_token": "<pad>"}),
+        ("added_tokens.json", {"<more>": 400}),
+    ],
+)
+def test_what_changes_prompts_and_their_ends_changes_the_fingerprint(tiny, copied, file, changes):
+    before = json.loads((copied / file).read_text()) if (copied / file).exists() else {}
+    (copied / file).write_text(json.dumps({**before, **changes}))
+    assert fingerprint_model(copied) != tiny.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("generation_config.json", {"temperature": 0.3, "transformers_version": "4.0"}),
+        ("tokenizer_config.json", {"name_or_path": "elsewhere", "is_local": True}),
+    ],
+)
+def test_what_changes_no_result_does_not_change_it(tiny, copied, file, changes):
+    before = json.loads((copied / file).read_text())
+    (copied / file).write_text(json.dumps({**before, **changes}))
+    assert fingerprint_model(copied) == tiny.fingerprint
+
+
+def test_a_chat_template_is_the_same_in_either_place(tiny, copied):
+    template = "{% for message in messages %}é{% endfor %}"
+    (copied / "chat_template.jinja").write_text(template)
+    beside = fingerprint_model(copied)
+    (copied / "chat_template.jinja").unlink()
+    before = json.loads((copied / "tokenizer_config.json").read_text())
+    (copied / "tokenizer_config.json").write_text(json.dumps({**before, "chat_template": template}))
+    assert fingerprint_model(copied) == beside != tiny.fingerprint
+
+
 def test_the_task_adapter_is_merged(tiny, tiny_dir, tmp_path):
     pieces = write_sharer(tmp_path / "task", tiny, seed=3)
     adapted = load(tiny_dir, task_adapter=str(tmp_path / "task"))
