@@ -1,14 +1,19 @@
-"""Tiny random models, made once a session: no network, and no model but these."""
+"""Tiny random models, and a workspace made with one by the commands themselves, once a session: no network, and no
+model but these."""
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from embedded_workspace import copied, embedded
 from helpers import GEMMA3_LAYERS, SHAPE, TARGETS, load_base
+from shell import STEPS, MakeShell, Shell
 
 from perpcs_cli.model.loading.base import Base
 
@@ -89,3 +94,42 @@ def tiny_dir(model_dir: Callable[[str], Path]) -> Path:
 def tiny(tiny_dir: Path) -> Base:
     """The tiny Llama, loaded in float32 on the CPU."""
     return load_base(str(tiny_dir), targets=TARGETS, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def make_path(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeShell:
+    """Walk the whole path in a new directory, with a seed."""
+
+    def make(seed: int) -> Shell:
+        shell = Shell(tmp_path_factory.mktemp("work"), tiny_dir, seed)
+        for name in STEPS:
+            shell.results[name] = shell.step(name)
+            assert shell.results[name].exit_code == 0, f"{name}: {shell.results[name].stderr}"
+        return shell
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def walked(make_path: MakeShell) -> Shell:
+    """The finished path. Tests only look at it."""
+    return make_path(0)
+
+
+@pytest.fixture
+def shell(walked: Shell, tmp_path: Path) -> Shell:
+    """A copy of the finished path, to change."""
+    shutil.copytree(walked.root, tmp_path / "work")
+    return dataclasses.replace(walked, root=tmp_path / "work")
+
+
+@pytest.fixture(scope="module")
+def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """The path with embeddings. Tests only look at it."""
+    return embedded(walked, tmp_path_factory.mktemp("ready"))
+
+
+@pytest.fixture
+def near(ready: Shell, tmp_path: Path) -> Shell:
+    """A copy of it, to change."""
+    return copied(ready, tmp_path)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
-from perpcs_cli.artifacts.io.atomic import refuse_existing
+from perpcs_cli.artifacts.io.atomic import refuse_existing, sweep
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.io.typed_files import read_bytes
@@ -44,6 +44,8 @@ class Output(Generic[T]):
     path: Path
     finished: Callable[[], T | None]
     """What stands there if it was made from the same; None where nothing does. Raises where something else does."""
+    tidy: Callable[[], None] = lambda: None
+    """Takes away what a run that was killed at its very end has left beside it."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,9 @@ def run(
         return []
     lock: AbstractContextManager[None] = nullcontext() if dry_run else locked(place, report.note)
     with lock:
+        if not dry_run:
+            for directory in {output.path.parent for output in outputs}:
+                sweep(directory)
         found = [None if force else output.finished() for output in outputs]
         rows = [
             Outcome(output.name, output.path, "to do" if one is None else "finished", one)
@@ -113,8 +118,12 @@ def run(
         def keep(output: Output[T], value: T) -> None:
             rows[at[id(output)]] = Outcome(output.name, output.path, "made", value)
 
-        if todo and not dry_run:
-            make(todo, keep)
+        if not dry_run:
+            for output, row in zip(outputs, rows, strict=True):
+                if row.state == "finished":
+                    output.tidy()
+            if todo:
+                make(todo, keep)
     return rows
 
 

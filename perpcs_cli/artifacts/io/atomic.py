@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,57 +13,78 @@ from pathlib import Path
 
 from perpcs_cli.errors import PerpcsError, UsageError
 
+WORKSHOP = ".perpcs.tmp"
+"""The ending of the hidden directories in which files are made."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a sibling temporary path; when the block ends well, fsync it and rename it to `path`.
+    """Give the path of a new file to write; when the block ends well, fsync it and rename it to `path`.
 
-    If the block raises or the process dies, whatever stood at `path` is untouched.
+    If the block raises or the process dies, whatever stood at `path` is untouched. Raises UsageError where a link, a
+    directory or a device stands there: nothing but a file is ever replaced.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
-    try:
-        with writing(path):
-            yield temporary
-            _sync_file(temporary)
-            # mkstemp makes files private; an artifact has the mode that any new file would have.
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
-            temporary.replace(path)
-            _sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _refuse_other_kinds(path, "file")
+    with workshop(path) as room, writing(path):
+        new = room / path.name
+        yield new
+        _sync_file(new)
+        new.replace(path)
+        _sync_directory(path.parent)
 
 
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """The same for a directory of files: it appears at `path` whole or not at all."""
+    """The same for a directory of files: at any moment the old one or the new one stands at `path`, whole."""
+    _refuse_other_kinds(path, "directory")
+    with workshop(path) as room, writing(path):
+        new = room / path.name
+        new.mkdir()
+        yield new
+        for file in new.rglob("*"):
+            if file.is_file():
+                _sync_file(file)
+        if not path.exists():
+            new.rename(path)
+        elif not _exchange(new, path):
+            # On other systems two renames: after a kill between them, `sweep` puts back what was there.
+            aside = room / "before"
+            aside.mkdir()
+            path.rename(aside / path.name)
+            new.rename(path)
+        _sync_directory(path.parent)
+
+
+@contextmanager
+def workshop(path: Path) -> Iterator[Path]:
+    """A private hidden directory beside `path`, to make it in; gone when the block ends.
+
+    It is locked by this process: one that nobody holds is a killed process's, and `sweep` takes it away.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent))
-        temporary.chmod(0o755)
-    old = temporary.with_suffix(".old")
+        room, handle = _held_room(path)
     try:
-        with writing(path):
-            yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync_file(file)
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
-            _sync_directory(path.parent)
-    except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        raise
+        yield room
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(room, ignore_errors=True)
+        os.close(handle)
+
+
+def sweep(directory: Path) -> None:
+    """Take away what killed processes have left in a directory while they wrote there; what is in work stays."""
+    for room in directory.glob(f".*{WORKSHOP}"):
+        # Gone, a link, or in work by another process: none of these is ours to take away.
+        with contextlib.suppress(OSError):
+            handle = os.open(room, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                _hold(handle)
+                for old in (room / "before").glob("*"):
+                    if not (directory / old.name).exists():
+                        old.rename(directory / old.name)
+                shutil.rmtree(room, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 @contextmanager
@@ -89,6 +112,51 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise UsageError where `path` exists and `--force` was not given."""
     if not force and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
         raise UsageError("already exists", where=path, hint="Use --force to replace it.")
+
+
+def _refuse_other_kinds(path: Path, kind: str) -> None:
+    if path.is_symlink() or (path.exists() and not (path.is_file() if kind == "file" else path.is_dir())):
+        found = (
+            "link" if path.is_symlink() else "directory" if path.is_dir() else "file" if path.is_file() else "device"
+        )
+        raise UsageError(
+            f"is a {found}, where a {kind} is to be written",
+            where=path,
+            hint="It was left alone; move it away, or choose another place with --out.",
+        )
+
+
+def _held_room(path: Path) -> tuple[Path, int]:
+    """(a new workshop beside `path`, the handle that holds its lock)."""
+    while True:
+        room = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=WORKSHOP, dir=path.parent))
+        handle = os.open(room, os.O_RDONLY)
+        try:
+            _hold(handle)
+            if os.path.samestat(os.fstat(handle), room.stat()):
+                return room, handle
+        except (BlockingIOError, FileNotFoundError):
+            # A sweep came between, while it was nobody's yet.
+            os.close(handle)
+        except OSError:
+            # A file system without locks: there nothing is swept either.
+            return room, handle
+
+
+def _hold(handle: int) -> None:
+    """Lock an opened directory until it is closed or the process ends. Raises OSError where another process has."""
+    import fcntl
+
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories change places at once. False where the system cannot."""
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
 def _sync_file(path: Path) -> None:

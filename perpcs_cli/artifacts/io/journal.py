@@ -112,6 +112,11 @@ def read_journal(path: Path, header: type[Any], kind: type[Row]) -> tuple[Any, l
     return decoded[0], decoded[1:]
 
 
+def end_journal(path: Path) -> None:
+    """Take away the journal of `NAME.SUFFIX`, whose run was killed after that was written."""
+    partial_path(path).unlink(missing_ok=True)
+
+
 def partial_path(path: Path) -> Path:
     """Where a run that has not ended keeps what it has made of `NAME.SUFFIX`: `NAME.partial.jsonl`."""
     return path.with_name(f"{path.stem}.partial.jsonl")

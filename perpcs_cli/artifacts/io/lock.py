@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perpcs_cli.artifacts.io.atomic import writing
+from perpcs_cli.artifacts.io.atomic import sweep, writing
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def locked(place: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a file or directory that is about to be written while the block lasts: `.NAME.lock` beside it.
 
     Where another process holds it, `waiting` is told who, and the block begins when that one has ended. The lock of a
-    process that was killed is nobody's.
+    process that was killed is nobody's, and so is what it was writing there: it is swept away.
     """
     from filelock import FileLock, Timeout
 
@@ -31,6 +31,8 @@ def locked(place: Path, waiting: Callable[[str], None]) -> Iterator[None]:
             lock.acquire()
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
+        for directory in (place.parent, place):
+            sweep(directory)
         yield
     finally:
         try:

@@ -6,13 +6,11 @@ from pathlib import Path
 
 from perpcs_cli.artifacts.adapter import CARD, CONFIG, LOG, WEIGHTS
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
-from perpcs_cli.artifacts.io.atomic import writing
+from perpcs_cli.artifacts.io.atomic import WORKSHOP, sweep, writing
 from perpcs_cli.errors import DataError
 
 FILES = (CARD, LOG, GATE_FILE, "README.md", CONFIG, WEIGHTS)
 """What is deleted, PEFT's model card included. The weights go last: where they are, the directory is an adapter's."""
-LEFT_OVER = (".tmp", ".lock")
-"""Endings of hidden files that a stopped run leaves."""
 
 
 def check_removable(directory: Path) -> None:
@@ -36,6 +34,7 @@ def remove_sharer(directory: Path) -> None:
     """
     check_removable(directory)
     if directory.exists():
+        sweep(directory)
         with writing(directory):
             names = [path.name for path in directory.iterdir()]
             for name in sorted(names, key=lambda name: FILES.index(name) if name in FILES else -1):
@@ -44,5 +43,9 @@ def remove_sharer(directory: Path) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    left = path.name.startswith(".") and path.name.endswith(LEFT_OVER)
-    return (left or path.name in FILES) and path.is_file() and not path.is_symlink()
+    if path.is_symlink():
+        return False
+    hidden = path.name.startswith(".")
+    if path.is_dir():
+        return hidden and path.name.endswith(WORKSHOP)
+    return path.is_file() and (path.name in FILES or (hidden and path.name.endswith(".lock")))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts.io import typed_files
-from perpcs_cli.errors import DataError, PerpcsError
+from perpcs_cli.artifacts.io import atomic, typed_files
+from perpcs_cli.errors import DataError
 
 FILE = "secret.key"
 BYTES = 32
@@ -47,19 +47,12 @@ def keyed_digest(secret: bytes, value: object) -> str:
 
 
 def _create(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # mkstemp makes the file private from the start; link() never replaces another process's secret.
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(os.urandom(BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(name, path)
-        except FileExistsError:
-            pass
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise PerpcsError(f"cannot be written: {error.strerror or error}", where=path) from error
+    with atomic.workshop(path) as room, atomic.writing(path):
+        new = room / FILE
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            file.write(os.urandom(BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        # link() never replaces another process's secret.
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)

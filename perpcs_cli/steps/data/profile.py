@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perpcs_cli.artifacts.io import hashing
-from perpcs_cli.artifacts.io.journal import Header, open_journal, partial_path
+from perpcs_cli.artifacts.io.journal import Header, end_journal, open_journal, partial_path, read_journal
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.predictions import info_path
 from perpcs_cli.artifacts.profiles import Profile, ProfilesInfo, read_info, read_profiles, write_info, write_profiles
@@ -76,7 +76,14 @@ def profile(
         found = known().get(user)
         return found if found and found.source == sources[user] else None
 
-    outputs = [Output(user, path, partial(finished, user)) for user in shown]
+    def tidy() -> None:
+        """The journal holds what other users still wait for, unless the file has all of it."""
+        if partial_path(path).exists():
+            _, rows = read_journal(partial_path(path), Header, Profile)
+            if all(known().get(row.user_id) == row for row in rows):
+                end_journal(path)
+
+    outputs = [Output(user, path, partial(finished, user), tidy) for user in shown]
 
     def make(todo: Sequence[Output[Profile]], keep: Any) -> None:
         from perpcs_cli.model.engine.piece_cache import PieceCache

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perpcs_cli.artifacts.io import atomic, typed_files
-from perpcs_cli.artifacts.io.journal import Header, open_journal, partial_path
+from perpcs_cli.artifacts.io.journal import Header, end_journal, open_journal, partial_path
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.io.safe_paths import check_id
 from perpcs_cli.artifacts.metrics import Resampling
@@ -137,10 +138,10 @@ def mia(
             provenance=provenance,
         )
         write_leakage(path, leakage)
-        partial_path(path).unlink()
+        end_journal(path)
         return leakage
 
-    output = Output(path.stem, path, made_from(provenance, path, read_leakage))
+    output = Output(path.stem, path, made_from(provenance, path, read_leakage), partial(end_journal, path))
     return run_one(output, make, force=force, dry_run=dry_run, report=report)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts.io import atomic, hashing
-from perpcs_cli.artifacts.io.journal import Header, Journal, open_journal, partial_path
+from perpcs_cli.artifacts.io.journal import Header, Journal, end_journal, open_journal, partial_path
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.io.safe_paths import check_id
 from perpcs_cli.artifacts.pool import open_pool
@@ -117,10 +118,10 @@ def predict(
             provenance=provenance,
         )
         write_info(path, info)
-        journal.end()
+        end_journal(path)
         return info
 
-    output = Output(path.stem, path, lambda: _finished(path, provenance))
+    output = Output(path.stem, path, lambda: _finished(path, provenance), partial(end_journal, path))
     return run_one(output, make, force=force, dry_run=dry_run, report=report)
 
 
@@ -160,6 +161,13 @@ def _answer(
     models.check_layers(model)
     settings = model.settings.predict
     done = {(row.user_id, row.id) for row in journal.rows}
+    asked = {(user.user_id, prompt.key) for user in users for prompt in prompts[user.user_id]}
+    if strangers := sorted(done - asked):
+        raise DataError(
+            f"answers {strangers[0][1]!r} of {strangers[0][0]!r}, which was not asked",
+            where=journal.path,
+            hint="Use --force to begin again.",
+        )
     rows: list[tuple[Encoded, int]] = []
     owners: list[str] = []
     for user in users:

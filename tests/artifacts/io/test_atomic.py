@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -77,24 +78,61 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path):
     assert (names(path), names(tmp_path)) == (["old"], ["u"])
 
 
-def test_a_failed_last_rename_brings_the_old_directory_back(tmp_path, monkeypatch):
+def test_two_renames_where_directories_cannot_change_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    test_a_directory_is_replaced_as_a_whole(tmp_path)
+
+
+def test_a_kill_between_the_two_renames_is_mended(tmp_path, monkeypatch):
     path = tmp_path / "u"
     path.mkdir()
     (path / "old").touch()
+
+    def killed(room, ignore_errors):
+        """A killed process cleans nothing up."""
+
+    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     rename = Path.rename
-
-    def fail(self, target):
-        if self.suffix == ".tmp":
-            raise OSError("disk full")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail)
-    with (
-        pytest.raises(PerpcsError, match="u: cannot be written: disk full"),
-        atomic.replacing_directory(path) as temporary,
-    ):
+    monkeypatch.setattr(Path, "rename", lambda self, to: None if to == path else rename(self, to))
+    monkeypatch.setattr(atomic.shutil, "rmtree", killed)
+    with atomic.replacing_directory(path) as temporary:
         (temporary / "new").touch()
+    assert not path.exists()
+    monkeypatch.undo()
+    atomic.sweep(tmp_path)
     assert (names(path), names(tmp_path)) == (["old"], ["u"])
+
+
+def test_only_what_nobody_is_writing_is_swept_away(tmp_path):
+    dead = tmp_path / ".dead.x.perpcs.tmp"
+    dead.mkdir()
+    (dead / "half").touch()
+    (tmp_path / ".mine.tmp").mkdir()
+    (tmp_path / ".link.perpcs.tmp").symlink_to(tmp_path / ".mine.tmp")
+    with atomic.replacing(tmp_path / "file") as temporary:
+        temporary.touch()
+        # As another process would: a lock belongs to the opened file, not to the process.
+        atomic.sweep(tmp_path)
+        assert temporary.exists()
+    assert names(tmp_path) == [".link.perpcs.tmp", ".mine.tmp", "file"]
+
+
+def test_nothing_but_a_file_is_replaced_by_a_file(tmp_path):
+    (tmp_path / "there").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "directory").mkdir()
+    for name, kind in (("link", "link"), ("pipe", "device"), ("directory", "directory")):
+        with pytest.raises(UsageError, match=f"is a {kind}, where a file is to be written"):
+            typed_files.write_text(tmp_path / name, "new")
+    for name, kind in (("link", "link"), ("pipe", "device"), ("there", "file")):
+        with (
+            pytest.raises(UsageError, match=f"is a {kind}, where a directory is to be written"),
+            atomic.replacing_directory(tmp_path / name),
+        ):
+            pass
+    assert (tmp_path / "there").read_text() == "mine"
+    assert names(tmp_path) == ["directory", "link", "pipe", "there"]
 
 
 def test_what_cannot_be_written_is_told_beforehand(tmp_path):
