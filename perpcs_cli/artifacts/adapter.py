@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from perpcs_cli.artifacts.io import atomic, hashing, tensors, typed_files
+from perpcs_cli.artifacts.io.limits import RANK, Count
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
-from perpcs_cli.artifacts.users import User, held_out, newest
+from perpcs_cli.artifacts.users import Division, User, held_out, newest
 from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ PREFIX = "base_model.model."
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of PEFT's `adapter_config.json` that decide what a LoRA computes; others are ignored."""
 
-    r: int
+    r: Annotated[int, msgspec.Meta(ge=1, le=RANK)]
     lora_alpha: float
     target_modules: list[str] | str
     base_model_name_or_path: str | None = None
@@ -67,9 +68,9 @@ class Card(
     """
 
     user_id: str
-    examples: int
-    steps: int
-    tokens: int | None = None
+    examples: Count
+    steps: Count
+    tokens: Count | None = None
     """Answer tokens in the training examples, which is what the loss is computed on."""
     first_loss: float | None = None
     last_loss: float | None = None
@@ -212,8 +213,8 @@ def open_adapter(path: Path) -> Adapter:
         "alora_invocation_tokens": bool(config.alora_invocation_tokens),
         "use_qalora": config.use_qalora,
     }
-    if any(refused.values()) or config.r < 1:
-        names = ", ".join(name for name, bad in refused.items() if bad) or "r"
+    if any(refused.values()):
+        names = ", ".join(name for name, bad in refused.items() if bad)
         raise DataError(f"not a plain LoRA of one rank: {names}", where=path / CONFIG)
     file = tensors.open_tensors(weights)
     pairs: dict[str, set[str]] = {}
@@ -240,11 +241,14 @@ def divided(adapter: Adapter, user: User) -> tuple[User, User]:
 
     Without --hold-out these are the whole history and nothing.
     """
-    origin = adapter.card.provenance if adapter.card else None
-    share = origin.settings.get("hold_out", 0.0) if origin else 0.0
-    if not origin or not share:
+    if not adapter.card:
         return held_out(user, 0.0, 0)
-    return held_out(newest(user, origin.settings.get("recent")), share, origin.seed)
+    origin = adapter.card.provenance
+    try:
+        told = msgspec.convert(origin.settings, Division)
+    except msgspec.ValidationError as error:
+        raise DataError(f"does not tell what it kept away: {error}", where=adapter.path / CARD) from None
+    return held_out(newest(user, told.recent) if told.hold_out else user, told.hold_out, origin.seed)
 
 
 def check_same_adapter(source: Path, target: Path) -> bool:

@@ -9,6 +9,9 @@ from typing import Any, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+LARGEST = 1 << 53
+"""Above it a whole number is no longer itself as a float."""
+
 
 @dataclass(frozen=True)
 class Declared:
@@ -56,6 +59,8 @@ class Declared:
         for one in values:
             if isinstance(one, bool) or not isinstance(one, int | float):
                 continue
+            if abs(one) > LARGEST and isinstance(one, int):
+                return f"{self.path} is too large a number"
             if not math.isfinite(one) or any(not _within(one, limit) for limit in self.limits):
                 shown = float(one) if self.kind is float else one
                 return f"{self.path} must be {_range(self.limits) or 'a finite number'}, and is {shown}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from perpcs_cli.artifacts.io import tensors
+from perpcs_cli.artifacts.io.limits import Count
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.errors import DataError
@@ -27,7 +28,7 @@ class GateCard(
     user_id: str
     adapter: str
     """SHA-256 of the adapter's weights."""
-    steps: int
+    steps: Count
     first_loss: float | None = None
     last_loss: float | None = None
     """Left out with a guarantee of privacy, as in the sharer's card."""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import limits, typed_files
+from perpcs_cli.artifacts.users import Given, text_of
 from perpcs_cli.errors import DataError
 
 
@@ -24,10 +25,22 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     golds: list[Gold]
 
 
+class _Gold(msgspec.Struct, forbid_unknown_fields=True):
+    """As people's files have it: ids and ratings may be numbers, as `import` takes them."""
+
+    id: Given
+    output: Given
+
+
+class _Labels(msgspec.Struct, forbid_unknown_fields=True):
+    task: str
+    golds: list[_Gold]
+
+
 def is_labels(path: Path) -> bool:
     """Whether `path` is in LaMP's format rather than JSONL. Raises DataError where it cannot be read."""
     try:
-        content = msgspec.json.decode(typed_files.read_bytes(path))
+        content = msgspec.json.decode(typed_files.without_mark(typed_files.read_bytes(path)))
     except typed_files.UNREADABLE:
         return False
     return isinstance(content, dict) and "golds" in content
@@ -35,7 +48,9 @@ def is_labels(path: Path) -> bool:
 
 def read_labels(path: Path) -> Labels:
     """Read LaMP's format. Raises DataError for wrong fields, no entries, and ids that occur twice."""
-    labels = typed_files.read_json(path, Labels)
+    given = typed_files.read_json(path, _Labels, limits.DATA_BYTES)
+    golds = [Gold(id=text_of(gold.id) or "", output=text_of(gold.output) or "") for gold in given.golds]
+    labels = Labels(task=given.task, golds=golds)
     if not labels.golds:
         raise DataError("holds no labels", where=path)
     seen: set[str] = set()

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io.limits import Count, Fraction
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.errors import DataError
+
+ERROR = ("mae", "rmse")
+"""Metrics in rating points, of which less is better."""
+SUM = "sum"
+
+
+def objective(values: Mapping[str, float], metric: str = SUM) -> float:
+    """PriME's U and P(s) from metrics: the chosen one or the sum of all, errors negated; larger is better."""
+    chosen = values if metric == SUM else [metric]
+    return sum(-values[name] if name in ERROR else values[name] for name in chosen)
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,14 +43,14 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     value: float
     interval: Interval
-    p: float
+    p: Fraction
     """Two-sided; `methods.bootstrap` has the formula."""
 
 
 class UserValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A system's metrics over one user's queries."""
 
-    count: int
+    count: Count
     values: dict[str, float]
 
 
@@ -58,9 +70,9 @@ class Resampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How the intervals were made."""
 
     unit: Literal["users", "examples"]
-    units: int
-    resamples: int
-    seed: int
+    units: Count
+    resamples: Count
+    seed: Count
 
 
 class Metrics(
@@ -75,11 +87,11 @@ class Metrics(
 
     task: str
     metrics: list[str]
-    count: int
+    count: Count
     """Examples that every system was evaluated on."""
-    user_count: int
+    user_count: Count
     """Users they belong to; 0 where the references do not name users."""
-    left_out: int
+    left_out: Count
     """Examples left out because a prediction or a reference was missing; 0 without `--partial`."""
     references: Source
     baseline: str

@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from perpcs_cli.artifacts.io import hashing, typed_files
+from perpcs_cli.artifacts.io.limits import Count, Fraction
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import Interval, Resampling, Source
 from perpcs_cli.errors import DataError
@@ -38,12 +39,12 @@ class ScoredExample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Whose model it is; `*` for the base, as one model for everyone."""
     user_id: str
     """Whose item it is."""
-    item: int
+    item: Count
     """Its place in the history, from 0."""
     published: bool | None = None
     """Member, non-member, or no part of this protocol."""
     held_out: bool | None = None
-    tokens: int
+    tokens: Count
     """Answer tokens, with end of sequence."""
     logprob: float
     """Summed log-probability of the answer, in nats."""
@@ -60,19 +61,19 @@ class ScoredExample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class AttackLeakage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What one attack finds out. Rates are of all targets' examples together, under one threshold."""
 
-    auc: float
+    auc: Fraction
     """The mean over the targets."""
     interval: Interval | None = None
     """Users were drawn; None where fewer than two can be."""
-    without: float | None = None
+    without: Fraction | None = None
     """The AUC of the same attack on the same examples without the recipe; None for attacks that compare with it."""
-    tpr_at_1: float | None = None
+    tpr_at_1: Fraction | None = None
     """True positive rate at a false positive rate of 1 %; None with fewer than 100 non-members."""
-    tpr_at_01: float | None = None
+    tpr_at_01: Fraction | None = None
     """At 0.1 %; None with fewer than 1000 non-members."""
-    balanced_accuracy: float
+    balanced_accuracy: Fraction
     """At the best threshold."""
-    targets: dict[str, float] = {}
+    targets: dict[str, Fraction] = {}
     """Each target's AUC."""
 
     @property
@@ -84,13 +85,13 @@ class AttackLeakage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class ProtocolLeakage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One system under one protocol. Without targets there are no attacks, and `left_out` says why."""
 
-    targets: int
-    left_out: dict[str, int] = {}
+    targets: Count
+    left_out: dict[str, Count] = {}
     """Reason → targets without members or without non-members."""
-    members: int
+    members: Count
     """Different items that are a member for some target."""
-    non_members: int
-    users: int
+    non_members: Count
+    users: Count
     """Users whose items these are."""
     strongest: str = ""
     """The attack whose AUC is farthest from one half."""
@@ -112,7 +113,7 @@ class Leakage(
     task: str
     systems: dict[str, SystemLeakage]
     caution: str = CAUTION
-    duplicates: int
+    duplicates: Count
     """Pairs of target and item left out because the target's model was trained on the same text from elsewhere."""
     scores: Source
     """The examples' scores, beside this file."""
@@ -136,8 +137,8 @@ class RocPoint(msgspec.Struct, frozen=True, kw_only=True):
 class Observation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a model says of one item's answer, by the numbers that both have in this run; one value per token."""
 
-    item: int
-    model: int
+    item: Count
+    model: Count
     logprobs: tuple[float, ...]
     means: tuple[float, ...]
     deviations: tuple[float, ...]

@@ -12,6 +12,7 @@ import msgspec
 from perpcs_cli.artifacts.adapter import WEIGHTS, Adapter, open_adapter
 from perpcs_cli.artifacts.embeddings import Embeddings, read_embeddings
 from perpcs_cli.artifacts.io import hashing, safe_paths, tensors, typed_files
+from perpcs_cli.artifacts.io.limits import RANK, Count, Fraction, Positive, Size
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.errors import DataError
@@ -26,27 +27,29 @@ class Sharer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """SHA-256 of the adapter's weights."""
     gate: str
     """SHA-256 of the gate file; empty where the sharer has no gates."""
-    shared: tuple[int, ...] | None = None
+    shared: tuple[Count, ...] | None = None
     """The pieces that this sharer gives; None for all."""
     privacy: Guarantee | None = None
     """What this sharer's pieces and gates guarantee together; None for nothing. An embedding is not covered."""
 
 
 class Pool(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.pool/2"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.pool/3"
 ):
     """The manifest: one base, one rank, the linear layers in the model's order with their shapes, the sharers."""
 
     base: str
     model: str
-    rank: Annotated[int, msgspec.Meta(ge=1)]
+    rank: Annotated[int, msgspec.Meta(ge=1, le=RANK)]
     scale: float
-    modules: dict[str, tuple[int, int]]
+    modules: Annotated[dict[str, tuple[Size, Size]], msgspec.Meta(min_length=1)]
     """Linear layer → (d, n), its outputs and inputs."""
     sharers: tuple[Sharer, ...]
-    share_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    share_ratio: Fraction
     gates: str
     """SHA-256 of the stacked gates; empty where a sharer has none."""
+    max_norm: Positive | None = None
+    """The largest Frobenius norm of scale · B A that a piece was let in with; None for any."""
     pseudonyms: bool = False
     """Whether the ids are pseudonyms and the files are copies that hold nothing else of the sharers."""
     embeddings: str = ""
@@ -174,13 +177,16 @@ def open_pool(path: Path) -> OpenPool:
         raise DataError("there is no pool", where=path, hint="Build it with `perpcs pool build`.")
     refuse_half_revoked(path)
     manifest = typed_files.read_json(path, Pool)
+    given = round(manifest.share_ratio * len(manifest.modules))
     for sharer in manifest.sharers:
         safe_paths.check_id(sharer.user_id, "sharer", where=path)
         safe_paths.inside(path.parent, sharer.path, where=path)
-        if any(not 0 <= i < len(manifest.modules) for i in sharer.shared or ()):
+        if any(i >= len(manifest.modules) for i in sharer.shared or ()):
             raise DataError(f"{sharer.user_id!r} shares a piece that is not in the list of modules", where=path)
         if sharer.shared is not None and len(set(sharer.shared)) < len(sharer.shared):
             raise DataError(f"{sharer.user_id!r} shares a piece twice", where=path)
+        if len(manifest.modules if sharer.shared is None else sharer.shared) != given:
+            raise DataError(f"{sharer.user_id!r} does not share {given} pieces, as the pool's share says", where=path)
     if len({s.user_id for s in manifest.sharers}) < len(manifest.sharers):
         raise DataError("a sharer is listed twice", where=path)
     return OpenPool(path, manifest, hashing.digest_file(path))

@@ -7,7 +7,9 @@ from pathlib import Path
 import msgspec
 
 from perpcs_cli.artifacts.io import hashing, typed_files
+from perpcs_cli.artifacts.io.limits import Count
 from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.users import Given, text_of
 from perpcs_cli.errors import DataError
 
 
@@ -18,6 +20,14 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     id: str
     """The query's id; unique for a user, not across users."""
     output: str
+
+
+class _Prediction(msgspec.Struct, forbid_unknown_fields=True):
+    """As people's files have it: ids and ratings may be numbers, as `import` takes them."""
+
+    user_id: Given
+    id: Given
+    output: Given
 
 
 class PredictionsInfo(
@@ -33,7 +43,7 @@ class PredictionsInfo(
     task: str
     model_label: str
     """The model in a few words, for tables: `base`, `per-pcs top-3`."""
-    count: int
+    count: Count
     """Lines in the file."""
     sha256: str
     """Of the file."""
@@ -50,7 +60,10 @@ def read_predictions(path: Path) -> list[Prediction]:
 
     Raises DataError for broken lines, an empty file and a query that was answered twice.
     """
-    rows = typed_files.read_jsonl(path, Prediction)
+    rows = [
+        Prediction(**{name: text_of(getattr(row, name)) or "" for name in Prediction.__struct_fields__})
+        for row in typed_files.read_jsonl(path, _Prediction)
+    ]
     if not rows:
         raise DataError("holds no predictions", where=path)
     seen: set[tuple[str, str]] = set()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from perpcs_cli.artifacts.io.limits import Count, Fraction, FromZero, Positive
 from perpcs_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,20 +31,20 @@ class Mechanism(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """One training by DP-SGD: a Gaussian mechanism on Poisson samples, `steps` times."""
 
     what: Literal["lora", "gate"]
-    noise_multiplier: float
+    noise_multiplier: Positive
     """Standard deviation of the noise as a multiple of `clip`."""
-    clip: float
+    clip: Positive
     """Largest norm of one example's gradient."""
-    sample_rate: float
+    sample_rate: Fraction
     """The chance of each example to be in a step's batch."""
-    steps: int
+    steps: Count
 
 
 class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """(ε, δ)-differential privacy of everything that `mechanisms` made from the same examples, taken together."""
 
-    epsilon: float
-    delta: float
+    epsilon: FromZero
+    delta: Fraction
     unit: Literal["item"] = "item"
     relation: str = RELATION
     accountant: Literal["rdp"] = "rdp"

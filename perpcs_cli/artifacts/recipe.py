@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io.limits import LAYERS
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.errors import DataError
@@ -41,6 +42,11 @@ class Recipe(
     weights: dict[str, list[Mix]]
     provenance: Provenance
 
+    def __post_init__(self) -> None:
+        """Refuse a recipe that uses a sharer that it does not list."""
+        if any(not 0 <= one < len(self.sharers) for mixes in self.weights.values() for mix in mixes for one, _ in mix):
+            raise ValueError("the recipe uses a sharer that it does not list")
+
 
 def pack(weights: Mapping[str, Sequence[tuple[str, float]]]) -> tuple[tuple[str, ...], dict[str, list[Mix]]]:
     """(sharers, weights) of a recipe from {linear layer: [(sharer, weight)]}; weights are rounded, zeros left out."""
@@ -62,7 +68,7 @@ def pack(weights: Mapping[str, Sequence[tuple[str, float]]]) -> tuple[tuple[str,
 def unpack(recipe: Recipe, modules: Sequence[str], *, where: object) -> dict[str, list[tuple[str, float]]]:
     """{linear layer: [(sharer, weight)]} for every one of `modules`.
 
-    Raises DataError where the recipe names layers or sharers that do not exist, or leaves layers out.
+    Raises DataError where the recipe names layers that do not exist, or leaves layers out.
     """
     used = set()
     result = {}
@@ -72,8 +78,6 @@ def unpack(recipe: Recipe, modules: Sequence[str], *, where: object) -> dict[str
         mixes = recipe.weights.get(key, [])
         if at >= len(mixes):
             raise DataError(f"the recipe has no weights for {module!r}", where=where)
-        if any(not 0 <= sharer < len(recipe.sharers) for sharer, _ in mixes[at]):
-            raise DataError(f"the recipe uses a sharer that it does not list, in {module!r}", where=where)
         result[module] = [(recipe.sharers[sharer], weight) for sharer, weight in mixes[at]]
         used.add((key, at))
     for key, mixes in recipe.weights.items():
@@ -133,11 +137,12 @@ def without_sharers(recipe: Recipe, names: Collection[str]) -> Recipe:
 
 
 def split_layer(module: str) -> tuple[str, int]:
-    """(the name with `*` for its layer number, the layer number); 0 where the name has none."""
+    """(the name with `*` for its layer number, the layer number); 0 where the name has none that can be one."""
     if module == EVERY:
         return EVERY, 0
-    match = re.search(r"\.(\d+)\.", module)
-    if not match:
+    match = re.search(r"\.([0-9]+)\.", module)
+    # A list of layers is as long as their largest number.
+    if not match or len(match[1]) > len(str(LAYERS)):
         return module, 0
     return f"{module[: match.start()]}.*.{module[match.end() :]}", int(match.group(1))
 

@@ -9,6 +9,7 @@ import msgspec
 
 from perpcs_cli.artifacts.io import safe_paths, typed_files
 from perpcs_cli.artifacts.io.journal import Appender
+from perpcs_cli.artifacts.io.limits import Count, FromZero, too_deep
 from perpcs_cli.errors import DataError
 
 FILE = "results.jsonl"
@@ -23,21 +24,26 @@ class Result(
     method: str
     task: str
     model: str
-    seed: int
+    seed: Count
     settings: dict[str, Any]
     """What the experiment sets for this cell, as `assemble.top-k`: 2; nothing that all cells of the sweep share."""
     metrics: dict[str, float]
-    count: int
+    count: Count
     """Queries."""
-    user_count: int
+    user_count: Count
     predictions: str
     """Path relative to the directory of `results.jsonl`."""
     users: str
     """`users.jsonl` with the references, relative likewise."""
     digest: str
     """Of the experiment, the method and everything that the predictions depend on."""
-    seconds: dict[str, float]
+    seconds: dict[str, FromZero]
     """Of each step that the cell needs, as measured when it ran, for this cell or another one."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are nested without end, which a file may have."""
+        if too_deep(self.settings):
+            raise ValueError("the settings are nested too deep")
 
 
 def read_results(path: Path) -> list[Result]:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from perpcs_cli.artifacts.declarations import Declared, declarations
 from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io.limits import RANK
 from perpcs_cli.errors import UsageError
 
 FILE = "perpcs.toml"
@@ -41,7 +42,7 @@ MergeSetting = Annotated[Merge, Meta(description="Sum w·BA (the papers), or (Su
 class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The shape of every adapter. Published: rank 8, alpha 8, dropout 0.05 on q, k, v and o."""
 
-    rank: Annotated[Count, Meta(description="Rank of the LoRA.")] = 8
+    rank: Annotated[Count, Meta(le=RANK, description="Rank of the LoRA.")] = 8
     alpha: Annotated[Positive, Meta(description="The LoRA's scale is this / rank.", extra={"flag": "lora-alpha"})] = 8.0
     dropout: Annotated[float, Meta(ge=0, lt=1, description="Dropout of the LoRA's input.")] = 0.05
     targets: Annotated[
@@ -177,17 +178,16 @@ def make_settings(*layers: Mapping[str, Any], where: object = None) -> Settings:
             else:
                 merged[key] = value
     wrong = [problem for one in declared().values() if (problem := one.problem(_at(merged, one)))]
-    bounds = _at(merged, declared()["prime.bounds"])
-    if isinstance(bounds, list | tuple) and len(bounds) == 2 and not wrong:
-        low, high = bounds
-        if not (low <= 0 <= high and low < high):
-            wrong.append(f"prime.bounds must be a range around 0, and is {tuple(bounds)}")
     if wrong:
         raise UsageError("settings: " + "; ".join(wrong), where=where)
     try:
-        return msgspec.convert({"format": Settings.__struct_config__.tag, **merged}, Settings)
+        settings = msgspec.convert({"format": Settings.__struct_config__.tag, **merged}, Settings)
     except msgspec.ValidationError as error:
         raise UsageError(f"settings: {error}", where=where) from None
+    low, high = settings.prime.bounds
+    if not (low <= 0 <= high and low < high):
+        raise UsageError(f"settings: prime.bounds must be a range around 0, and is {(low, high)}", where=where)
+    return settings
 
 
 def _at(content: Mapping[str, Any], one: Declared) -> Any:

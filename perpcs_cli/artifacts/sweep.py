@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +15,8 @@ from perpcs_cli.artifacts.settings import Preset
 from perpcs_cli.errors import UsageError
 
 FORMAT = "perpcs.sweep/1"
+CELLS = 100_000
+"""The most combinations of one experiment."""
 
 Method = Literal["base", "adapted", "retrieval", "per-pcs", "prime", "oppu"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -192,6 +195,8 @@ def _experiment(table: Mapping[str, Any], number: int, path: Path) -> Experiment
             if len({(type(value), value) for value in axis}) < len(axis):
                 raise UsageError("has a value twice", where=place)
             axes[f"{step}.{flag}"] = axis
+    if math.prod(map(len, axes.values())) > CELLS:
+        raise UsageError(f"has more than {CELLS} combinations", where=where)
     return Experiment(name=name, methods=tuple(methods), axes=axes)
 
 
@@ -204,6 +209,6 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _value(value: object, where: str) -> Value:
-    if not isinstance(value, bool | int | float | str):
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
         raise UsageError(f"must be a number, text, true or false, and is {value!r}", where=where)
     return value

@@ -7,17 +7,21 @@ answered to the history's prompts, as token ids, so it stays with the target use
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.journal import Appender, open_journal, read_journal
+from perpcs_cli.artifacts.io.limits import Count, FromZero, Size
 from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.metrics import ERROR, SUM, objective
 from perpcs_cli.errors import DataError
 
-Tokens = tuple[int, ...]
+Tokens = tuple[Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)], ...]
 
 
 class TraceHeader(
@@ -28,9 +32,9 @@ class TraceHeader(
     user_id: str
     sharers: tuple[str, ...]
     """In the order of the weights and of the similarities."""
-    weights: int
+    weights: Size
     """Weights of a candidate: one per sharer, or one per layer and sharer, layer by layer."""
-    items: int
+    items: Size
     """History items that candidates are scored on."""
     provenance: Provenance
 
@@ -42,12 +46,12 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     utility: float
     similarity: tuple[float, ...]
     """P(s) for each sharer."""
-    metrics: dict[str, float]
+    metrics: dict[str, FromZero]
     """The task's metrics against the history's answers."""
-    seconds: float
+    seconds: FromZero
     """Its part of the time that its call took."""
-    call: int
-    of: int
+    call: Count
+    of: Size
     """It was decoded in this call, together with so many candidates."""
     outputs: str
     """SHA-256 of its answers."""
@@ -115,6 +119,24 @@ def _check(path: Path, header: TraceHeader, rows: Sequence[Evaluation]) -> None:
         sizes = (len(row.weights), len(row.similarity), items)
         if sizes != (header.weights, len(header.sharers), header.items) or row.outputs not in answered:
             raise DataError("the candidate does not fit the trace's first line", where=f"{path}, line {number}")
+        if row.tokens is not None and row.outputs != hashing.digest_value(row.tokens):
+            raise DataError("the answers are not those of their digest", where=f"{path}, line {number}")
+        if not _is_consistent(row, header.provenance.settings.get("metric", SUM)):
+            raise DataError("the scores do not follow from the metrics", where=f"{path}, line {number}")
+
+
+def _is_consistent(row: Evaluation, metric: object) -> bool:
+    """Whether a candidate's scores can be: metrics in their range, U by them, and each P(s) in U's range."""
+    if not isinstance(metric, str) or not row.metrics or (metric != SUM and metric not in row.metrics):
+        return False
+    chosen = list(row.metrics) if metric == SUM else [metric]
+    least = -math.inf if set(chosen) & set(ERROR) else 0.0
+    most = float(len(set(chosen) - set(ERROR)))
+    return (
+        all(value <= 1 for name, value in row.metrics.items() if name not in ERROR)
+        and math.isclose(row.utility, objective(row.metrics, metric), rel_tol=1e-9, abs_tol=1e-9)
+        and all(least <= one <= most for one in row.similarity)
+    )
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,14 +5,29 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from perpcs_cli.artifacts.io import hashing, safe_paths, typed_files
+from perpcs_cli.artifacts.io.limits import Count
 from perpcs_cli.errors import DataError, UsageError, shortened
 
 Item = dict[str, str | list[str]]
 """A history item: the task's fields by name."""
+
+
+Given = str | int | float
+"""Ids and texts as people's files have them."""
+
+
+def text_of(value: object) -> str | None:
+    """Text as it is, and numbers as text (4.0 is "4"); None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return str(int(value)) if value == int(value) else str(value)
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -81,6 +96,13 @@ def choose_users(users: dict[str, User], wanted: Sequence[str], *, where: object
 def newest(user: User, count: int | None) -> User:
     """The user with only the newest `count` items of the history; None for all."""
     return msgspec.structs.replace(user, history=user.history[-count:]) if count else user
+
+
+class Division(msgspec.Struct, frozen=True):
+    """The settings of a training that say what of the history it saw."""
+
+    hold_out: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    recent: Count | None = None
 
 
 def held_out(user: User, share: float, seed: int) -> tuple[User, User]:

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perpcs_cli.artifacts.metrics import ERROR, objective
 from perpcs_cli.errors import DataError
-from perpcs_cli.tasks.spec import ACCURACY, ERROR, Task
+from perpcs_cli.tasks.spec import ACCURACY, Task
 
 Floats = NDArray[np.float64]
 
@@ -47,8 +48,7 @@ def evaluate(task: Task, predictions: Sequence[str], references: Sequence[str]) 
 
 def utility(task: Task, predictions: Sequence[str], references: Sequence[str]) -> float:
     """PriME's U and P(s): the sum of the task's two metrics, MAE and RMSE negated; larger is better."""
-    values = evaluate(task, predictions, references)
-    return sum(value if higher_is_better(name) else -value for name, value in values.items())
+    return objective(evaluate(task, predictions, references))
 
 
 def higher_is_better(metric: str) -> bool:

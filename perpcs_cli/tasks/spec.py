@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from perpcs_cli.artifacts.metrics import ERROR
 from perpcs_cli.errors import UsageError
 
 ACCURACY = ("accuracy", "f1")
-ERROR = ("mae", "rmse")
 ROUGE = ("rouge-1", "rouge-L")
 
 MOVIE_TAGS = (

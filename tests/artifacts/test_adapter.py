@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import msgspec
 import pytest
 import torch
-from helpers import provenance
+from helpers import edit_json, provenance
 from safetensors.torch import load_file, save_file
 
-from perpcs_cli.artifacts.adapter import CARD, CONFIG, PREFIX, WEIGHTS, AdapterConfig, Card, open_adapter, write_adapter
+from perpcs_cli.artifacts.adapter import (
+    CARD,
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    AdapterConfig,
+    Card,
+    divided,
+    open_adapter,
+    write_adapter,
+)
 from perpcs_cli.artifacts.io import hashing, typed_files
+from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError
 
 MODULES = ["model.layers.2.self_attn.q_proj", "model.layers.10.self_attn.q_proj"]
@@ -154,7 +167,6 @@ def test_truncated_weights(adapter, keep):
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"peft_type": "LOHA"}, "peft_type"),
-        ({"r": 0}, "r"),
         ({"use_dora": True, "bias": "all"}, "use_dora, bias"),
     ],
 )
@@ -164,6 +176,22 @@ def test_other_than_plain_loras_are_refused(adapter, changes, named):
     with pytest.raises(DataError) as caught:
         open_adapter(adapter)
     assert caught.value.what == f"not a plain LoRA of one rank: {named}"
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, ">= 1"), (5000, "<= 4096"), (10**400, "<= 4096")])
+def test_ranks_that_no_lora_has(adapter, rank, expected):
+    edit_json(adapter / CONFIG, r=rank)
+    with pytest.raises(DataError, match=f"Expected `int` {expected}"):
+        open_adapter(adapter)
+
+
+@pytest.mark.parametrize("settings", [{"hold_out": "half"}, {"hold_out": 2}, {"hold_out": 0.5, "recent": -1}])
+def test_a_card_that_does_not_tell_what_was_kept_away(adapter, settings):
+    card = Card(user_id="u", examples=1, steps=1, digest="", scale=2.0, provenance=provenance())
+    told = msgspec.structs.replace(card.provenance, settings=settings)
+    opened = dataclasses.replace(open_adapter(adapter), card=msgspec.structs.replace(card, provenance=told))
+    with pytest.raises(DataError, match="does not tell what it kept away"):
+        divided(opened, User(user_id="u", history=[{"text": "a"}, {"text": "b"}]))
 
 
 @pytest.mark.parametrize(

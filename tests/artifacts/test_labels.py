@@ -19,6 +19,13 @@ def test_the_layout_is_lamps(tmp_path):
     assert read_labels(path) == LABELS
 
 
+def test_numbers_and_a_byte_order_mark_are_taken_as_import_takes_them(tmp_path):
+    path = tmp_path / "golds.json"
+    path.write_text('\ufeff{"task": "LaMP_3", "golds": [{"id": 10, "output": 4}, {"id": 11.0, "output": "5"}]}')
+    assert is_labels(path)
+    assert read_labels(path).golds == [Gold(id="10", output="4"), Gold(id="11", output="5")]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -44,6 +51,7 @@ def test_the_format_is_told_by_its_content(tmp_path, text, expected):
             "'1' occurs twice",
         ),
         ({"task": "LaMP_1", "golds": [{"id": "1"}]}, "missing required field `output`"),
+        ({"task": "LaMP_1", "golds": [{"id": [], "output": "a"}]}, "Labels does not have the expected fields"),
         ({"golds": []}, "missing required field `task`"),
     ],
 )

@@ -28,7 +28,9 @@ def test_no_pool(tmp_path):
         ({"user_id": "../x"}, "cannot name a file"),
         ({"user_id": "s1"}, "listed twice"),
         ({"shared": [0, 8]}, "shares a piece that is not in the list"),
-        ({"shared": [-1]}, "shares a piece that is not in the list"),
+        ({"shared": [-1]}, "Expected `int` >= 0"),
+        ({"shared": [0, 0, 0, 0, 0, 0, 0, 0]}, "shares a piece twice"),
+        ({"shared": [0, 1]}, "does not share 8 pieces, as the pool's share says"),
         ({"colour": "red"}, "unknown field `colour`"),
     ],
     ids=str,
@@ -36,6 +38,26 @@ def test_no_pool(tmp_path):
 def test_a_manifest_that_was_edited(pool, changes, message):
     sharers = json.loads(pool.path.read_text())["sharers"]
     edit_json(pool.path, sharers=[{**sharers[0], **changes}, *sharers[1:]])
+    with pytest.raises(DataError, match=message):
+        open_pool(pool.path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"share_ratio": -3}, "Expected `float` >= 0"),
+        ({"share_ratio": 0.5}, "does not share 4 pieces"),
+        ({"rank": 0}, "Expected `int` >= 1"),
+        ({"rank": 5000}, "Expected `int` <= 4096"),
+        ({"modules": {}}, "Expected `object` of length >= 1"),
+        ({"modules": {"m": [0, 4]}}, "Expected `int` >= 1"),
+        ({"modules": {"m": [1 << 40, 4]}}, "Expected `int` <= 2147483648"),
+        ({"max_norm": 0}, "Expected `float` > 0"),
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be(pool, changes, message):
+    edit_json(pool.path, **changes)
     with pytest.raises(DataError, match=message):
         open_pool(pool.path)
 

@@ -34,6 +34,11 @@ def test_lines_are_written_and_read(tmp_path):
     assert read_predictions(path) == ROWS
 
 
+def test_numbers_are_taken_as_import_takes_them(tmp_path):
+    (tmp_path / "p.jsonl").write_text('\ufeff{"user_id":7,"id":1.0,"output":4.5}\n')
+    assert read_predictions(tmp_path / "p.jsonl") == [Prediction(user_id="7", id="1", output="4.5")]
+
+
 def test_a_query_answered_twice(tmp_path):
     path = tmp_path / "base.jsonl"
     write_predictions(path, [*ROWS, ROWS[0]])
@@ -47,7 +52,8 @@ def test_a_query_answered_twice(tmp_path):
         ("", "holds no predictions"),
         ('{"user_id":"u","id":"1"}\n', "line 1: .*missing required field `output`"),
         ('\n{"user_id":"u","id":"1","output":"x","score":1}\n', "line 2: .*unknown field `score`"),
-        ('{"user_id":"u","id":1,"output":"x"}\n', "line 1: Expected `str`, got `int`"),
+        ('{"user_id":"u","id":[1],"output":"x"}\n', r"line 1: Expected `int \| float \| str`, got `array`"),
+        ('{"user_id":"u","id":true,"output":"x"}\n', r"line 1: Expected `int \| float \| str`, got `bool`"),
         ('{"user_id":"u",', "line 1"),
     ],
 )

@@ -6,7 +6,7 @@ import json
 
 import msgspec
 import pytest
-from helpers import provenance
+from helpers import edit_json, provenance
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,8 +92,6 @@ def test_one_mix_for_every_layer():
         ({"model.layers.*.self_attn.q_proj": [[(0, 1.0)]]}, r"no weights for 'model\.layers\.0\.self_attn\.k_proj'"),
         ({}, "no weights for"),
         ({EVERY: []}, "no weights for"),
-        ({EVERY: [[(2, 1.0)]]}, "uses a sharer that it does not list"),
-        ({EVERY: [[(-1, 1.0)]]}, "uses a sharer that it does not list"),
         ({EVERY: [[(0, 1.0)]], "lm_head": [[(0, 1.0)]]}, "has weights for 'lm_head', which the pool does not have"),
         ({EVERY: [[(0, 1.0)], [(1, 1.0)]]}, r"has weights for '\*', which the pool does not have"),
     ],
@@ -101,6 +99,23 @@ def test_one_mix_for_every_layer():
 def test_layers_and_sharers_that_do_not_exist(weights, message):
     with pytest.raises(DataError, match=message):
         unpack(recipe(weights), MODULES, where="r")
+
+
+@pytest.mark.parametrize("index", [2, -1])
+def test_a_sharer_that_is_not_listed(tmp_path, index):
+    path = tmp_path / "u.json"
+    write_recipe(path, packed({module: [("s0", 1.0)] for module in MODULES}))
+    edit_json(path, weights={EVERY: [[[index, 1.0]]]})
+    with pytest.raises(DataError, match="uses a sharer that it does not list"):
+        read_recipe(path, pool=POOL)
+
+
+def test_a_number_that_can_be_no_layer(tmp_path):
+    """A list as long as the number would fill the memory."""
+    module = f"model.layers.{10**9}.q_proj"
+    assert split_layer(module) == (module, 0)
+    assert split_layer(f"model.layers.{'9' * 5000}.q_proj")[1] == 0
+    assert split_layer("model.layers.4095.q_proj") == ("model.layers.*.q_proj", 4095)
 
 
 def test_more_layers_than_the_pool():

@@ -91,6 +91,9 @@ def test_unknown_keys_and_wrong_types(layer, message):
         ({"lora": {"targets": []}}, "lora.targets"),
         ({"lora": {"dropout": 1.0}}, "lora.dropout"),
         ({"train": {"batch_size": 0}}, "train.batch_size"),
+        ({"train": {"batch_size": 10**400}}, r"train\.batch_size is too large a number"),
+        ({"lora": {"rank": 5000}}, r"lora\.rank must be at least 1 and at most 4096, and is 5000"),
+        ({"prime": {"bounds": ["a", "b"]}}, "Expected `float`, got `str`"),
         ({"gate": {"steps": 0}}, r"gate\.steps must be at least 1, and is 0"),
         ({"adapt": {"lr": 0.0}}, "adapt.lr"),
         ({"adapt": {"lr": float("nan")}}, "adapt.lr"),
@@ -111,7 +114,7 @@ def test_all_values_out_of_range_are_named_at_once():
     with pytest.raises(UsageError) as caught:
         make_settings(PLAIN, {"lora": {"rank": 0, "dropout": 2}, "assemble": {"top_k": 0}}, where="here")
     assert str(caught.value) == (
-        "here: settings: lora.rank must be at least 1, and is 0; "
+        "here: settings: lora.rank must be at least 1 and at most 4096, and is 0; "
         "lora.dropout must be at least 0 and below 1, and is 2.0; "
         "assemble.top_k must be at least 1, and is 0"
     )

@@ -57,6 +57,18 @@ def test_a_config_becomes_axes(tmp_path: Path) -> None:
     )
 
 
+def test_endless_grids_are_refused(tmp_path: Path) -> None:
+    text = ONE + "".join(f"predict.a{n} = {list(range(10))}\n" for n in range(6))
+    with pytest.raises(UsageError, match="has more than 100000 combinations"):
+        read(tmp_path, TOP + text)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1979-05-27"])
+def test_what_is_no_value(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UsageError, match="must be a number, text, true or false"):
+        read(tmp_path, TOP + ONE + f"predict.a = {value}\n")
+
+
 def test_one_seed_and_no_data_are_the_default(tmp_path: Path) -> None:
     sweep = read(tmp_path, TOP + ONE)
     assert (sweep.seeds, sweep.data, sweep.preset, sweep.steps) == ((0,), (), "per-pcs", {})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from helpers import provenance
 
+from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.trace import Evaluation, Trace, TraceHeader, open_trace, read_trace
 from perpcs_cli.errors import DataError
 
@@ -23,7 +25,7 @@ def row(first: float, call: int = 0, of: int = 2, tokens: tuple[int, ...] = (3,)
         seconds=0.5,
         call=call,
         of=of,
-        outputs=str(tokens),
+        outputs=hashing.digest_value([tokens]),
         tokens=(tokens,),
     )
 
@@ -45,7 +47,7 @@ def test_it_is_read_back(path: Path) -> None:
     trace = open_trace(path, HEADER)
     assert weights(trace) == [0.1, 0.2, 0.3, 0.4]
     assert trace.calls == 2
-    assert trace.answers == {"(3,)": ((3,),), "(4,)": ((4,),)}
+    assert trace.answers == {hashing.digest_value([[one]]): ((one,),) for one in (3, 4)}
     assert read_trace(path)[0] == HEADER
 
 
@@ -81,8 +83,14 @@ def test_a_new_trace_has_its_header_at_once(tmp_path: Path) -> None:
         (msgspec.json.encode(msgspec.structs.replace(row(0.5), tokens=())), "does not fit"),
         (msgspec.json.encode(msgspec.structs.replace(row(0.5), tokens=None, outputs="new")), "does not fit"),
         (msgspec.json.encode(msgspec.structs.replace(row(0.5), utility=float("nan"))), "not a Evaluation: "),
+        (msgspec.json.encode(msgspec.structs.replace(row(0.5), tokens=((4,),))), "not those of their digest"),
+        (msgspec.json.encode(msgspec.structs.replace(row(0.5), seconds=-1)), "not a Evaluation: "),
+        (b"\xff", "line 6: not a Evaluation: "),
     ],
-    ids=["broken", "a header", "weights", "similarities", "answers", "no answers", "not finite"],
+    ids=[
+        *("broken", "a header", "weights", "similarities", "answers", "no answers", "not finite", "other answers"),
+        *("negative", "no text"),
+    ],
 )
 def test_broken_lines(path: Path, line: bytes, message: str) -> None:
     path.write_bytes(path.read_bytes() + line + b"\n")
@@ -90,10 +98,54 @@ def test_broken_lines(path: Path, line: bytes, message: str) -> None:
         open_trace(path, HEADER)
 
 
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ({"utility": 1e30}, "sum"),
+        ({"utility": 1e30, "metrics": {"accuracy": 1e30}}, "sum"),
+        ({"utility": 0.9}, "sum"),
+        ({"utility": 1.0, "metrics": {"accuracy": 1.0, "f1": 0.5}}, "sum"),
+        ({"utility": 1.0, "metrics": {"accuracy": 1.0, "f1": 0.5}}, "f1"),
+        ({"utility": 2.0, "metrics": {"mae": 2.0}, "similarity": (-1.0, 0.0)}, "sum"),
+        ({"utility": -2.0, "metrics": {"mae": 2.0}, "similarity": (0.5, 0.0)}, "sum"),
+        ({"utility": 0.0, "metrics": {}}, "sum"),
+        ({"similarity": (-1e30, 0.0)}, "sum"),
+        ({"similarity": (1.5, 0.0)}, "sum"),
+        ({}, "rouge-1"),
+        ({}, ["sum"]),
+    ],
+)
+def test_scores_that_do_not_follow_from_the_metrics(tmp_path: Path, changes: dict[str, Any], metric: object) -> None:
+    origin = msgspec.structs.replace(HEADER.provenance, settings={"metric": metric})
+    header = msgspec.structs.replace(HEADER, provenance=origin)
+    typed_files.write_jsonl(tmp_path / "t.jsonl", [header, msgspec.structs.replace(row(0.1, of=1), **changes)])
+    with pytest.raises(DataError, match="line 2: the scores do not follow from the metrics"):
+        open_trace(tmp_path / "t.jsonl", header)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"utility": 1.5, "metrics": {"accuracy": 1.0, "f1": 0.5}, "similarity": (2.0, 0.0)},
+        {"utility": -3.5, "metrics": {"mae": 1.5, "rmse": 2.0}, "similarity": (-4.0, 0.0)},
+    ],
+)
+def test_scores_that_do(tmp_path: Path, changes: dict[str, Any]) -> None:
+    one = msgspec.structs.replace(row(0.1, of=1), **changes)
+    typed_files.write_jsonl(tmp_path / "t.jsonl", [HEADER, one])
+    assert read_trace(tmp_path / "t.jsonl")[1] == [one]
+
+
 @pytest.mark.parametrize("content", [b"", b"no newline"])
 def test_no_header(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.jsonl").write_bytes(content)
     with pytest.raises(DataError, match="holds nothing"):
+        read_trace(tmp_path / "t.jsonl")
+
+
+def test_a_header_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(DataError, match="line 1: not a TraceHeader"):
         read_trace(tmp_path / "t.jsonl")
 
 

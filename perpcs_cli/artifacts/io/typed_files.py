@@ -65,9 +65,13 @@ def read_json(path: Path, kind: type[T], limit: int = limits.DOCUMENT_BYTES) -> 
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise DataError(f"{kind.__name__} does not have the expected fields: {error}", where=path) from None
+        raise DataError(f"{_name(kind)} does not have the expected fields: {error}", where=path) from None
     except UNREADABLE as error:
         raise DataError(f"not valid JSON: {error}", where=path) from None
+
+
+def _name(kind: type[Any]) -> str:
+    return kind.__name__.lstrip("_")
 
 
 def _check_format(path: Path, data: bytes, kind: type[Any]) -> None:
@@ -143,6 +147,6 @@ def read_jsonl(path: Path, kind: type[T]) -> list[T]:
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8: {error.reason}", where=f"{path}, line {number}") from None
         except UNREADABLE as error:
-            hint = f"Each line is one {kind.__name__} as a JSON object."
+            hint = f"Each line is one {_name(kind)} as a JSON object."
             raise DataError(str(error), where=f"{path}, line {number}", hint=hint) from None
     return rows

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from perpcs_cli.artifacts.metrics import SUM, objective
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
-from perpcs_cli.tasks.metrics import Floats, from_sums, higher_is_better, per_example
+from perpcs_cli.tasks.metrics import Floats, from_sums, per_example
 from perpcs_cli.tasks.spec import Task
-
-SUM = "sum"
 
 
 def check_metric(task: Task, metric: str) -> str:
@@ -62,8 +61,7 @@ class Objective:
 
     def value(self, metrics: dict[str, float]) -> float:
         """U or P(s) from metrics: their sum, errors negated, or the chosen one."""
-        chosen = metrics if self.metric == SUM else {self.metric: metrics[self.metric]}
-        return sum(value if higher_is_better(name) else -value for name, value in chosen.items())
+        return objective(metrics, self.metric)
 
     def similarity(self, outputs: Sequence[str], sharers: Sequence[Sequence[str]]) -> tuple[float, ...]:
         """P(s) for each sharer's own predictions."""

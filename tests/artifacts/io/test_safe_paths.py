@@ -36,3 +36,9 @@ def test_paths_that_lead_out(tmp_path, bad):
     (tmp_path / "root" / "link").symlink_to(tmp_path)
     with pytest.raises(DataError, match="leaves its directory"):
         safe_paths.inside(tmp_path / "root", bad, where="m")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1e", "\n"])
+def test_an_id_is_one_line_of_a_list(separator):
+    with pytest.raises(DataError, match="line separator"):
+        safe_paths.check_id(f"u1{separator}u2", "user id")

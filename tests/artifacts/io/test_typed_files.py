@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import limits, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.errors import DataError
 
 
@@ -77,3 +82,62 @@ def test_a_failing_generator_leaves_the_old_rows(tmp_path):
         typed_files.write_jsonl(path, rows())
     assert typed_files.read_jsonl(path, Row) == [Row(1)]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    (tmp_path / "a").write_text('\ufeff{"format": "perpcs.thing/1", "name": "a"}')
+    assert typed_files.read_json(tmp_path / "a", Thing).name == "a"
+    (tmp_path / "a").write_text('\ufeff{"id":1}\n')
+    assert typed_files.read_jsonl(tmp_path / "a", Row) == [Row(1)]
+    (tmp_path / "a").write_text('\ufeffformat = "f"\n')
+    assert typed_files.read_toml(tmp_path / "a", "f") == {"format": "f"}
+
+
+@pytest.mark.parametrize("content", ["a = " + "9" * 5000, "a = " + "[" * 5000, "a." * 40 + 'b = 1\nformat = "f"'])
+def test_toml_without_end(tmp_path, content):
+    (tmp_path / "a.toml").write_text(content)
+    with pytest.raises(DataError, match=r"not valid TOML|nested too deep"):
+        typed_files.read_toml(tmp_path / "a.toml", "f")
+
+
+def test_settings_in_files_are_not_nested_without_end():
+    deep = b'{"command": "", "seed": 0, "settings": ' + b'{"a":' * 40 + b"1" + b"}" * 41
+    with pytest.raises(msgspec.ValidationError, match="nested too deep"):
+        msgspec.json.decode(deep, type=Provenance)
+
+
+def test_what_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / "a.json"
+    with path.open("wb") as file:
+        file.truncate(limits.DOCUMENT_BYTES + 1)
+    with pytest.raises(DataError, match="is larger than 64 MiB"):
+        typed_files.read_json(path, Thing)
+    path.write_bytes(b"12345")
+    assert typed_files.read_bytes(path, 5) == b"12345"
+    with pytest.raises(DataError, match="is larger than"):
+        typed_files.read_bytes(path, 4)
+
+
+@pytest.mark.parametrize("limit", [5, 4])
+def test_a_pipe_is_read_as_far_as_the_bound(tmp_path, limit):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=[b"12345"])
+    writer.start()
+    if limit == 5:
+        assert typed_files.read_bytes(path, limit) == b"12345"
+    else:
+        with pytest.raises(DataError, match="is larger than"):
+            typed_files.read_bytes(path, limit)
+    writer.join()
+
+
+def test_a_device_is_no_file():
+    with pytest.raises(DataError, match="is a device, and no file"):
+        typed_files.read_bytes(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_a_path_that_can_be_none(name):
+    with pytest.raises(DataError, match="cannot be read"):
+        typed_files.read_bytes(Path(name))

@@ -180,7 +180,7 @@ def test_the_manifest_holds_no_more_than_its_fields(pool):
     content = json.loads(pool.path.read_text())
     assert set(content) == {
         *("format", "base", "model", "rank", "scale", "modules", "sharers", "share_ratio", "gates", "provenance"),
-        *("pseudonyms", "embeddings"),
+        *("pseudonyms", "embeddings", "max_norm"),
     }
     assert all(set(sharer) <= {"user_id", "path", "adapter", "gate", "shared"} for sharer in content["sharers"])
     assert msgspec.convert(content, type(pool.manifest)) == pool.manifest
