@@ -10,6 +10,8 @@ A file is recognized by its content:
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +19,11 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import limits, typed_files
 from perpcs_cli.errors import DataError
+
+DIGITS = 400
+"""Of the longest number: more are in nobody's data."""
 
 FORMS = (
     "Readable are LaMP's questions and outputs, the Per-PCs layout (users.json, users_label.json) and "
@@ -36,6 +41,18 @@ class Problem(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.file, self.record, self.field, self.message) if part)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What stands where a file has a value that JSON cannot say: only that value's record is refused."""
+
+    why: str
+
+    @classmethod
+    def number(cls, digits: str) -> Unreadable:
+        """NaN, infinity, or a number without end."""
+        return cls(f"{digits:.20} is no number that can be read")
 
 
 @dataclass(frozen=True)
@@ -102,9 +119,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path, sources: Sources) -> None:
-    data = typed_files.read_bytes(path)
+    data = typed_files.without_mark(typed_files.read_bytes(path))
     try:
-        content = msgspec.json.decode(data)
+        content = _decoded(data)
     except typed_files.UNREADABLE as error:
         _read_lines(path, data, str(error), sources)
         return
@@ -125,13 +142,53 @@ def _read(path: Path, sources: Sources) -> None:
         raise DataError("has none of the known layouts", where=path, hint=FORMS)
 
 
+def _decoded(data: bytes) -> Any:
+    """A JSON value. What JSON cannot say stands in it as `Unreadable`. Raises one of UNREADABLE for all else."""
+    try:
+        return msgspec.json.decode(data)
+    except typed_files.UNREADABLE as error:
+        try:
+            # Python's own parser goes on after a NaN and half a character; bytes that are no text become halves.
+            content = json.loads(
+                data.decode(errors="surrogateescape"),
+                parse_constant=Unreadable.number,
+                parse_int=_int,
+                parse_float=_float,
+            )
+        except typed_files.UNREADABLE:
+            raise error from None
+        if limits.too_deep(content):
+            raise error
+        return _marked(content)
+
+
+def _int(digits: str) -> int | Unreadable:
+    return int(digits) if len(digits) <= DIGITS else Unreadable.number(digits)
+
+
+def _float(digits: str) -> float | Unreadable:
+    number = float(digits)
+    return number if math.isfinite(number) else Unreadable.number(digits)
+
+
+def _marked(value: Any) -> Any:
+    """The value with `Unreadable` for each text that holds half a character. Names of fields are shown at most."""
+    if isinstance(value, dict):
+        return {key.encode(errors="replace").decode(): _marked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_marked(inner) for inner in value]
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        return Unreadable("holds half a character, or bytes that are no UTF-8")
+    return value
+
+
 def _read_lines(path: Path, data: bytes, error: str, sources: Sources) -> None:
     """Read users.jsonl: a broken line is a problem, a file without any user is no users.jsonl."""
     rows: list[tuple[str, object]] = []
     for number, line in enumerate(data.splitlines(), start=1):
         if line.strip():
             try:
-                rows.append((f"line {number}", msgspec.json.decode(line)))
+                rows.append((f"line {number}", _decoded(line)))
             except typed_files.UNREADABLE as broken:
                 sources.problems.append(Problem(str(path), f"line {number}", "", f"not valid JSON: {broken}"))
     if not any(isinstance(row, dict) and "user_id" in row for _, row in rows):

@@ -12,19 +12,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeGuard
 
 import msgspec
 
 from perpcs_cli.artifacts.io import safe_paths
-from perpcs_cli.artifacts.users import Item, Query, User
+from perpcs_cli.artifacts.users import Item, Query, User, text_of
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
-from perpcs_cli.tasks.file_layouts import Problem, RawGold, RawUser, read_sources
+from perpcs_cli.tasks.file_layouts import Problem, RawGold, RawUser, Unreadable, read_sources
 from perpcs_cli.tasks.prompts import parse_input
 from perpcs_cli.tasks.spec import Task, get_task
 
-_ISO_DATE = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
+_ISO_DATE = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}([T ].*)?)?)?")
+_NUMBER = re.compile(r"[0-9]{1,20}")
 
 
 class ImportResult(msgspec.Struct, frozen=True):
@@ -91,31 +92,31 @@ class _Importer:
         self.problems.append(Problem(file, record, name, message))
 
     def add_gold(self, gold: RawGold) -> None:
-        identifier, output = _text(gold.id), _text(gold.output)
+        identifier = text_of(gold.id)
         if identifier is None:
-            self.problem(gold.file, gold.record, "id", "is missing or not text")
-        elif self.answers(output, gold.file, gold.record, "output"):
+            self.problem(gold.file, gold.record, "id", _flaw(gold.id))
+        elif (output := self.answer(gold.output, gold.file, gold.record, "output")) is not None:
             other = self.golds.setdefault(identifier, output)
             if other != output:
                 message = f"is {output!r}, but the first label of {identifier!r} is {other!r}"
                 self.problem(gold.file, gold.record, "output", message)
 
-    def answers(self, output: str | None, file: str, record: str, name: str) -> TypeGuard[str]:
-        """Whether `output` can answer a query; a problem where it cannot."""
-        labels = self.task.labels
+    def answer(self, value: object, file: str, record: str, name: str) -> str | None:
+        """The text of `value` if it can answer a query; else None, and a problem."""
+        labels, output = self.task.labels, text_of(value)
         if not output:
-            self.problem(file, record, name, "is missing, empty or not text")
+            self.problem(file, record, name, _flaw(value, "is missing, empty or not text"))
         elif labels and output not in labels:
             self.problem(file, record, name, f"{output!r} is none of the labels {', '.join(labels)}")
         else:
-            return True
-        return False
+            return output
+        return None
 
     def add_user(self, raw: RawUser) -> None:
         self.ignored |= raw.extra
-        user_id = _text(raw.user_id)
+        user_id = text_of(raw.user_id)
         if user_id is None:
-            self.problem(raw.file, raw.record, "user_id", "is missing or not text")
+            self.problem(raw.file, raw.record, "user_id", _flaw(raw.user_id))
             return
         try:
             safe_paths.check_id(user_id, "user id")
@@ -124,7 +125,7 @@ class _Importer:
             return
         profile = raw.profile if isinstance(raw.profile, str) else None
         if raw.profile is not None and profile is None:
-            self.problem(raw.file, raw.record, "profile", "is not text")
+            self.problem(raw.file, raw.record, "profile", _flaw(raw.profile, "is not text"))
         user = self.users.get(user_id)
         if user is None:
             user = self.users[user_id] = _Collected(joins=raw.joins, profile=profile)
@@ -141,12 +142,12 @@ class _Importer:
     def rows(self, raw: RawUser, value: object, name: str) -> list[object]:
         if isinstance(value, list):
             return value
-        self.problem(raw.file, raw.record, name, "is missing" if value is None else "is not a list")
+        self.problem(raw.file, raw.record, name, "is missing" if value is None else _flaw(value, "is not a list"))
         return []
 
     def add_item(self, user: _Collected, file: str, record: str, place: int, raw: object) -> None:
         if not isinstance(raw, dict):
-            self.problem(file, record, "", "is not an object")
+            self.problem(file, record, "", _flaw(raw, "is not an object"))
             return
         item = self.read_item(file, record, place, raw)
         if item is None:
@@ -169,27 +170,27 @@ class _Importer:
         good = True
         for name in names:
             value = raw.get(name)
-            text = _titles(value) if name == "citation" else _text(value)
+            text = _titles(value) if name == "citation" else text_of(value)
             if text is not None:
                 item[name] = text
             elif value is not None or name in task.required:
-                self.problem(file, record, name, "is missing" if value is None else "is not text")
+                self.problem(file, record, name, "is missing" if value is None else _flaw(value, "is not text"))
                 good = False
         answer = item.get(task.output_field)
         # LaMP-1's items need no answer, and theirs is not of its queries' labels.
         if good and task.output_field in task.required:
-            good = self.answers(str(answer), file, record, task.output_field)
+            good = self.answer(answer, file, record, task.output_field) is not None
         return item if good else None
 
     def add_query(self, user: _Collected, file: str, record: str, raw: object) -> None:
         if not isinstance(raw, dict):
-            self.problem(file, record, "", "is not an object")
+            self.problem(file, record, "", _flaw(raw, "is not an object"))
             return
         self.ignored |= set(raw) - {"id", "input", "output", "gold"}
-        identifier, text = _text(raw.get("id")), _text(raw.get("input"))
+        identifier, text = text_of(raw.get("id")), text_of(raw.get("input"))
         for name, value in (("id", identifier), ("input", text)):
             if value is None:
-                self.problem(file, record, name, "is missing or not text")
+                self.problem(file, record, name, _flaw(raw.get(name)))
         if identifier is None or text is None:
             return
         if identifier in self.query_ids:
@@ -205,8 +206,8 @@ class _Importer:
         for name in ("gold", "output"):
             if raw.get(name) is None:
                 continue
-            output = _text(raw[name])
-            if not self.answers(output, file, record, name):
+            output = self.answer(raw[name], file, record, name)
+            if output is None:
                 return
             if answer not in (None, output):
                 self.problem(file, record, name, f"is {output!r}, but another answer is {answer!r}")
@@ -247,25 +248,34 @@ class _Importer:
 def in_time_order(items: list[Item]) -> list[Item] | None:
     """The items sorted by `date`, equal dates in the given order; None where not all dates can be compared.
 
-    Dates are ISO 8601 (`2019`, `2019-03`, `2019-03-07`), or numbers: years or timestamps.
+    Dates are ISO 8601 (`2019`, `2019-03`, `2019-03-07`, `2019-03-07T10:00+01:00`; times without a zone are UTC), or
+    numbers: years or timestamps.
     """
     dates = [str(item.get("date", "")) for item in items]
-    if all(date.isdecimal() for date in dates):
-        keys: list[tuple[int, str]] = [(int(date), "") for date in dates]
-    elif all(_ISO_DATE.fullmatch(date) for date in dates):
-        keys = [(0, date) for date in dates]
-    else:
+    numbers = all(_NUMBER.fullmatch(date) for date in dates)
+    moments = [timedelta(0) if numbers else _moment(date) for date in dates]
+    keys = [(int(date) if numbers else 0, at) for date, at in zip(dates, moments, strict=True) if at is not None]
+    if len(keys) < len(items):
         return None
     return [items[place] for place in sorted(range(len(items)), key=keys.__getitem__)]
 
 
-def _text(value: object) -> str | None:
-    """Text as it is, and numbers as text (4.0 is "4"); None for anything else."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _moment(date: str) -> timedelta | None:
+    """The time from the year 1 to a date in UTC; None where it cannot be read."""
+    if not _ISO_DATE.fullmatch(date):
         return None
-    return str(int(value)) if value == int(value) else str(value)
+    whole = date + "-01" * (2 - date[:10].count("-"))
+    zoned = re.sub(r" (?=[+-])", "", re.sub(r" ?(UTC|GMT|Z)$", "+00:00", whole))
+    try:
+        at = datetime.fromisoformat(zoned)
+    except ValueError:
+        return None
+    return at.replace(tzinfo=None) - datetime.min - (at.utcoffset() or timedelta(0))
+
+
+def _flaw(value: object, otherwise: str = "is missing or not text") -> str:
+    """What is wrong with a value that cannot be taken."""
+    return value.why if isinstance(value, Unreadable) else otherwise
 
 
 def _titles(value: object) -> str | list[str] | None:

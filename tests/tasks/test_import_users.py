@@ -167,6 +167,62 @@ def test_the_good_records_beside_broken_ones_are_kept(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"NaN", "NaN is no number that can be read"),
+        (b"-Infinity", "-Infinity is no number that can be read"),
+        (b"1e999", "1e999 is no number that can be read"),
+        (b"9" * 5000, "99999999999999999999 is no number that can be read"),
+        (b'"a\\ud800"', "holds half a character, or bytes that are no UTF-8"),
+        (b'"a\xed\xa0\x80"', "holds half a character, or bytes that are no UTF-8"),
+        (b'"caf\xe9"', "holds half a character, or bytes that are no UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "with a byte order mark"])
+def test_what_json_cannot_say_is_a_problem_of_its_record(tmp_path: Path, text: bytes, why: str, mark: bytes) -> None:
+    item = '{"id": "1", "text": "Rain.", "title": "Wet"}'
+    question = '{"id": "%s", "input": "' + ASK + 'Sun.", "profile": [%s]}'
+    broken = item.replace('"Rain."', "HERE")
+    path = tmp_path / "dev_questions.json"
+    content = f"[{question % (1, item)}, {question % (2, f'{broken}, {item}')}]"
+    path.write_bytes(mark + content.encode().replace(b"HERE", text))
+
+    found = load([path], HEADLINES)
+
+    assert [str(problem) for problem in found.problems] == [f"{path}: user '2', profile[0]: text: {why}"]
+    assert [(user.user_id, len(user.history)) for user in found.users] == [("1", 1), ("2", 1)]
+
+
+@pytest.mark.parametrize("name", ["user_id", "id", "input"])
+def test_a_question_of_which_json_cannot_say_a_part_is_one_problem(tmp_path: Path, name: str) -> None:
+    fields = {"user_id": '"u"', "id": '"q"', "input": json.dumps(f"{ASK}Sun."), "profile": "[]"}
+    path = tmp_path / "dev_questions.json"
+    good = ", ".join(f'"{key}": {value}' for key, value in fields.items())
+    path.write_text(f"[{{{good}}}, {{{good.replace(fields[name], 'NaN')}}}]")
+
+    found = load([path], HEADLINES)
+
+    assert [(problem.field, problem.message) for problem in found.problems] == [
+        (name, "NaN is no number that can be read")
+    ]
+    assert [len(user.queries) for user in found.users] == [1]
+
+
+def test_half_a_character_in_the_name_of_a_field_can_be_shown(tmp_path: Path) -> None:
+    put(tmp_path / "users.json", [per_pcs(profile=[{"id": 1, "text": "a", "title": "b", "x\ud800": 1}])])
+    found = load([tmp_path], HEADLINES)
+    assert found.notes[0] == "fields left out, not used by news_headline (1): x?"
+    assert len(found.users[0].history) == 1
+
+
+def test_an_id_is_one_line(tmp_path: Path) -> None:
+    path = put(tmp_path / "users.json", [per_pcs(user_id="u1\u2028u2"), per_pcs(user_id="u3")])
+    found = load([path], HEADLINES)
+    assert [user.user_id for user in found.users] == ["u3"]
+    assert [problem.field for problem in found.problems] == ["user_id"]
+
+
 def test_a_rating_is_one_of_five(tmp_path: Path) -> None:
     path = put(tmp_path / "u.json", [per_pcs(profile=[{"text": "ok", "score": 4.5}], query=[])])
 
@@ -253,6 +309,15 @@ def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
         (["2020", "2019-05-01"], [1, 0]),
         (["2020", ""], None),
         (["May 2020", "2019"], None),
+        # Moments, not texts: 22:30 and 22:45 in UTC.
+        (["2019-03-07T23:45:00+01:00", "2019-03-07T22:30:00Z"], [1, 0]),
+        (["2019-03-07 01:00:00 +0200", "2019-03-06 22:30:00"], [1, 0]),
+        (["2019-03-07T00:00:00-05:00", "2019-03-07 04:59:59 UTC", "2019-03-07"], [2, 1, 0]),
+        (["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"], [0, 1]),
+        (["2019-13-01", "2018"], None),
+        (["2019-03-07 noon", "2018"], None),
+        (["9" * 5000, "1"], None),
+        (["²", "1"], None),
     ],
 )
 def test_time_order(dates: list[str], order: list[int] | None) -> None:
