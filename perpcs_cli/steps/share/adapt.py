@@ -11,6 +11,7 @@ from perpcs_cli.artifacts.settings import set_task_adapter
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, made_from, run_one
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.train_loras import LoraWork, read_trained, train_loras
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import adaptation_prompts
@@ -57,7 +58,13 @@ def adapt(
         rows = model.encode(prompts, who="base users")
         report.note(f"adapting on {len(rows)} examples of {len(users)} users")
         work = [LoraWork("task-adapter", target, rows, provenance)]
-        return train_loras(model.base, work, settings.lora, settings.adapt, report, seed=settings.seed)[0]
+        failures = Failures(report)
+        (card,) = train_loras(
+            model.base, work, settings.lora, settings.adapt, report, seed=settings.seed, failures=failures
+        )
+        failures.end()
+        assert card
+        return card
 
     output = Output("task-adapter", target, made_from(provenance, target, read_trained))
     outcome = run_one(output, make, force=force, dry_run=dry_run, report=report)
