@@ -19,7 +19,7 @@ from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.errors import PerpcsError, shortened
 from perpcs_cli.model.engine.batching import Batch, Encoded, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
-from perpcs_cli.model.engine.memory import Halving, padded_tokens
+from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.dropout import Drawn, Dropout
@@ -220,7 +220,7 @@ class _Passes:
         self.base = base
         self.dropout = dropout
         self.seed = seed
-        self._fitting = Halving[_Row](lambda some: padded_tokens([row.encoded for row in some]), lambda r: r.encoded)
+        self._fitting = Halving[_Row](lambda row: [row.encoded])
 
     def add(self, step: Sequence[Batches]) -> None:
         """Add the losses and gradients of a step's passes to their runs."""

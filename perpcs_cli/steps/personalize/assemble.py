@@ -73,7 +73,7 @@ def assemble(
         check_layers(opened, model.base.shapes)
         left = {output.name: output for output in todo}
         batches = []
-        for name in left:
+        for name in origins:
             rows = model.encode(prompts[name], who=f"user {name}")
             batches += make_batches(name, rows, settings.assemble.batch_size)
         cache = PieceCache(model.base, opened.adapter)
@@ -87,6 +87,6 @@ def assemble(
                 keep(output, write(output.path, user_id, "per-pcs", merge, opened, named, origins[user_id]))
                 bar.advance(1, user_id)
 
-            assemble_all(assembler, batches, batch_tokens=settings.predict.batch_tokens, done=done)
+            assemble_all(assembler, batches, batch_tokens=settings.predict.batch_tokens, wanted=left, done=done)
 
     return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
