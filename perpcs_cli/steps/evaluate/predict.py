@@ -171,12 +171,14 @@ def _answer(
     rows: list[tuple[Encoded, int]] = []
     owners: list[str] = []
     for user in users:
-        wanted = [prompt for prompt in prompts[user.user_id] if (user.user_id, prompt.key) not in done]
-        encoded = model.encode(wanted, who=f"user {user.user_id}", reserve=settings.max_new_tokens)
+        encoded = model.encode(prompts[user.user_id], who=f"user {user.user_id}", reserve=settings.max_new_tokens)
         rows += [(row, models.users[user.user_id]) for row in encoded]
         owners += [user.user_id] * len(encoded)
-    if done:
-        report.note(f"{len(done)} of {len(done) + len(rows)} queries are answered already")
+    known = {
+        place for place, (owner, (row, _)) in enumerate(zip(owners, rows, strict=True)) if (owner, row.key) in done
+    }
+    if known:
+        report.note(f"{len(known)} of {len(rows)} queries are answered already")
     answer(
         model,
         RecipeRouter(PieceCache(model.base, lambda index: models.adapters[index]), models.recipes),
@@ -186,5 +188,6 @@ def _answer(
         report,
         label="predicting",
         max_new_tokens=settings.max_new_tokens,
+        known=known,
         merge=models.merge,
     )
