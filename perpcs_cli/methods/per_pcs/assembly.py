@@ -129,8 +129,7 @@ class Assembler:
                 raise DataError("a history example has no answer, at which it could be scored", where=group.user_id)
         batch = make_batch(self.base, [row for group in batches for row in group.rows])
         self._owners = [index for index, group in enumerate(batches) for _ in group.rows]
-        self._positions = answer_positions(batch, self.settings.scoring)
-        self._rows = self._positions.nonzero()[:, 0]
+        self._rows, self._positions = answer_positions(batch, self.settings.scoring).nonzero(as_tuple=True)
         self._generators = [
             torch.Generator().manual_seed(hashing.derive_seed(self.seed, g.user_id, g.number)) for g in batches
         ]
@@ -148,7 +147,7 @@ class Assembler:
         if x is not self._input:
             # The q, k and v projections of a layer see the same tensor.
             self._input = x
-            self._tokens = normalize(x[self._positions], self.settings.scoring)
+            self._tokens = normalize(x[self._rows, self._positions], self.settings.scoring)
         scores = gate_scores(
             self._tokens, self._gate(module), self._rows, len(self._owners), self.settings.scoring
         ).cpu()
