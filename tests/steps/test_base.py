@@ -17,6 +17,7 @@ from perpcs_cli.model.loading.base import Base
 from perpcs_cli.steps.base import StepModel, kept_base
 from perpcs_cli.steps.report import SILENT
 from perpcs_cli.steps.workspace import Workspace, open_workspace
+from perpcs_cli.tasks.prompts import Prompt
 from perpcs_cli.tasks.published_settings import published_settings
 
 
@@ -90,6 +91,11 @@ def test_a_base_that_will_be_changed_is_nobody_elses(workspace: Workspace) -> No
         changed = loaded(workspace, changed=True)
         assert changed is not base
         assert loaded(workspace) is base
+
+
+def test_every_row_says_whose_it_is(workspace: Workspace) -> None:
+    (row,) = StepModel(workspace, SILENT).encode([Prompt("q", "", "Say it.", "", "", None)], who="user u")
+    assert (row.who, row.key) == ("user u", "q")
 
 
 def test_a_model_that_does_not_fit_into_the_memory(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
