@@ -78,6 +78,7 @@ class StepModel:
         """The model itself, loaded when it is first used."""
         import torch
 
+        from perpcs_cli.model.engine.memory import watched
         from perpcs_cli.model.engine.packed_check import check_packed
         from perpcs_cli.model.loading.base import load_base
 
@@ -91,8 +92,9 @@ class StepModel:
             # Before the next one is loaded: two may not fit.
             kept.clear()
         try:
-            base = load_base(self.identity, targets=self._targets)
-            check_packed(base)
+            with watched():
+                base = load_base(self.identity, targets=self._targets)
+                check_packed(base)
         except torch.OutOfMemoryError:
             raise PerpcsError(
                 f"the model {settings.model!r} does not fit into the memory of {self.identity.device}",

@@ -12,7 +12,7 @@ from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.model.engine.batching import Encoded, shared_prefix
 from perpcs_cli.model.engine.drafts import NO_DRAFT, Draft, Drafts, fixed_cost
 from perpcs_cli.model.engine.lora_layer import attached
-from perpcs_cli.model.engine.memory import release, too_large
+from perpcs_cli.model.engine.memory import release, too_large, watched
 from perpcs_cli.model.engine.packed_attention import Rows, packed
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.loading.base import Base
@@ -162,7 +162,7 @@ class _Engine:
         `ended` gets those that a pass has brought to their end. Returns a row that does not fit alone.
         """
         while rows:
-            with suppress(torch.OutOfMemoryError):
+            with suppress(torch.OutOfMemoryError), watched():
                 self._run(rows, places, capacity, ended)
             rows = [row for row in rows if not row.ended]
             places = min(places, len(rows))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -12,6 +13,21 @@ from perpcs_cli.model.engine.batching import Encoded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+SIGNS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+"""What errors say that mean it, but have no class of their own: those of CUDA's libraries and of the processor."""
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Let every lack of memory in the block be a torch.OutOfMemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not any(sign in str(error) for sign in SIGNS):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from None
 
 
 class Halving(Generic[Item]):
@@ -34,7 +50,8 @@ class Halving(Generic[Item]):
             part = waiting.pop(0)
             if len(part) < 2 or self._too_much is None or self._size(part) < self._too_much:
                 try:
-                    found.append(work(part))
+                    with watched():
+                        found.append(work(part))
                     continue
                 except torch.OutOfMemoryError:
                     # Nothing is tried in here: the error still holds what the failed pass computed.

@@ -96,7 +96,7 @@ def locate(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*", "vocab.txt", "merges.txt"]
     try:
         return Path(snapshot_download(found, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from helpers import MemoryAdapter, random_pieces, random_rows, short_of_memory
 from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.decode import generate
-from perpcs_cli.model.engine.memory import Halving
+from perpcs_cli.model.engine.memory import Halving, watched
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.engine.scoring import score
@@ -40,10 +41,11 @@ def fitting(most):
 def test_halves_in_order():
     run, tried = fitting(8)
     assert run([4, 3, 2, 6, 1]) == [7, 2, 6, 1]
-    assert tried == [[4, 3, 2, 6, 1], [4, 3, 2], [4, 3], [2], [6, 1], [6], [1]]
+    # As much as did not fit before is divided right away.
+    assert tried == [[4, 3, 2, 6, 1], [4, 3, 2], [4, 3], [2], [6], [1]]
     # As much as did not fit before is divided right away.
     assert run([3, 3, 3, 3]) == [6, 6]
-    assert tried[7:] == [[3, 3], [3, 3]]
+    assert tried[6:] == [[3, 3], [3, 3]]
 
 
 def test_all_at_once_where_it_fits():
@@ -63,6 +65,26 @@ def test_a_smaller_row_is_tried_after_a_large_one_failed():
     with pytest.raises(PerpcsError):
         run([13])
     assert run([12, 1]) == [12, 1]
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", torch.OutOfMemoryError),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", torch.OutOfMemoryError),
+        ("CUDA error: out of memory", torch.OutOfMemoryError),
+        ("the sizes do not match", RuntimeError),
+    ],
+)
+def test_what_means_a_lack_of_memory(said, kind):
+    with pytest.raises(RuntimeError, match=re.escape(said)) as caught, watched():
+        raise RuntimeError(said)
+    assert caught.type is kind
+
+
+def test_the_processors_lack_of_memory_is_one():
+    with pytest.raises(torch.OutOfMemoryError), watched():
+        torch.empty(1 << 60)
 
 
 @pytest.fixture
