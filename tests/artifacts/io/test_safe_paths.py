@@ -42,3 +42,10 @@ def test_paths_that_lead_out(tmp_path, bad):
 def test_an_id_is_one_line_of_a_list(separator):
     with pytest.raises(DataError, match="line separator"):
         safe_paths.check_id(f"u1{separator}u2", "user id")
+
+
+@pytest.mark.parametrize("relative", ["a\0b", "x" * 5000, "a/" * 3000, "\ud800", "loop/a"])
+def test_a_path_that_can_be_none(tmp_path, relative):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match="can be none"):
+        safe_paths.inside(tmp_path, relative, where="here")
