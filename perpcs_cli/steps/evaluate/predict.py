@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from perpcs_cli.artifacts.io import atomic, hashing
 from perpcs_cli.artifacts.io.journal import Header, Journal, end_journal, open_journal, partial_path
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
-from perpcs_cli.artifacts.io.safe_paths import check_id
+from perpcs_cli.artifacts.io.safe_paths import check_name
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.predictions import (
     Prediction,
@@ -79,12 +79,12 @@ def predict(
     if base:
         kind, models = "base", base_alone(users)
     elif chosen and recipes is None:
-        shared = adapter if sharer is None else workspace.sharers / check_id(sharer, "sharer", where="--sharer")
+        shared = adapter if sharer is None else workspace.sharers / check_name(sharer, "--sharer")
         kind, models = (shared or own or Path()).resolve().name, single_adapters(shared, own, users)
     else:
         place = recipes or workspace.recipes
         kind, models = recipes_name(place), recipes_over(place, open_pool(pool or workspace.pool), users)
-    path = out or workspace.predictions / f"{check_id(name or kind, 'name', where='--name')}.jsonl"
+    path = out or workspace.predictions / f"{check_name(name or kind, '--name')}.jsonl"
     # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
     prompts = {
         user.user_id: [

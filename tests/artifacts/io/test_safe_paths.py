@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from perpcs_cli.artifacts.io import safe_paths
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, UsageError
 
 
 @pytest.mark.parametrize("good", ["u42", "A-b_c.d", "ünïcode", "a b", "-x", "1" * 200])
 def test_good_ids(good):
     assert safe_paths.check_id(good, "user") == good
+    assert safe_paths.check_name(good, "--name") == good
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,8 @@ def test_good_ids(good):
 def test_bad_ids(bad):
     with pytest.raises(DataError, match="cannot name a file"):
         safe_paths.check_id(bad, "user")
+    with pytest.raises(UsageError, match=r"^--name: .* cannot name a file"):
+        safe_paths.check_name(bad, "--name")
 
 
 def test_paths_inside(tmp_path):
