@@ -138,7 +138,7 @@ def train(
             passes.add(batches)
             seen = _look(together)
             if len(together) > 1 and not all(_finite(*one) for one in seen):
-                # Nothing times infinity is NaN: what is wrong with one job shows in all. Each alone tells whose it is.
+                # Zero times infinity is NaN: what is wrong with one job shows in all. Each alone tells whose it is.
                 for run in together:
                     run.forget()
                     passes.add([[one for one in some if one[0] is run] for some in batches])
@@ -225,6 +225,8 @@ class _Passes:
     def add(self, step: Sequence[Batches]) -> None:
         """Add the losses and gradients of a step's passes to their runs."""
         for place, batches in enumerate(step):
+            if not batches:
+                continue
             rows = [_Row(i, at, row) for i, (_, batch, _) in enumerate(batches) for at, row in enumerate(batch)]
             for run, _, _ in batches:
                 run.losses.append(torch.zeros((), device=self.base.device))
