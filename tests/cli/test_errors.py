@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from shell import DATA, RUNTIME, USAGE, Shell, named, refused
 
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.model.training import train
 
 Change = Callable[[Shell], object]
@@ -493,19 +493,21 @@ def test_an_interrupted_training_leaves_the_old_sharer(shell: Shell, monkeypatch
 
     before = shell.walk()
     line = named(shell, "train-sharer --user SHARER --plain --steps 1 --force")
-    for place in ((train, "train"), (typed_files, "write_json"), (Path, "rename")):
+    for place in ((train, "train"), (typed_files, "write_json"), (atomic, "_exchange")):
         with monkeypatch.context() as patch:
             patch.setattr(*place, interrupted)
             assert shell(line).exit_code != 0
         assert shell.walk() == before
 
 
-def test_a_diverging_training_writes_nothing(shell: Shell) -> None:
+def test_a_diverging_training_leaves_its_log_alone(shell: Shell) -> None:
     before = shell.walk()
     line = named(shell, "train-sharer --user TARGET --plain --steps 9 --lr 900 --dtype float16")
     message = refused(shell(line), RUNTIME)
     assert "lower learning rate" in message
-    assert shell.walk() == before
+    after = shell.walk()
+    assert after.pop(named(shell, "sharers/TARGET.failed.jsonl")).startswith(b'{"step":1,')
+    assert after == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
