@@ -16,6 +16,7 @@ from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.settings import PredictSettings, PrimeSettings
 from perpcs_cli.artifacts.trace import Trace, TraceHeader, open_trace, read_trace
 from perpcs_cli.artifacts.users import User, newest
+from perpcs_cli.errors import DataError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, run
 from perpcs_cli.steps.personalize.pareto_front import check_front, write_front
@@ -172,10 +173,14 @@ class _Search:
             if rows:
                 self.report.note(f"{self.user.user_id}: {len(rows)} candidates are in the trace already")
         paths = self._paths(out)
+        known = open_trace(self.trace, header)
+        words = self.model.base.model.get_input_embeddings().num_embeddings
+        if any(token >= words for answers in known.answers.values() for answer in answers for token in answer):
+            raise DataError(f"holds tokens that the model, which has {words}, does not know", where=self.trace)
         with self.report.progress(self.user.user_id, self.settings.budget * len(paths)) as bar:
             choices = self._choices(
                 self._engine(),
-                open_trace(self.trace, header),
+                known,
                 lambda count, best: bar.advance(count, f"best utility {best:.3f}"),
             )
         for choice in choices:
