@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -54,8 +54,12 @@ def train_loras(
     *,
     seed: int,
     budget: Budget | None = None,
+    trained: Callable[[], None] = lambda: None,
 ) -> list[Card]:
-    """Train LoRAs, all in shared batches, and write them. With a budget each is trained alone, with a guarantee."""
+    """Train LoRAs, all in shared batches, and write them. With a budget each is trained alone, with a guarantee.
+
+    `trained` is called when training has ended, before anything is written.
+    """
     from perpcs_cli.model.training.order import total_steps
     from perpcs_cli.model.training.train import new_lora, train
 
@@ -73,6 +77,7 @@ def train_loras(
         label = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} users"
         with report.progress(label, steps) as bar:
             train(base, jobs, settings, seed=seed, dropout=lora.dropout, report=bar.loss)
+    trained()
     return [_write(job, one, base, lora, bound) for job, one, bound in zip(jobs, work, spent, strict=True)]
 
 
