@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -227,7 +228,17 @@ def _kit(asked: Asked, flags: Flags) -> Kit:
             # Two sources may have the same name.
             files[name] = files.get(name, "") + hashing.digest_file(file)
     digest = hashing.digest_value(files)
-    return Kit(asked.out, tuple(map(str, asked.sources)), digest, published, {"model": model, **given}, flags)
+    own = {"model": model, **given}
+    return Kit(asked.out, tuple(map(str, asked.sources)), digest, published, own, flags, cache(_content))
+
+
+def _content(name: str) -> str:
+    """The fingerprint of a model or encoder on this machine; of one on a hub, the name tells."""
+    from perpcs_cli.model.loading.fetch import resolve_model
+    from perpcs_cli.model.loading.identity import fingerprint_model
+
+    found = resolve_model(name)
+    return fingerprint_model(found) if isinstance(found, Path) else ""
 
 
 def _files(source: Path) -> list[Path]:

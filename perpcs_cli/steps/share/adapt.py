@@ -13,6 +13,7 @@ from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.merged_model import FILE as MERGED_FILE
 from perpcs_cli.artifacts.merged_model import Merged, read_merged
 from perpcs_cli.artifacts.settings import set_task_adapter
+from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
@@ -46,6 +47,12 @@ def adapt(
     """
     settings = workspace.settings
     target = out or workspace.task_adapter
+    if not who.ids and not workspace.split("base"):
+        raise UsageError(
+            "no base users are known, and without them the targets would be among those that the base is adapted on",
+            where=workspace.splits / "base.txt",
+            hint="Draw them with `perpcs split`, or name them with --user or --users.",
+        )
     users = who.select(workspace, "base")
     prompts = adaptation_prompts(workspace.task, users, shown, source=source, seed=settings.seed)
     if max_examples and max_examples < len(prompts):
