@@ -15,7 +15,7 @@ from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.selection import FILE as SELECTION
 from perpcs_cli.artifacts.selection import IDS, read_selection
-from perpcs_cli.artifacts.users import User, read_ids
+from perpcs_cli.artifacts.users import User, list_ids
 from perpcs_cli.errors import DataError, UsageError
 
 FILE = "split.json"
@@ -107,7 +107,7 @@ def read_list(directory: Path, name: str) -> list[str] | None:
         return None
     if (directory / FILE).exists():
         read_split(directory / FILE)
-    ids = {one: read_ids(path) for one, path in lists.items() if path.exists()}
+    ids = {one: list_ids(path) for one, path in lists.items() if path.exists()}
     if (directory / SELECTION).exists() and SHARER in ids:
         selected = [one.user_id for one in read_selection(directory / SELECTION).chosen]
         if selected != ids[SHARER]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,10 @@ class StepModel:
         from perpcs_cli.model.engine.batching import encode
 
         try:
-            rows = [encode(self.base, prompt, self.settings.max_length, reserve=reserve) for prompt in prompts]
+            rows = [
+                replace(encode(self.base, prompt, self.settings.max_length, reserve=reserve), who=who)
+                for prompt in prompts
+            ]
         except DataError as error:
             raise DataError(error.what, where=who, hint=error.hint) from None
         cut = [row.cut for row in rows if row.cut]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from shell import DATA, RUNTIME, USAGE, Shell, named, refused
 
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.model.training import train
 
 Change = Callable[[Shell], object]
@@ -300,7 +300,10 @@ CASES = {
         "mine: already exists … --force",
     ),
     "merged model exists": Case(
-        nothing, "adapt --out other --save-merged merged", USAGE, "merged: already exists … --force"
+        remove("merged/merged.json"),
+        "adapt --out other --save-merged merged",
+        USAGE,
+        "merged: already exists … --force",
     ),
     "sharer of somebody": Case(
         remove("sharers/SHARER/sharer.json"),
@@ -493,7 +496,7 @@ def test_an_interrupted_training_leaves_the_old_sharer(shell: Shell, monkeypatch
 
     before = shell.walk()
     line = named(shell, "train-sharer --user SHARER --plain --steps 1 --force")
-    for place in ((train, "train"), (typed_files, "write_json"), (Path, "rename")):
+    for place in ((train, "train"), (typed_files, "write_json"), (atomic, "_exchange")):
         with monkeypatch.context() as patch:
             patch.setattr(*place, interrupted)
             assert shell(line).exit_code != 0

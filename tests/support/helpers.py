@@ -147,3 +147,19 @@ def edit_tensor(path: Path, key: str, tensor: Tensor | None) -> None:
     if tensor is None:
         del named[key]
     save_file(named, path, metadata=metadata)
+
+
+def short_of_memory(base: Base, monkeypatch: Any, most: int) -> list[int]:
+    """Let every pass of more than `most` tokens, padding included, run out of memory; returns their sizes, in order."""
+    sizes: list[int] = []
+    embeddings = base.model.get_input_embeddings()
+    whole = embeddings.forward
+
+    def forward(ids: Tensor) -> Tensor:
+        sizes.append(ids.numel())
+        if ids.numel() > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(ids)
+
+    monkeypatch.setattr(embeddings, "forward", forward)
+    return sizes

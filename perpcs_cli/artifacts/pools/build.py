@@ -14,6 +14,7 @@ from perpcs_cli.artifacts.gate import GateCard, read_fitting_gates
 from perpcs_cli.artifacts.io import hashing, safe_paths, tensors, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.pool import Pool, Sharer, embeddings_path, gates_path, refuse_half_revoked
+from perpcs_cli.artifacts.pools.norms import check_norms
 from perpcs_cli.artifacts.pools.pseudonyms import Copies, check_copies, keep_only, without_place
 from perpcs_cli.artifacts.pools.verify import check_alike, check_finite, guarantees
 from perpcs_cli.artifacts.privacy import compose
@@ -33,13 +34,15 @@ def build_pool(
     provenance: Provenance,
     copies: Copies | None = None,
     embeddings: Embeddings | None = None,
+    max_norm: float | None = None,
 ) -> Pool:
     """Check the sharers against each other and write the manifest and the stacked gates.
 
     `order`: the model's target layers. With `copies`, sharers have pseudonyms, and what they give is copied; with
     `embeddings`, so are the sharers' embeddings. The gates of withheld pieces are stacked as zeros. Raises DataError
-    where bases, modules or ranks differ, values are not finite, gates are missing or belong to another adapter, a
-    directory is outside the manifest's, or something else lies where an earlier pool's copies may be.
+    where bases, modules or ranks differ, values are not finite, a piece that is given has a norm above `max_norm`,
+    gates are missing or belong to another adapter, a directory is outside the manifest's, or something else lies where
+    an earlier pool's copies may be.
     """
     refuse_half_revoked(path)
     check_copies(path)
@@ -63,6 +66,8 @@ def build_pool(
         digest = check_finite(adapter)
         shared = shared_pieces(name, len(order), share_ratio, provenance.seed)
         given = list(order) if shared is None else [order[index] for index in shared]
+        if max_norm is not None:
+            check_norms(adapter, adapter.user_id, given, max_norm)
         gate, card = "", None
         vectors: dict[str, Tensor] = {}
         if need_gates:
@@ -110,6 +115,7 @@ def build_pool(
         sharers=tuple(entries),
         share_ratio=share_ratio,
         gates=gates_digest,
+        max_norm=max_norm,
         pseudonyms=copies is not None,
         embeddings=hashing.digest_file(embeddings_path(path)) if embeddings else "",
         provenance=provenance,

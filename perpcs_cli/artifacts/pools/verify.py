@@ -11,6 +11,7 @@ from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import read_gates
 from perpcs_cli.artifacts.io import hashing, tensors
 from perpcs_cli.artifacts.pool import OpenPool, Pool, open_pool
+from perpcs_cli.artifacts.pools.norms import check_norms
 from perpcs_cli.artifacts.privacy import Guarantee, Mechanism
 from perpcs_cli.errors import DataError
 
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from perpcs_cli.artifacts.embeddings import Embeddings
 
 
-def verify_pool(pool: OpenPool) -> list[str]:
-    """Everything wrong with a pool's files, as sentences; an empty list if it is whole."""
+def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
+    """Everything wrong with a pool's files, as sentences; an empty list if it is whole.
+
+    Pieces above the manifest's bound on norms, or above `max_norm`, are wrong.
+    """
+    bound = min((one for one in (max_norm, pool.manifest.max_norm) if one is not None), default=None)
     problems = []
     first = None
     for index, sharer in enumerate(pool.manifest.sharers):
@@ -30,6 +35,8 @@ def verify_pool(pool: OpenPool) -> list[str]:
             if adapter.base != pool.manifest.base:
                 problems.append(f"{adapter.path}: has another base model than the manifest says")
             check_finite(adapter)
+            if bound is not None:
+                check_norms(adapter, sharer.user_id, pool.given(index), bound)
             if sharer.gate and hashing.digest_file(adapter.path / GATE_FILE) != sharer.gate:
                 problems.append(f"{adapter.path / GATE_FILE}: has changed since the pool was built")
             elif mechanisms(sharer.privacy) != mechanisms(*guarantees(adapter, with_gate=bool(sharer.gate))):

@@ -25,6 +25,12 @@ app = typer.Typer(
 )
 
 
+MaxNormOption = Annotated[
+    float | None,
+    typer.Option("--max-norm", help="Refuse pieces with a larger Frobenius norm of scale · B A.", show_default="any"),
+]
+
+
 @app.command(cls=Command)
 @command
 def build(
@@ -48,6 +54,7 @@ def build(
         bool,
         typer.Option("--no-embeddings", help="Without sharers' embeddings, with --pseudonymize: no similar sharers."),
     ] = False,
+    max_norm: MaxNormOption = None,
     out: Annotated[Path | None, flags.out_option("pool.json of the workspace")] = None,
     seed: flags.SeedOption = None,
 ) -> None:
@@ -71,6 +78,7 @@ def build(
         gates=not no_gates,
         pseudonymize=pseudonymize,
         with_embeddings=not no_embeddings,
+        max_norm=max_norm,
         seed=seed,
         out=out,
         **write.mode(console),
@@ -107,21 +115,32 @@ def list_(console: Console, here: flags.PlaceFlags, pool: flags.PoolOption = Non
 
 @app.command(cls=Command)
 @command
-def verify(console: Console, here: flags.PlaceFlags, pool: flags.PoolOption = None) -> None:
+def verify(
+    console: Console, here: flags.PlaceFlags, pool: flags.PoolOption = None, max_norm: MaxNormOption = None
+) -> None:
     """Check every file of a pool.
 
-    Reads all of it: digests, shapes, finite values and gates. The exit status is 3 if anything is wrong.
+    Reads all of it: digests, shapes, finite values, gates, and norms, by the bound that the pool was built with and by
+    --max-norm. Without either, it warns of sharers with a piece of more than 10 times the pool's median norm. The
+    exit status is 3 if anything is wrong.
     """
+    from perpcs_cli.artifacts.pools.norms import check_bound, far_from_others
     from perpcs_cli.artifacts.pools.verify import verify_pool
 
+    check_bound(max_norm)
     opened = open_pool(pool or here.places.pool)
-    problems = verify_pool(opened)
+    problems = verify_pool(opened, max_norm)
     if problems:
         if console.json:
-            console.result({"ok": False, "problems": problems}, "")
+            console.result({"ok": False, "problems": problems, "warnings": []}, "")
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise DataError(f"{count}:\n  " + "\n  ".join(problems), where=opened.path)
-    console.result({"ok": True, "problems": []}, f"{opened.path}: {len(opened.ids)} sharers, all whole")
+    far = far_from_others(opened) if max_norm is None and opened.manifest.max_norm is None else []
+    for sentence in far:
+        console.warn(f"{sentence}; --max-norm refuses it")
+    console.result(
+        {"ok": True, "problems": [], "warnings": far}, f"{opened.path}: {len(opened.ids)} sharers, all whole"
+    )
 
 
 app.command("revoke", cls=Command)(revoke)

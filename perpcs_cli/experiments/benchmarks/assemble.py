@@ -53,7 +53,7 @@ def time_assembly(
     from perpcs_cli.methods.per_pcs.assembly import Assembler, assemble, make_batches
     from perpcs_cli.model.engine.batching import make_batch
     from perpcs_cli.model.engine.piece_cache import PieceCache
-    from perpcs_cli.model.training.train import new_lora, train
+    from perpcs_cli.model.training.train import check_trained, new_lora, train
 
     settings = workspace.settings
     able = [user for user in bench_users(workspace, users_file, count=1, items=items) if len(user.history) >= items]
@@ -93,6 +93,7 @@ def time_assembly(
             start = time.perf_counter()
             job = new_lora(base, user.user_id, rows, settings.lora, settings.seed)
             train(base, [job], settings.train, seed=settings.seed, dropout=settings.lora.dropout)
+            check_trained([job])
             oppu = time.perf_counter() - start
         return AssembleTimes(
             # The first round warms up.

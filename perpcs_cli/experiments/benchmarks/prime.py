@@ -166,6 +166,7 @@ def _open(directory: Path, count: int) -> list[Adapter]:
 def _trained(model: StepModel, users: list[User], workspace: Workspace, report: Report) -> list[Adapter]:
     """Sharers trained for a few steps, kept in the cache for the next time."""
     from perpcs_cli.model.loading.fetch import cache_directory
+    from perpcs_cli.steps.share.failures import Failures
     from perpcs_cli.steps.share.train_loras import LoraWork, train_loras
 
     settings = msgspec.structs.replace(workspace.settings.train, **TRAINING)
@@ -179,7 +180,9 @@ def _trained(model: StepModel, users: list[User], workspace: Workspace, report: 
         directory.mkdir(parents=True, exist_ok=True)
         prompts = [model.encode(history_prompts(workspace.task, user), who=user.user_id) for user in users]
         work = [LoraWork(place.name, place, rows, origin) for place, rows in zip(places, prompts, strict=True)]
-        train_loras(model.base, work, lora, settings, report, seed=workspace.settings.seed)
+        failures = Failures(report)
+        train_loras(model.base, work, lora, settings, report, seed=workspace.settings.seed, failures=failures)
+        failures.end()
     return [open_adapter(place) for place in places]
 
 

@@ -81,7 +81,6 @@ class Training:
 
     what: Literal["lora", "gate"]
     dtype: str
-    device: Literal["cuda", "cpu"]
     dropout: bool = False
     checkpointing: bool = False
     jobs: int = 1
@@ -100,7 +99,7 @@ def saved_bytes(shape: Shape, lora: Lora, batch: BatchShape, training: Training)
         # In the first layer neither the norm nor the masks of q, k and v lead to anything that is trained.
         first = 4 * h + 4
         if training.dropout:
-            first += h * _mask_bytes(training) * sum(name in lora.targets for name in ("q_proj", "k_proj", "v_proj"))
+            first += h * sum(name in lora.targets for name in ("q_proj", "k_proj", "v_proj"))
         kept = shape.layers * layer_bytes(shape, lora, batch, training) - tokens * first
         # The rotation's cosines and sines, which the layers share.
         kept += 2 * tokens * shape.head_dim * c
@@ -130,7 +129,8 @@ def _piece_bytes(shape: Shape, lora: Lora, batch: BatchShape, training: Training
     for name in lora.targets:
         n = shape.linears[name][1]
         if training.dropout:
-            inputs += n * (c + _mask_bytes(training))
+            # A mask has a byte for each number.
+            inputs += n * (c + 1)
         elif name in ("q_proj", "gate_proj"):
             # q, k and v share their input, as gate and up do; o's and down's are kept by what comes before them.
             inputs += n * c
@@ -140,11 +140,6 @@ def _piece_bytes(shape: Shape, lora: Lora, batch: BatchShape, training: Training
         hidden += 2 * training.jobs * len(lora.linears(shape))
     factors = width * sum(d + n for d, n in lora.linears(shape))
     return batch.tokens * (inputs + hidden * c) + factors * c
-
-
-def _mask_bytes(training: Training) -> int:
-    """Bytes of dropout's mask for each number: truth values on CUDA, numbers on the CPU."""
-    return 1 if training.device == "cuda" else BYTES[training.dtype]
 
 
 def working_bytes(shape: Shape, batch: BatchShape, dtype: str) -> int:

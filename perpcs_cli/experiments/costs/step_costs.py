@@ -110,7 +110,7 @@ def training(
         group = [list(job) for job in jobs[at : at + together] if job]
         if not group:
             continue
-        how = Training(what, model.dtype, model.device, dropout, settings.checkpointing, len(group))
+        how = Training(what, model.dtype, dropout, settings.checkpointing, len(group))
         streams = [draw_steps(job, settings, random.Random(seed)) for job in group]
         for some in chain.from_iterable(side_by_side(streams)):
             batch = _batch([row for rows, _ in some.values() for row in rows])

@@ -24,6 +24,8 @@ class Encoded:
     answer: list[int]
     cut: int = 0
     """Tokens that were cut from the left of the prompt's article."""
+    who: str = ""
+    """Whose it is, for errors."""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)

@@ -7,14 +7,13 @@ itself is never changed, and is taken off in every case.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.model.loading.base import Base
@@ -64,8 +63,13 @@ def update(x: Tensor, pieces: Pieces, merge: Merge) -> Tensor:
 
 
 @contextmanager
-def attached(base: Base, router: Router, *, merge: Merge = "product", dropout: float = 0.0) -> Iterator[None]:
-    """Run the base with pieces while the block lasts. `dropout` drops the pieces' input, as LoRA training does."""
+def attached(
+    base: Base, router: Router, *, merge: Merge = "product", dropout: Callable[[str, Tensor], Tensor] | None = None
+) -> Iterator[None]:
+    """Run the base with pieces while the block lasts.
+
+    `dropout`: what the pieces see of a linear layer's input, as LoRA training drops numbers of it.
+    """
 
     def hook(module: str) -> Any:
         def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -74,7 +78,7 @@ def attached(base: Base, router: Router, *, merge: Merge = "product", dropout: f
             if pieces is None:
                 return output
             if dropout:
-                x = F.dropout(x, dropout)
+                x = dropout(module, x)
             return output + update(x, pieces, merge)
 
         return add

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from perpcs_cli.artifacts.settings import TrainSettings
 from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine.batching import Encoded, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
+from perpcs_cli.model.engine.memory import Halving, padded_tokens
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.keyed_noise import SecretStream
 from perpcs_cli.model.training.order import total_steps
-from perpcs_cli.model.training.train import Job, answer_losses, checkpointing, new_optimizer, new_schedule
+from perpcs_cli.model.training.train import Job, answer_losses, new_optimizer, new_schedule
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,9 @@ def train_private(
     """Train one job with DP-SGD and return the mechanism that its examples went through.
 
     Of each step's Poisson sample, `batch_size` examples at a time are in memory. There is no dropout, since the masks
-    of the others must not depend on whether an example is there, and no log: losses and norms are not noised. Raises
-    PerpcsError for a job without examples, and when a gradient is no longer finite.
+    of the others must not depend on whether an example is there, and no log: losses and norms are not noised. The job
+    stops with a `failure` when a gradient is no longer finite. Raises PerpcsError for a job without examples, and for a
+    row that does not fit into the device's memory.
     """
     if not job.examples:
         raise PerpcsError(f"{job.name!r} has no examples to train on")
@@ -72,6 +76,7 @@ def train_private(
         stream=stream,
     )
     schedule = new_schedule(optimizer, settings, steps)
+    fitting = Halving[Encoded](padded_tokens, lambda row: row)
     with checkpointing(base, settings.checkpointing):
         for step in range(steps):
             drawn = np.flatnonzero(stream.uniform(len(job.examples)) < sample_rate)
@@ -79,12 +84,18 @@ def train_private(
             # A step without examples is a step all the same: noise alone.
             for start in range(0, max(1, len(rows)), settings.batch_size):
                 some = rows[start : start + settings.batch_size]
-                for parameter, gradient in zip(job.parameters, example_gradients(base, job, some), strict=True):
-                    _check_finite(gradient, job, step)
+                parts = fitting.run(some, partial(example_gradients, base, job))
+                gradients = [torch.cat(part) for part in zip(*parts, strict=True)]
+                if not bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all()):
+                    job.failure = f"a gradient is not finite at step {step + 1}"
+                    break
+                for parameter, gradient in zip(job.parameters, gradients, strict=True):
                     parameter.grad_sample = gradient  # type: ignore[attr-defined]
                 optimizer.signal_skip_step(start + settings.batch_size < len(rows))
                 optimizer.step()
                 optimizer.zero_grad()
+            if job.failure:
+                break
             schedule.step()
             report()
     return Mechanism(
@@ -129,11 +140,3 @@ class NoisyOptimizer(DPOptimizer):
         for p in self.params:
             noise = torch.from_numpy(self.stream.normal(p.numel())).view(p.shape)
             p.grad = (p.summed_grad.double().cpu() + deviation * noise).to(p)
-
-
-def _check_finite(gradient: Tensor, job: Job, step: int) -> None:
-    if not bool(gradient.isfinite().all()):
-        raise PerpcsError(
-            f"a gradient of {job.name!r} is not finite at step {step + 1}",
-            hint="Try a lower learning rate or --dtype float32.",
-        )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from itertools import groupby, islice, takewhile
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +16,13 @@ from torch.nn import functional as F
 
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
-from perpcs_cli.errors import PerpcsError
+from perpcs_cli.errors import PerpcsError, shortened
 from perpcs_cli.model.engine.batching import Batch, Encoded, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
+from perpcs_cli.model.engine.memory import Halving, padded_tokens
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.training.checkpointing import checkpointing
+from perpcs_cli.model.training.dropout import Drawn, Dropout
 from perpcs_cli.model.training.order import draw_steps, side_by_side, total_steps
 
 What = Literal["lora", "gate"]
@@ -49,6 +52,8 @@ class Job:
     scale: float
     gates: dict[str, Tensor] = field(default_factory=dict)
     log: list[Step] = field(default_factory=list)
+    failure: str = ""
+    """Why it was not trained to its end."""
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -98,6 +103,15 @@ def new_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, step
     return get_scheduler(name, optimizer, num_warmup_steps=warm, num_training_steps=steps)
 
 
+def check_trained(jobs: Sequence[Job]) -> None:
+    """Raise PerpcsError, naming them, where jobs have failed."""
+    if failed := [job for job in jobs if job.failure]:
+        raise PerpcsError(
+            f"not trained to the end: {shortened([job.name for job in failed])}; {failed[0].failure}",
+            hint="Try a lower learning rate, a lower --clip or --dtype float32.",
+        )
+
+
 def train(
     base: Base,
     jobs: Sequence[Job],
@@ -109,21 +123,29 @@ def train(
 ) -> None:
     """Train all jobs, each step one batch of every unfinished job in one pass; fills each job's `log`.
 
-    A job's batches depend on the seed and its name alone, not on its neighbours. Raises PerpcsError for a job without
-    examples, and when a loss is no longer finite.
+    A job's batches and its dropout depend on the seed and its name alone, not on its neighbours. One whose loss or
+    gradient is no longer finite stops with a `failure`, and the others go on. Where the device's memory runs out, the
+    parts of a batch give the same step. Raises PerpcsError for a job without examples, and for a row that is too large.
     """
     if empty := [job.name for job in jobs if not job.examples]:
         raise PerpcsError(f"{empty[0]!r} has no examples to train on")
-    torch.manual_seed(hashing.derive_seed(seed, "dropout", *(job.name for job in jobs)))
     running = [_Run(job, settings, seed) for job in jobs]
+    passes = _Passes(base, dropout, seed)
     with checkpointing(base, settings.checkpointing):
-        for passes in side_by_side([run.batches for run in running]):
-            for some in passes:
-                losses = _add_gradients(base, [jobs[number] for number in some], list(some.values()), dropout)
-                for number, loss in zip(some, losses, strict=True):
-                    running[number].losses.append(loss)
-            for number in passes[0]:
-                report(running[number].apply())
+        for step in side_by_side([run.batches for run in running]):
+            together = [running[number] for number in step[0]]
+            batches = [[(running[number], *batch) for number, batch in some.items()] for some in step]
+            passes.add(batches)
+            seen = _look(together)
+            if len(together) > 1 and not all(_finite(*one) for one in seen):
+                # Nothing times infinity is NaN: what is wrong with one job shows in all. Each alone tells whose it is.
+                for run in together:
+                    run.forget()
+                    passes.add([[one for one in some if one[0] is run] for some in batches])
+                seen = _look(together)
+            for run, (loss, norm) in zip(together, seen, strict=True):
+                if run.apply(loss, norm):
+                    report(loss)
 
 
 class _Run:
@@ -136,51 +158,117 @@ class _Run:
         self.losses: list[Tensor] = []
         self.optimizer = new_optimizer(job, settings)
         self.schedule = new_schedule(self.optimizer, settings, total_steps(settings, len(job.examples)))
-        self.batches = draw_steps(job.examples, settings, random.Random(hashing.derive_seed(seed, "order", job.name)))
+        steps = draw_steps(job.examples, settings, random.Random(hashing.derive_seed(seed, "order", job.name)))
+        self.batches = takewhile(lambda _: not job.failure, steps)
 
-    def apply(self) -> float:
-        loss = float(torch.stack(self.losses).mean())
+    def add(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        """What a part of a batch adds to the step."""
+        self.losses[-1] = self.losses[-1] + loss
+        for parameter, gradient in zip(self.job.parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def look(self) -> Tensor:
+        """The step's loss, and the norm of its gradient, which is clipped."""
+        norm = torch.nn.utils.clip_grad_norm_(self.job.parameters, self.settings.clip or math.inf)
+        return torch.stack([torch.stack(self.losses).mean(), norm])
+
+    def forget(self) -> None:
+        """Begin the step again."""
         self.losses.clear()
-        parameters = self.job.parameters
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip or math.inf))
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise PerpcsError(
-                f"the loss of {self.job.name!r} is {loss} and its gradient {norm} at step {self.step + 1}",
-                hint="Try a lower learning rate, a lower --clip or --dtype float32.",
-            )
-        (rate,) = self.schedule.get_last_lr()
-        self.optimizer.step()
-        self.schedule.step()
         self.optimizer.zero_grad()
-        self.step += 1
-        self.job.log.append(Step(self.step, loss, norm, rate))
-        return loss
+
+    def apply(self, loss: float, norm: float) -> bool:
+        """Step, or fail where something is not finite; whether it went well."""
+        if _finite(loss, norm):
+            (rate,) = self.schedule.get_last_lr()
+            self.optimizer.step()
+            self.schedule.step()
+            self.step += 1
+            self.job.log.append(Step(self.step, loss, norm, rate))
+        else:
+            self.job.failure = f"its loss is {loss} and its gradient {norm} at step {self.step + 1}"
+        self.forget()
+        return not self.job.failure
 
 
-def _add_gradients(
-    base: Base, jobs: Sequence[Job], shared: Sequence[tuple[Sequence[Encoded], float]], dropout: float
-) -> list[Tensor]:
-    """Mean loss per answer token of each job's rows, all in one pass; adds that share of its gradient to each job's."""
-    rows = [some for some, _ in shared]
-    shares = torch.tensor([share for _, share in shared], device=base.device)
-    batch = make_batch(base, [row for some in rows for row in some])
-    weights = torch.zeros(len(batch.answers), len(jobs), device=base.device)
-    owners = [index for index, some in enumerate(rows) for _ in some]
-    weights[range(len(owners)), owners] = 1.0
+def _look(runs: Sequence[_Run]) -> list[tuple[float, float]]:
+    """Loss and norm of each; the one wait of a step for the device."""
+    return [(loss, norm) for loss, norm in torch.stack([run.look() for run in runs]).tolist()]
 
-    def router(module: str, x: Tensor) -> Pieces:  # noqa: ARG001
-        a = torch.cat([job.pieces[module][0] for job in jobs])
-        b = torch.cat([job.pieces[module][1] * job.scale for job in jobs], dim=1)
-        gates = torch.stack([job.gates[module] for job in jobs]) if jobs[0].gates else None
-        return Pieces(a, b, weights, gates)
 
-    owned = torch.tensor(owners, device=base.device)
-    # Checkpointing runs the layers again in the backward pass, which must find the pieces attached.
-    with attached(base, router, dropout=dropout):
-        losses, counts = answer_losses(base, batch)
-        means = [losses[owned == index].sum() / counts[owned == index].sum() for index in range(len(jobs))]
-        (torch.stack(means) * shares).sum().backward()
-    return [mean.detach() for mean in means]
+def _finite(loss: float, norm: float) -> bool:
+    return math.isfinite(loss) and math.isfinite(norm)
+
+
+class _Row(NamedTuple):
+    """A row of a pass: the place of its job in the pass, its own place in the job's batch, and what it is."""
+
+    job: int
+    place: int
+    encoded: Encoded
+
+
+Batches = Sequence[tuple[_Run, list[Encoded], float]]
+"""The batch of each job in a pass, and its share of the gradient of the job's step."""
+
+
+class _Passes:
+    """Passes of several jobs' batches, in parts where the device's memory runs out."""
+
+    def __init__(self, base: Base, dropout: float, seed: int) -> None:
+        self.base = base
+        self.dropout = dropout
+        self.seed = seed
+        self._fitting = Halving[_Row](lambda some: padded_tokens([row.encoded for row in some]), lambda r: r.encoded)
+
+    def add(self, step: Sequence[Batches]) -> None:
+        """Add the losses and gradients of a step's passes to their runs."""
+        for place, batches in enumerate(step):
+            rows = [_Row(i, at, row) for i, (_, batch, _) in enumerate(batches) for at, row in enumerate(batch)]
+            for run, _, _ in batches:
+                run.losses.append(torch.zeros((), device=self.base.device))
+            for part in self._fitting.run(rows, partial(self._part, batches, place)):
+                for run, loss, gradients in part:
+                    run.add(loss, gradients)
+
+    def _part(
+        self, batches: Batches, place: int, rows: Sequence[_Row]
+    ) -> list[tuple[_Run, Tensor, tuple[Tensor | None, ...]]]:
+        """What some rows of a pass add to their jobs' mean losses per answer token, and to the gradients of those."""
+        found = [(*batches[job], list(some)) for job, some in groupby(rows, lambda row: row.job)]
+        jobs = [run.job for run, *_ in found]
+        counts = [len(some) for *_, some in found]
+        batch = make_batch(self.base, [row.encoded for row in rows])
+        owners = torch.arange(len(jobs)).repeat_interleave(torch.tensor(counts))
+        weights = F.one_hot(owners, len(jobs)).float().to(self.base.device)
+        # What is kept counts for more, so that its expectation stays.
+        scales = [job.scale / (1 - self.dropout) for job in jobs]
+
+        def router(module: str, x: Tensor) -> Pieces:  # noqa: ARG001
+            a = torch.cat([job.pieces[module][0] for job in jobs])
+            b = torch.cat([job.pieces[module][1] * scale for job, scale in zip(jobs, scales, strict=True)], dim=1)
+            gates = torch.stack([job.gates[module] for job in jobs]) if jobs[0].gates else None
+            return Pieces(a, b, weights, gates)
+
+        drawn = [
+            Drawn((run.job.name, run.step, place), whole, [row.place for row in some]) for run, whole, _, some in found
+        ]
+        dropout = Dropout(self.dropout, self.seed, drawn) if self.dropout else None
+        # Checkpointing runs the layers again in the backward pass, which must find the pieces attached.
+        with attached(self.base, router, dropout=dropout):
+            losses, _ = answer_losses(self.base, batch)
+            means = [
+                own.sum() / sum(len(row.answer) for row in whole)
+                for own, (_, whole, *_) in zip(losses.split(counts), found, strict=True)
+            ]
+            total = torch.stack([mean * share for mean, (_, _, share, _) in zip(means, found, strict=True)]).sum()
+            gradients = torch.autograd.grad(total, [p for job in jobs for p in job.parameters], allow_unused=True)
+        left = iter(gradients)
+        return [
+            (run, mean.detach(), tuple(islice(left, len(run.job.parameters))))
+            for mean, (run, *_) in zip(means, found, strict=True)
+        ]
 
 
 def answer_losses(base: Base, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -190,35 +278,3 @@ def answer_losses(base: Base, batch: Batch) -> tuple[Tensor, Tensor]:
     logits = base.model(**batch.inputs(), logits_to_keep=width + 1, use_cache=False).logits[:, -width - 1 : -1]
     losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
     return losses.view(targets.shape).sum(1), (targets != -100).sum(1)
-
-
-class checkpointing:
-    """Gradient checkpointing while the block lasts; the model is left as it was."""
-
-    def __init__(self, base: Base, wanted: bool) -> None:
-        self.base = base
-        self.wanted = wanted
-
-    def __enter__(self) -> None:
-        if self.wanted:
-            with _quiet():
-                self.base.model.gradient_checkpointing_enable({"use_reentrant": False})
-            # transformers lets gradients reach the embeddings and would leave that on; this kind has no need of it.
-            self.base.model.disable_input_require_grads()
-            for module in self.base.model.modules():
-                # Only a layer in training mode is checkpointed; the others stay as they are, without dropout.
-                module.training = getattr(module, "gradient_checkpointing", False)
-
-    def __exit__(self, *_: object) -> None:
-        if self.wanted:
-            with _quiet():
-                self.base.model.gradient_checkpointing_disable()
-            self.base.model.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warning of newer transformers that checkpointing has another name."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield

@@ -17,6 +17,7 @@ from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.train_loras import LoraWork, read_trained, train_loras
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import adaptation_prompts
@@ -69,11 +70,15 @@ def adapt(
     def train() -> Card:
         rows = model.encode(prompts, who="base users")
         report.note(f"adapting on {len(rows)} examples of {len(users)} users")
-        work = [LoraWork("task-adapter", target, rows, provenance)]
         # perpcs.toml names it before it is there: killed in between, other commands must miss it, and not do without.
-        return train_loras(model.base, work, settings.lora, settings.adapt, report, seed=settings.seed, trained=named)[
-            0
-        ]
+        work = [LoraWork("task-adapter", target, rows, provenance, announce=named)]
+        failures = Failures(report)
+        (card,) = train_loras(
+            model.base, work, settings.lora, settings.adapt, report, seed=settings.seed, failures=failures
+        )
+        failures.end()
+        assert card
+        return card
 
     def named() -> None:
         if record and workspace.settings_file.exists():

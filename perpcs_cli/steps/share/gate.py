@@ -14,7 +14,9 @@ from perpcs_cli.errors import DataError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, note_losses, told, train_with_guarantee
+from perpcs_cli.steps.share.train_loras import side_by_side
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
@@ -85,8 +87,8 @@ def gate(
     def make(todo: Any, keep: Any) -> None:
         for one in todo if out is not None else ():
             link_adapter(source / one.name, directory / one.name, force=force)
-        for at in range(0, len(todo), together):
-            group = todo[at : at + together]
+        failures = Failures(report)
+        for group in side_by_side(outputs, todo, together):
             jobs = []
             for one in group:
                 adapter = adapters[one.name]
@@ -103,6 +105,8 @@ def gate(
                 with report.progress(jobs[0].name if len(jobs) == 1 else f"{len(jobs)} sharers", steps) as bar:
                     train(model.base, jobs, settings.gate, seed=settings.seed, report=bar.loss)
             for one, job in zip(group, jobs, strict=True):
+                if one not in todo or failures.note(job, one.path.parent):
+                    continue
                 origin = origins[one.name]
                 card = GateCard(
                     user_id=one.name, adapter=origin.inputs["adapter"], provenance=origin, **told(job, spent)
@@ -112,6 +116,7 @@ def gate(
                 if not spent:
                     note_losses(report, one.name, card)
                 _warn_of_halves(adapters[one.name], card, report)
+        failures.end()
 
     return run(outputs, make, place=directory, things="sharers", force=force, dry_run=dry_run, report=report)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from perpcs_cli.artifacts.adapter import open_adapter
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.pool import Pool, open_pool
+from perpcs_cli.artifacts.pools.norms import check_bound
 from perpcs_cli.artifacts.pools.pseudonyms import Copies, copies_root
 from perpcs_cli.errors import DataError, UsageError, shortened
 from perpcs_cli.steps.job import Outcome, Output, run_one
@@ -26,6 +27,7 @@ def build_pool(
     gates: bool = True,
     pseudonymize: bool = False,
     with_embeddings: bool = True,
+    max_norm: float | None = None,
     seed: int | None = None,
     out: Path | None = None,
     force: bool = False,
@@ -36,7 +38,8 @@ def build_pool(
 
     In the workspace's own directory, all are those that the split lets share: who is a target now is left out.
     Each gives the share `share_ratio` of its pieces, drawn by the seed and its id. `pseudonymize`: of copies under
-    pseudonyms, which carry the workspace's embeddings unless `with_embeddings` is false.
+    pseudonyms, which carry the workspace's embeddings unless `with_embeddings` is false. `max_norm`: the largest norm
+    of a piece.
     """
     from perpcs_cli.artifacts.embeddings import read_embeddings
     from perpcs_cli.artifacts.pools import build
@@ -56,7 +59,9 @@ def build_pool(
     if not found:
         raise DataError("holds no sharers", where=directory, hint="Train them with `perpcs train-sharer`.")
     order = open_adapter(directory / found[0]).modules
-    settings = {"share_ratio": share_ratio, "gates": gates, **({"pseudonymize": True} if pseudonymize else {})}
+    check_bound(max_norm)
+    given = {"pseudonymize": True} if pseudonymize else {}
+    settings = {"share_ratio": share_ratio, "gates": gates, **given, **({"max_norm": max_norm} if max_norm else {})}
     provenance = Provenance(command="pool build", settings=settings, seed=places.seed(seed))
     copies, embeddings = None, None
     if not with_embeddings and not pseudonymize:
@@ -90,6 +95,7 @@ def build_pool(
             provenance=provenance,
             copies=copies,
             embeddings=embeddings,
+            max_norm=max_norm,
         )
         if embeddings and any(sharer.privacy for sharer in pool.sharers):
             report.warn("differential privacy covers pieces and gates, not the embeddings; see --no-embeddings")

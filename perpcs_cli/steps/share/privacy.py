@@ -83,10 +83,11 @@ def train_with_guarantee(
     with report.progress(job.name, steps) as bar:
         mechanism = train_private(base, job, settings, Privacy(noise, budget.clip, key), report=bar.advance)
     spent = guarantee([mechanism], budget.delta)
-    report.note(
-        f"{job.name}: {spoken(spent)} for each of {len(job.examples)} examples: noise {noise:.3f} x {budget.clip:g}, "
-        f"{steps} steps that see an example with chance {sample_rate:.3g}"
-    )
+    if not job.failure:
+        report.note(
+            f"{job.name}: {spoken(spent)} for each of {len(job.examples)} examples: noise {noise:.3f} x "
+            f"{budget.clip:g}, {steps} steps that see an example with chance {sample_rate:.3g}"
+        )
     return spent
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from perpcs_cli.artifacts.adapter import CARD, LOG, AdapterConfig, Card, open_adapter, write_adapter
 from perpcs_cli.artifacts.io import atomic, typed_files
@@ -14,13 +14,17 @@ from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.model.loading.catalogue import hub_name
+from perpcs_cli.steps.job import Output
 from perpcs_cli.steps.report import Report
+from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, told, train_with_guarantee
 
 if TYPE_CHECKING:
     from perpcs_cli.model.engine.batching import Encoded
     from perpcs_cli.model.loading.base import Base
     from perpcs_cli.model.training.train import Job
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class LoraWork:
     directory: Path
     examples: Sequence[Encoded]
     provenance: Provenance
+    wanted: bool = True
+    """Otherwise it is finished, and trained again only for those who share its batches."""
+    announce: Callable[[], None] = lambda: None
+    """Called when it is trained, before it is written."""
 
 
 def read_trained(directory: Path) -> Card | None:
@@ -45,6 +53,16 @@ def read_trained(directory: Path) -> Card | None:
     return adapter.card
 
 
+def side_by_side(outputs: Sequence[Output[T]], todo: Sequence[Output[T]], together: int) -> list[Sequence[Output[T]]]:
+    """The groups of `together` outputs in which any is to do.
+
+    They do not depend on what is finished: rounding does on who shares a batch, and what is left must become what it
+    would have been. So finished ones of a group are trained again.
+    """
+    groups = [outputs[at : at + together] for at in range(0, len(outputs), together)]
+    return [group for group in groups if any(one in todo for one in group)]
+
+
 def train_loras(
     base: Base,
     work: Sequence[LoraWork],
@@ -53,18 +71,19 @@ def train_loras(
     report: Report,
     *,
     seed: int,
+    failures: Failures,
     budget: Budget | None = None,
-    trained: Callable[[], None] = lambda: None,
-) -> list[Card]:
-    """Train LoRAs, all in shared batches, and write them. With a budget each is trained alone, with a guarantee.
+) -> list[Card | None]:
+    """Train LoRAs, all in shared batches, and write those that are `wanted`; None for one that is not, or failed.
 
-    `trained` is called when training has ended, before anything is written.
+    With a budget each is trained alone, with a guarantee.
     """
     from perpcs_cli.model.training.order import total_steps
     from perpcs_cli.model.training.train import new_lora, train
 
     for one in work:
-        atomic.check_writable(one.directory)
+        if one.wanted:
+            atomic.check_writable(one.directory)
     jobs = [new_lora(base, one.name, one.examples, lora, seed) for one in work]
     spent: list[Guarantee | None] = [None] * len(jobs)
     if budget:
@@ -77,8 +96,10 @@ def train_loras(
         label = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} users"
         with report.progress(label, steps) as bar:
             train(base, jobs, settings, seed=seed, dropout=lora.dropout, report=bar.loss)
-    trained()
-    return [_write(job, one, base, lora, bound) for job, one, bound in zip(jobs, work, spent, strict=True)]
+    return [
+        _write(job, one, base, lora, bound) if one.wanted and not failures.note(job, one.directory) else None
+        for job, one, bound in zip(jobs, work, spent, strict=True)
+    ]
 
 
 def _write(job: Job, work: LoraWork, base: Base, lora: LoraSettings, spent: Guarantee | None) -> Card:
@@ -89,6 +110,7 @@ def _write(job: Job, work: LoraWork, base: Base, lora: LoraSettings, spent: Guar
         target_modules=list(lora.targets),
         base_model_name_or_path=hub_name(base.name),
     )
+    work.announce()
     with atomic.replacing_directory(work.directory) as temporary:
         digest = write_adapter(temporary, job.pieces, config, version("peft"))
         if not spent:

@@ -12,8 +12,9 @@ from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, note_losses
-from perpcs_cli.steps.share.train_loras import LoraWork, read_trained, train_loras
+from perpcs_cli.steps.share.train_loras import LoraWork, read_trained, side_by_side, train_loras
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
@@ -68,18 +69,33 @@ def train_sharer(
     outputs = [Output(name, places[name], made_from(origins[name], places[name], read_trained)) for name in origins]
 
     def make(todo: Any, keep: Any) -> None:
-        for at in range(0, len(todo), together):
-            group = todo[at : at + together]
+        failures = Failures(report)
+        for group in side_by_side(outputs, todo, together):
             work = [
-                LoraWork(one.name, one.path, model.encode(prompts[one.name], who=f"user {one.name}"), origins[one.name])
+                LoraWork(
+                    one.name,
+                    one.path,
+                    model.encode(prompts[one.name], who=f"user {one.name}"),
+                    origins[one.name],
+                    one in todo,
+                )
                 for one in group
             ]
             cards = train_loras(
-                model.base, work, settings.lora, settings.train, report, seed=settings.seed, budget=budget
+                model.base,
+                work,
+                settings.lora,
+                settings.train,
+                report,
+                seed=settings.seed,
+                failures=failures,
+                budget=budget,
             )
             for one, card in zip(group, cards, strict=True):
-                keep(one, card)
-                if not budget:
-                    note_losses(report, one.name, card)
+                if card:
+                    keep(one, card)
+                    if not budget:
+                        note_losses(report, one.name, card)
+        failures.end()
 
     return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from shell import DATA, Shell
+from shell import DATA, USAGE, Shell, refused
 
 from perpcs_cli.artifacts.pool import open_pool
 
@@ -44,6 +44,19 @@ def test_nothing_is_assembled_from_pieces_that_were_not_given(shell: Shell) -> N
     }
     assert used
     assert used <= {(name, module) for index, name in enumerate(pool.ids) for module in pool.shares(index)}
+
+
+def test_a_bound_on_norms(shell: Shell) -> None:
+    first = shell.ids("candidate")[0]
+    message = refused(shell("pool build --force --max-norm 1e-9"), DATA)
+    assert f"the piece of sharer '{first}' for" in message and "above 1e-09" in message
+    assert shell("pool build --force --max-norm 1000").exit_code == 0
+    assert open_pool(shell.root / "pool.json").manifest.max_norm == 1000
+    assert "already" in shell("pool build --max-norm 1000").stderr
+    assert "max_norm 1000.0 -> None" in refused(shell("pool build"), DATA)
+    assert shell("pool verify").stdout == "pool.json: 4 sharers, all whole\n"
+    assert "4 problems" in refused(shell("pool verify --max-norm 1e-9"), DATA)
+    assert "--max-norm: must be above 0" in refused(shell("pool verify --max-norm 0"), USAGE)
 
 
 def test_some_sharers(shell: Shell) -> None:

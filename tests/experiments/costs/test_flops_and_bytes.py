@@ -127,7 +127,7 @@ def test_activations_are_what_autograd_keeps(
     with Kept(base, job) as kept:
         train(base, [job], settings, seed=0, dropout=dropout)
     batch = BatchShape(rows=3, width=68, kept=9, padded=padded)
-    how = Training(what, dtype, "cpu", dropout > 0, checkpointing)
+    how = Training(what, dtype, dropout > 0, checkpointing)
     assert flops_and_bytes.saved_bytes(shape, LORA, batch, how) == pytest.approx(kept.bytes, rel=0.03)
 
 
@@ -136,7 +136,7 @@ def test_checkpointing_keeps_less_of_a_deep_model() -> None:
 
     batch = BatchShape(rows=6, width=500, kept=8)
     whole, less = (
-        flops_and_bytes.saved_bytes(KNOWN["llama-2-7b"], LORA, batch, Training("lora", "bfloat16", "cuda", True, on))
+        flops_and_bytes.saved_bytes(KNOWN["llama-2-7b"], LORA, batch, Training("lora", "bfloat16", True, on))
         for on in (False, True)
     )
     assert less < whole / 10

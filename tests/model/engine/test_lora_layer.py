@@ -195,8 +195,17 @@ def test_dropout_drops_the_input_of_the_pieces_alone(tiny):
     zeros.use([0])
     one = RecipeRouter(in_memory(tiny, 1)[1], [{module: [(0, 1.0)] for module in tiny.targets}])
     one.use([0])
-    torch.manual_seed(0)
-    with torch.inference_mode(), attached(tiny, zeros, dropout=0.5):
-        assert torch.equal(tiny.model(**inputs).logits[:, -1], last_logits(tiny, row))
-    with torch.inference_mode(), attached(tiny, one, dropout=0.5):
+    seen = []
+
+    def dropped(module, x):
+        seen.append(module)
+        return torch.zeros_like(x)
+
+    expected = last_logits(tiny, row)
+    with torch.inference_mode(), attached(tiny, one, dropout=dropped):
+        assert torch.equal(tiny.model(**inputs).logits[:, -1], expected)
+    assert seen == list(tiny.targets)
+    with torch.inference_mode(), attached(tiny, zeros, dropout=pytest.fail):
+        assert torch.equal(tiny.model(**inputs).logits[:, -1], expected)
+    with torch.inference_mode(), attached(tiny, one):
         assert not torch.allclose(tiny.model(**inputs).logits[:, -1], last_logits(tiny, row, one, [0]))

@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import random_pieces, random_rows
+from helpers import random_pieces, random_rows, short_of_memory
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -257,5 +257,17 @@ def test_no_examples(tiny):
 def test_a_gradient_that_is_not_finite(tiny):
     job = gate_job(tiny)
     next(iter(job.gates.values())).data[0] = float("nan")
-    with pytest.raises(PerpcsError, match="gradient of 'u' is not finite at step 1"):
-        train_private(tiny, job, settings(batch_size=5), Privacy(1.0, 1.0, KEY))
+    before = [parameter.detach().clone() for parameter in job.parameters]
+    train_private(tiny, job, settings(batch_size=5), Privacy(1.0, 1.0, KEY))
+    assert job.failure == "a gradient is not finite at step 1"
+    assert all(torch.equal(one[1:], other[1:]) for one, other in zip(before, job.parameters, strict=True))
+
+
+def test_smaller_parts_of_a_batch_give_the_same_gradients(tiny, monkeypatch):
+    jobs = [lora_job(tiny), lora_job(tiny)]
+    train_private(tiny, jobs[0], settings(), Privacy(1.0, 1.0, KEY))
+    sizes = short_of_memory(tiny, monkeypatch, 20)
+    train_private(tiny, jobs[1], settings(), Privacy(1.0, 1.0, KEY))
+    assert max(sizes) > 20
+    for one, other in zip(jobs[0].parameters, jobs[1].parameters, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

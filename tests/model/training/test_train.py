@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+import re
 
 import pytest
 import torch
-from helpers import TARGETS, MemoryAdapter, random_pieces, random_rows
+from helpers import TARGETS, MemoryAdapter, random_pieces, random_rows, short_of_memory
 from torch.nn import functional as F
 
 from perpcs_cli.artifacts.adapter import AdapterConfig, open_adapter, write_adapter
@@ -17,7 +19,7 @@ from perpcs_cli.model.engine.batching import make_batch
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
-from perpcs_cli.model.training.train import answer_losses, new_gates, new_lora, train
+from perpcs_cli.model.training.train import answer_losses, check_trained, new_gates, new_lora, train
 
 LORA = LoraSettings(rank=4, alpha=8.0, dropout=0.0)
 LENGTHS = [(7, 3), (4, 5), (10, 2), (6, 4)]
@@ -149,6 +151,47 @@ def test_jobs_together_are_the_jobs_alone(tiny, make):
         assert_same(parameters, trained(tiny, [job], changes)[0], atol=2e-4)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_dropout_does_not_depend_on_neighbours(tiny, checkpointing):
+    """Whose rows are wider, and of which one ends before the others."""
+
+    def jobs():
+        made = [lora_job(tiny, f"u{number}") for number in range(3)]
+        made[0].examples = random_rows(tiny, [(30, 4), (2, 2)], seed=4)
+        made[1].examples = [*made[1].examples, *random_rows(tiny, [(5, 5)], seed=9)]
+        return made
+
+    changes = settings(steps=None, epochs=2, batch_size=2, accumulate=2, checkpointing=checkpointing)
+    found = trained(tiny, jobs(), changes, dropout=0.3)
+    for job, parameters in zip(jobs(), found, strict=True):
+        assert_same(parameters, trained(tiny, [job], changes, dropout=0.3)[0], atol=2e-4)
+        assert differs(parameters, trained(tiny, [lora_job(tiny, job.name, rows=job.examples)], changes)[0])
+
+
+@pytest.mark.parametrize("make", [lora_job, gate_job])
+def test_smaller_parts_of_a_batch_give_the_same_step(tiny, monkeypatch, make):
+    jobs = lambda: [make(tiny, name) for name in ("u", "v")]  # noqa: E731
+    changes = settings(checkpointing=True)
+    rates = {"dropout": 0.2 if make is lora_job else 0.0}
+    whole = jobs()
+    expected = trained(tiny, whole, changes, **rates)
+    sizes = short_of_memory(tiny, monkeypatch, 40)
+    found = jobs()
+    for one, other in zip(trained(tiny, found, changes, **rates), expected, strict=True):
+        assert_same(one, other, atol=2e-4)
+    assert [step.loss for step in found[0].log] == pytest.approx([step.loss for step in whole[0].log], rel=1e-4)
+    # What did not fit once is not tried again.
+    assert [size for size in sizes if size > 40] == [8 * 12, 4 * 12]
+
+
+def test_a_row_that_does_not_fit_alone_is_named(tiny, monkeypatch):
+    short_of_memory(tiny, monkeypatch, 10)
+    job = lora_job(tiny, rows=[dataclasses.replace(row, who="user u") for row in random_rows(tiny, LENGTHS)])
+    with pytest.raises(PerpcsError, match=r"user u, 'row\d': one row of 1[02] tokens alone does not fit"):
+        train(tiny, [job], settings(), seed=0)
+    assert not any(layer._forward_hooks for layer in tiny.targets.values())
+
+
 def test_the_same_seed_gives_the_same_bits(tiny):
     changes = settings(batch_size=2)
     first = trained(tiny, [lora_job(tiny, seed=1)], changes, seed=1, dropout=0.1)[0]
@@ -213,8 +256,8 @@ def test_checkpointing_checkpoints(tiny, monkeypatch):
 
 
 def test_the_model_is_in_eval_mode_after_a_failure_too(tiny):
-    with pytest.raises(PerpcsError):
-        train(tiny, [lora_job(tiny)], settings(lr=1e30, clip=0.0, checkpointing=True), seed=0)
+    train(tiny, [job := lora_job(tiny)], settings(lr=1e30, clip=0.0, checkpointing=True), seed=0)
+    assert job.failure
     assert not any(module.training for module in tiny.model.modules())
     assert not any(layer._forward_hooks for layer in tiny.targets.values())
 
@@ -274,10 +317,27 @@ def test_schedules(tiny, schedule, warmup, expected):
     assert [step.lr for step in job.log] == pytest.approx([1e-3 * share for share in expected])
 
 
-def test_a_loss_that_is_not_finite_is_an_error(tiny):
-    with pytest.raises(PerpcsError, match=r"the loss of 'u' is nan and its gradient .* at step 2") as caught:
-        train(tiny, [lora_job(tiny)], settings(lr=1e30, clip=0.0), seed=0)
+def test_a_loss_that_is_not_finite_stops_its_job_and_no_other(tiny):
+    """The first overflows, and infinity times the others' weight of zero is NaN; they must not see anything of it."""
+
+    def jobs():
+        made = [lora_job(tiny, "bad"), lora_job(tiny, "good"), lora_job(tiny, "fine")]
+        made[0].pieces = {
+            module: ((a.detach().sign() * 3e38).requires_grad_(), b) for module, (a, b) in made[0].pieces.items()
+        }
+        return made
+
+    found = jobs()
+    parameters = trained(tiny, found, dropout=0.1)
+    assert [len(job.log) for job in found] == [0, 4, 4]
+    assert re.fullmatch("its loss is nan and its gradient nan at step 1", found[0].failure)
+    assert not found[1].failure
+    for job, one in zip(jobs()[1:], parameters[1:], strict=True):
+        assert_same(one, trained(tiny, [job], dropout=0.1)[0], atol=2e-4)
+    with pytest.raises(PerpcsError, match="not trained to the end: bad; its loss is") as caught:
+        check_trained(found)
     assert "lower learning rate" in caught.value.hint
+    check_trained(found[1:])
 
 
 def test_nothing_to_train_on_is_an_error(tiny):

@@ -1,0 +1,94 @@
+"""Training several users: what a stopped run leaves to the next one, and what one user's failure is for the others."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perpcs_cli import steps
+from perpcs_cli.artifacts.users import read_users
+from perpcs_cli.errors import PerpcsError
+from perpcs_cli.model.training import train as room
+from perpcs_cli.steps.share.failures import log_path
+from perpcs_cli.steps.workspace import Workspace
+from perpcs_cli.tasks.prompts import PLAIN
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def workspace(tiny_dir: Path, tmp_path: Path) -> Workspace:
+    """Three synthetic users; two steps of training in bfloat16, where rounding tells who shared a batch."""
+    short = {"steps": 2, "batch_size": 2, "lr": 1e-2}
+    steps.init(tmp_path, task="news_headline", model=str(tiny_dir))
+    opened = steps.open_workspace(tmp_path, device="cpu", dtype="bfloat16", train=short, gate=short)
+    steps.synth(opened, count=3, history=4, queries=1)
+    return opened
+
+
+def train(workspace: Workspace, **options: Any) -> dict[str, bytes]:
+    """Each user's weights."""
+    rows = steps.train_sharer(workspace, shown=PLAIN, together=3, **options)
+    return {row.name: (row.path / WEIGHTS).read_bytes() for row in rows}
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let the LoRA of a user overflow at its second step."""
+    apply = room._Run.apply
+
+    def applied(run: room._Run, loss: float, norm: float) -> bool:
+        return apply(run, math.nan if run.job.name == name and run.step else loss, norm)
+
+    monkeypatch.setattr(room._Run, "apply", applied)
+
+
+def test_what_is_left_becomes_what_it_would_have_been(workspace: Workspace) -> None:
+    whole = train(workspace)
+    first, second, third = whole
+    for name in (first, third):
+        shutil.rmtree(workspace.sharers / name)
+    kept = (workspace.sharers / second / WEIGHTS).stat().st_mtime_ns
+    assert train(workspace) == whole
+    assert (workspace.sharers / second / WEIGHTS).stat().st_mtime_ns == kept
+    # The test can fail: alone it rounds in another way.
+    alone = steps.train_sharer(workspace, steps.Who((first,)), shown=PLAIN, together=1, out=workspace.root / "alone")
+    assert (alone[0].path / WEIGHTS).read_bytes() != whole[first]
+
+
+def test_one_that_fails_is_named_and_the_others_are_written(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = read_users(workspace.users)
+    with monkeypatch.context() as patch:
+        spoil(patch, second)
+        with pytest.raises(
+            PerpcsError, match=f"not trained to the end: {second}; its loss is nan .* at step 2"
+        ) as caught:
+            train(workspace)
+    assert caught.value.exit_code == 1
+    assert sorted(path.name for path in workspace.sharers.iterdir() if not path.name.startswith(".")) == sorted(
+        [first, f"{second}.failed.jsonl", third]
+    )
+    assert len(log_path(workspace.sharers / second).read_text().splitlines()) == 1
+    assert set(train(workspace)) == {first, second, third}
+    assert not log_path(workspace.sharers / second).exists()
+
+
+def test_gates_that_fail(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = list(train(workspace))
+    spoil(monkeypatch, names[0])
+    with pytest.raises(PerpcsError, match=f"not trained to the end: {names[0]}; its loss is nan"):
+        steps.gate(workspace, shown=PLAIN, together=2)
+    assert [(workspace.sharers / name / "gate.safetensors").exists() for name in names] == [False, True, True]
+    assert log_path(workspace.sharers / names[0]).exists()
+
+
+def test_a_task_adapter_that_fails(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, "task-adapter")
+    with pytest.raises(PerpcsError, match="not trained to the end: task-adapter"):
+        steps.adapt(workspace, shown=PLAIN)
+    assert not workspace.task_adapter.exists()
