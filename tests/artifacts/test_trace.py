@@ -150,7 +150,7 @@ def test_a_header_that_is_no_text(tmp_path: Path) -> None:
 
 def test_another_version(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"perpcs.trace/2", b"perpcs.trace/1"))
-    with pytest.raises(DataError, match=r"line 1: not a TraceHeader: Invalid value 'perpcs\.trace/2'"):
+    with pytest.raises(DataError, match=r"line 1: not a TraceHeader: Invalid value 'perpcs\.trace/1'"):
         read_trace(path)
 
 

@@ -503,12 +503,15 @@ def test_an_interrupted_training_leaves_the_old_sharer(shell: Shell, monkeypatch
         assert shell.walk() == before
 
 
-def test_a_diverging_training_writes_nothing(shell: Shell) -> None:
+def test_a_diverging_training_leaves_nothing_but_its_log(shell: Shell) -> None:
     before = shell.walk()
     line = named(shell, "train-sharer --user TARGET --plain --steps 9 --lr 900 --dtype float16")
     message = refused(shell(line), RUNTIME)
     assert "lower learning rate" in message
-    assert shell.walk() == before
+    after = shell.walk()
+    log = named(shell, "sharers/TARGET.failed.jsonl")
+    assert json.loads(after.pop(log).splitlines()[0])["step"] == 1
+    assert after == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

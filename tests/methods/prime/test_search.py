@@ -82,7 +82,7 @@ def run(evaluator: Evaluator, **changes) -> list[Choice]:
     return search(evaluator, settings(**changes), seed=0, user_id="u")
 
 
-def untimed(path: Path) -> list[Evaluation]:
+def rows_of(path: Path) -> list[Evaluation]:
     return read_trace(path)[1]
 
 
@@ -151,19 +151,19 @@ def test_a_killed_search_ends_as_one_that_was_not(target: Target, tmp_path: Path
         path = tmp_path / f"{stop_at}.jsonl"
         with pytest.raises(KeyboardInterrupt):
             run(target.evaluator(path, stop_at), **changes)
-        assert [c for c in run(target.evaluator(path), **changes)] == [c for c in whole]
-        assert untimed(path) == untimed(tmp_path / "whole.jsonl")
+        assert list(run(target.evaluator(path), **changes)) == whole
+        assert rows_of(path) == rows_of(tmp_path / "whole.jsonl")
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.99])
 def test_a_trace_that_was_cut_anywhere(target: Target, tmp_path: Path, share: float) -> None:
     path = tmp_path / "t.jsonl"
     whole = run(target.evaluator(path), budget=21)
-    rows, content = untimed(path), path.read_bytes()
+    rows, content = rows_of(path), path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     again = run(target.evaluator(path), budget=21)
-    assert [c for c in again] == [c for c in whole]
-    assert untimed(path) == rows
+    assert again == whole
+    assert rows_of(path) == rows
 
 
 def test_a_larger_budget_goes_on_with_the_trace(target: Target, tmp_path: Path) -> None:
