@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.given import check_values
 from perpcs_cli.cli.setting_flags import Section, defaults_in_force
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -46,8 +47,9 @@ class Command(TyperCommand):
     """Help lists options under titles, with the defaults that hold in the workspace."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the arguments for help, which is shown before they are read."""
+        """Check the values before they are read, and keep the arguments for help, which is shown before that."""
         ctx.meta[ARGUMENTS] = list(args)
+        check_values(self, ctx, args)
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import msgspec
 
+from perpcs_cli.cli import process
+
 
 class Bar:
     """A progress bar, or the place of one that is not shown."""
@@ -38,8 +40,7 @@ class Console:
     def data(self, text: str) -> None:
         """Write a result to stdout as it is."""
         if self._shows and text:
-            sys.stdout.write(text if text.endswith("\n") else text + "\n")
-            sys.stdout.flush()
+            process.show(text if text.endswith("\n") else text + "\n")
 
     def result(self, value: object, text: str) -> None:
         """Write a result: `value` as JSON with `--json`, else `text`."""
@@ -75,5 +76,4 @@ class Console:
             yield Bar(lambda steps, text: bar.update(task, advance=steps, text=text))
 
     def _talk(self, message: str) -> None:
-        sys.stderr.write(message + "\n")
-        sys.stderr.flush()
+        process.talk(message + "\n")

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from perpcs_cli import __version__
-from perpcs_cli.cli import completion
+from perpcs_cli.cli import process
 from perpcs_cli.errors import PerpcsError
 
 PANELS: dict[str, dict[str, tuple[str, str]]] = {
@@ -95,12 +95,20 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except PerpcsError as error:
             _stop(error)
+        except KeyboardInterrupt as error:
+            raise typer.Exit(process.stopped(error)) from None
         except BrokenPipeError:
             # The reader of our stdout has gone, as with `| head`.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except UnicodeEncodeError as error:
+            if sys.getfilesystemencoding() == "utf-8":
+                raise
+            what = f"the locale's encoding {error.encoding!r} cannot name the file {error.object!r}"
+            _stop(PerpcsError(what, hint="Set LC_ALL=C.UTF-8, or PYTHONUTF8=1."))
         except OSError as error:
             _stop(PerpcsError(error.strerror or str(error), where=error.filename))
+        except MemoryError:
+            _stop(PerpcsError("this machine has too little memory", hint="Ask for less at a time, or of less data."))
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":
                 raise
@@ -111,7 +119,7 @@ class Commands(TyperGroup):
 def _stop(error: PerpcsError) -> None:
     if os.environ.get("PERPCS_DEBUG"):
         raise error
-    sys.stderr.write(f"error: {error}\n")
+    process.talk(f"error: {error}\n")
     raise typer.Exit(error.exit_code) from None
 
 
@@ -139,9 +147,3 @@ def top(
     ] = False,
 ) -> None:
     """Personalize language models by sharing and recombining LoRA pieces."""
-
-
-def run() -> None:
-    """The entry point of the `perpcs` command."""
-    completion.enable()
-    app()

@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.process import visible
 from perpcs_cli.steps.job import Outcome
 
 T = TypeVar("T")
@@ -24,10 +25,7 @@ def show_outcomes(
     """
     more: Details[T] = details or (lambda one: fields_of(one.value))
     values = [{"user_id": one.name, "path": str(one.path), "state": one.state, **more(one)} for one in outcomes]
-    lines = [
-        "\t".join(map(str, [one.name, one.path, *(["to do"] if one.value is None else columns(one))]))
-        for one in outcomes
-    ]
+    lines = [_line(one.name, one.path, *(["to do"] if one.value is None else columns(one))) for one in outcomes]
     console.result(values, "\n".join(lines))
 
 
@@ -37,7 +35,11 @@ def show_outcome(
     """The same for a step with a single output: a line, or one object."""
     value = {"path": str(outcome.path), "state": outcome.state, **(more or fields_of(outcome.value))}
     shown = ["to do"] if outcome.value is None else columns
-    console.result(value, "\t".join(map(str, [outcome.path, *shown])))
+    console.result(value, _line(outcome.path, *shown))
+
+
+def _line(*cells: object) -> str:
+    return "\t".join(visible(str(cell)) for cell in cells)
 
 
 def fields_of(value: object) -> dict[str, object]:

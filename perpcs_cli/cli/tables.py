@@ -97,7 +97,7 @@ def _text(column: Column, cell: Cell) -> str:
     if isinstance(cell, float):
         # Adding 0 after rounding turns -0.0 into 0.0.
         return f"{round(cell, column.digits) + 0.0:{'+' if column.signed else ''}.{column.digits}f}"
-    return "" if cell is None else re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", str(cell))
+    return "" if cell is None else re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", str(cell))
 
 
 def _title(name: str, better: Better | None) -> str:

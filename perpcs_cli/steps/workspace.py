@@ -13,7 +13,7 @@ import msgspec
 from perpcs_cli.artifacts.embeddings import What
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.profiles import with_profiles
-from perpcs_cli.artifacts.settings import FILE, Settings, make_settings, read_settings
+from perpcs_cli.artifacts.settings import FILE, Settings, declared, make_settings, read_settings
 from perpcs_cli.artifacts.split import read_list
 from perpcs_cli.artifacts.users import User, choose_users, read_users
 from perpcs_cli.errors import UsageError
@@ -165,9 +165,13 @@ def open_workspace(root: Path, **given: Any) -> Workspace:
 
 def _flags(given: Mapping[str, Any], message: str) -> list[str]:
     """The given settings that a message names, as flags."""
-    sections = [value if isinstance(value, Mapping) else {key: value} for key, value in given.items()]
-    names = [name for section in sections for name in section if re.search(rf"\b{name}\b", message)]
-    return ["--" + name.replace("_", "-") for name in names]
+    paths = [
+        path
+        for key, value in given.items()
+        for path in ([f"{key}.{name}" for name in value] if isinstance(value, Mapping) else [key])
+    ]
+    named = [path for path in paths if re.search(rf"\b{path.rpartition('.')[2]}\b", message)]
+    return [f"--{declared()[path].flag}" for path in named if path in declared()]
 
 
 @dataclass(frozen=True)

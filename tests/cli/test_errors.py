@@ -105,7 +105,7 @@ CASES = {
     "top-p too large": Case(nothing, "assemble --top-p 2", USAGE, "--top-p: settings: assemble.top_p must be"),
     "rate 0": Case(nothing, "gate --lr 0", USAGE, "--lr: settings: gate.lr must be above 0 and below 1000, and is 0.0"),
     "rate below 0": Case(nothing, "train-sharer --lr -1", USAGE, "--lr: settings: train.lr must be above 0"),
-    "rate NaN": Case(nothing, "adapt --lr nan --force", USAGE, "--lr: settings: adapt.lr must be above 0"),
+    "rate NaN": Case(nothing, "adapt --lr nan --force", USAGE, "'--lr': nan is not a finite number"),
     "no room for the answer": Case(
         nothing, "predict --base --name n --max-new-tokens 250", DATA, "user TARGET … only 6 fit … --max-length"
     ),

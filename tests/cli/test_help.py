@@ -6,30 +6,17 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from command_tree import COMMAND_TREE, TREE
 from typer.testing import CliRunner
 
 from perpcs_cli import __version__
 from perpcs_cli.cli.main import COMMANDS, PANELS, app
 
 HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "safetensors", "tokenizers", "huggingface_hub"}
-
-
-def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command and group with its path."""
-    yield path, command
-    context = command.context_class(command, info_name="perpcs")
-    for name in command.list_commands(context) if hasattr(command, "list_commands") else ():
-        yield from walk(command.get_command(context, name), (*path, name))
-
-
-TREE = dict(walk(typer.main.get_command(app)))
-COMMAND_TREE = {path: command for path, command in TREE.items() if not hasattr(command, "list_commands")}
 
 
 @pytest.mark.parametrize("path", TREE, ids=" ".join)
@@ -219,7 +206,7 @@ assert CliRunner().invoke(app, ["--help"]).exit_code == 0
 print(*sorted(name for name in sys.modules if name.startswith(("perpcs_cli.", "msgspec"))))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    ours = {"perpcs_cli.cli", "perpcs_cli.cli.completion", "perpcs_cli.cli.main", "perpcs_cli.errors"}
+    ours = {"perpcs_cli.cli", "perpcs_cli.cli.main", "perpcs_cli.cli.process", "perpcs_cli.errors"}
     assert set(done.stdout.split()) == ours
 
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from perpcs_cli.cli.main import app
 
-COMPLETIONS = Path(__file__).parents[2] / "completions"
-RUN = "import sys; sys.argv = ['perpcs']; from perpcs_cli.cli.main import run; run()"
+COMPLETIONS = Path(__file__).parents[3] / "completions"
+RUN = "import sys; sys.argv = ['perpcs']; from perpcs_cli.cli.entry import run; run()"
 HEAVY = "torch", "transformers", "sklearn", "peft"
 
 
