@@ -71,17 +71,21 @@ def workshop(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def sweep(directory: Path) -> None:
-    """Take away what killed processes have left in a directory while they wrote there; what is in work stays."""
-    for room in directory.glob(f".*{WORKSHOP}"):
+def sweep(directory: Path, *, below: bool = False) -> None:
+    """Take away what killed processes have left in a directory while they wrote there; what is in work stays.
+
+    With `below`, in all directories below it, too.
+    """
+    found = directory.rglob if below else directory.glob
+    for room in list(found(f".*{WORKSHOP}")):
         # Gone, a link, or in work by another process: none of these is ours to take away.
         with contextlib.suppress(OSError):
             handle = os.open(room, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 _hold(handle)
                 for old in (room / "before").glob("*"):
-                    if not (directory / old.name).exists():
-                        old.rename(directory / old.name)
+                    if not (room.parent / old.name).exists():
+                        old.rename(room.parent / old.name)
                 shutil.rmtree(room, ignore_errors=True)
             finally:
                 os.close(handle)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from perpcs_cli.artifacts.io.atomic import sweep
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.io.safe_paths import inside
@@ -77,6 +78,10 @@ def revoke(
     path = pool or places.pool
     lock = nullcontext() if dry_run else locked(path, report.note)
     with lock:
+        if not dry_run:
+            # What a killed run was writing may hold anybody's pieces and texts.
+            for directory in (places.root, path.parent):
+                sweep(directory, below=True)
         return _revoke(
             places, path, sharers, recipes, recipes_then, traces, keep_files=keep_files, dry_run=dry_run, report=report
         )

@@ -117,6 +117,13 @@ def test_only_what_nobody_is_writing_is_swept_away(tmp_path):
     assert names(tmp_path) == [".link.perpcs.tmp", ".mine.tmp", "file"]
 
 
+def test_a_whole_tree_is_swept(tmp_path):
+    for directory in ("", "a/b"):
+        (tmp_path / directory / ".x.perpcs.tmp" / "in").mkdir(parents=True)
+    atomic.sweep(tmp_path, below=True)
+    assert (names(tmp_path), names(tmp_path / "a" / "b")) == (["a"], [])
+
+
 def test_nothing_but_a_file_is_replaced_by_a_file(tmp_path):
     (tmp_path / "there").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "there")
