@@ -14,6 +14,7 @@ import msgspec
 
 from perpcs_cli import __version__
 from perpcs_cli.artifacts.io import atomic, hashing, typed_files
+from perpcs_cli.artifacts.io.leftovers import sweep
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import Metrics
@@ -108,7 +109,7 @@ def run_sweep(
         for directory in {
             place for _, steps in planned for step in steps for place in (step.place, step.workspace.path)
         }:
-            atomic.sweep(directory)
+            sweep(directory)
         return _run_cells(planned, out, commands, report, row)
 
 

@@ -89,7 +89,7 @@ def assemble(
                 output = left[user_id]
                 named = {module: [(opened.ids[i], w) for i, w in mix] for module, mix in weights.items()}
                 merge = settings.assemble.merge
-                keep(output, write(output.path, user_id, "per-pcs", merge, opened, named, origins[user_id]))
+                keep(output, write(output.path, user_id, "per-pcs", merge, opened, named, origins[user_id], report))
                 bar.advance(1, user_id)
 
             assemble_all(assembler, batches, batch_tokens=settings.predict.batch_tokens, done=done)

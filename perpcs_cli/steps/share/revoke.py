@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from perpcs_cli.artifacts.io.atomic import sweep
+from perpcs_cli.artifacts.io.leftovers import sweep
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.io.safe_paths import inside
@@ -18,6 +18,7 @@ from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
 from perpcs_cli.artifacts.pools.revocation import (
     Lost,
+    Revocation,
     affected_recipes,
     affected_traces,
     begin,
@@ -82,9 +83,13 @@ def revoke(
             # What a killed run was writing may hold anybody's pieces and texts.
             for directory in (places.root, path.parent):
                 sweep(directory, below=True)
-        return _revoke(
+        result = _revoke(
             places, path, sharers, recipes, recipes_then, traces, keep_files=keep_files, dry_run=dry_run, report=report
         )
+    if not dry_run:
+        # Whoever writes a recipe asks for the pool's lock.
+        _remake(places, path, report)
+    return result
 
 
 def _revoke(
@@ -108,7 +113,6 @@ def _revoke(
     if not wanted:
         if not finished and not stopped:
             raise UsageError("names nobody, and nothing was stopped", where=path, hint="Give the sharers' ids.")
-        _remake(places, path, report)
         return Revoked(pool=str(path), revoked=finished)
     opened = open_pool(path)
     names = _names(opened, wanted, places)
@@ -160,8 +164,7 @@ def _revoke(
         return result
     secret = workspace_secret(places.root)
     begin(path, todo, secret)
-    finish(path, todo, secret)
-    _remake(places, path, report)
+    _finish(path, todo, secret, report)
     for line in result.by_hand:
         report.warn(f"PriME's recipe is deleted; search it again with: {line}")
     if keep_files:
@@ -190,8 +193,14 @@ def _finish_stopped(path: Path, secret: bytes | None, report: Report) -> list[st
     if not todo or not secret:
         return []
     report.note(f"finishing the revocation of {', '.join(todo.sharers)}, which was stopped")
-    finish(path, todo, secret)
+    _finish(path, todo, secret, report)
     return list(todo.names)
+
+
+def _finish(path: Path, todo: Revocation, secret: bytes, report: Report) -> None:
+    """Do what is to be done while nobody embeds: what is being embedded would bring them back."""
+    with locked(Path(todo.embeddings), report.note):
+        finish(path, todo, secret)
 
 
 def _remake(places: Places, path: Path, report: Report) -> None:
@@ -202,7 +211,7 @@ def _remake(places: Places, path: Path, report: Report) -> None:
         for one in lost if sharers else ():
             report.note(f"$ {shlex.join(['perpcs', *command_line(one, places.root, path, sharers)])}")
             remake(one, places.root, path, sharers, report)
-        remaking_path(path).unlink()
+        remaking_path(path).unlink(missing_ok=True)
 
 
 def _names(pool: OpenPool, wanted: list[str], places: Places) -> dict[str, set[str]]:
