@@ -57,6 +57,8 @@ class Declared:
             if limit.min_length is not None and len(values) < limit.min_length:
                 return f"{self.path} must have at least {limit.min_length} value, and has none"
         for one in values:
+            if isinstance(one, str) and "\0" in one:
+                return f"{self.path} must be text without NUL, and is {one!r:.60}"
             if isinstance(one, bool) or not isinstance(one, int | float):
                 continue
             if abs(one) > LARGEST and isinstance(one, int):

@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-LARGEST = 1 << 53
-"""Above it a whole number is no longer itself as a float."""
+from perpcs_cli.artifacts.declarations import LARGEST
+
 LONGEST = 400
 """Characters of a number; longer ones are not looked at."""
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from perpcs_cli.errors import DataError
-from perpcs_cli.model.engine.batching import by_budget
+from perpcs_cli.model.engine.batching import Encoded, by_budget
+from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.loading.checkpoint import load_checkpoint
 from perpcs_cli.model.loading.identity import choose_device, choose_dtype, fingerprint_model, locate
 
@@ -30,22 +31,28 @@ class Encoder:
     """Tokens read of a text; what is longer is cut at its end."""
 
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str]) -> Tensor:
+    def embed(self, texts: Sequence[str], who: str = "") -> Tensor:
         """One user's embedding [H] in float32: the mean over the user's texts of the masked mean over tokens.
 
-        It does not depend on other users' texts. Raises DataError where it is not finite.
+        It does not depend on other users' texts. Where the device's memory runs out, smaller batches go on. Raises
+        DataError where it is not finite, PerpcsError for a text of `who` that does not fit into the memory.
         """
         how = {"truncation": True, "max_length": self.limit, "split_special_tokens": True}
-        ids = [self.tokenizer(text, **how)["input_ids"] for text in texts]
+        rows = [
+            Encoded(f"text {number}", self.tokenizer(text, **how)["input_ids"], [], who=who)
+            for number, text in enumerate(texts, start=1)
+        ]
         total = torch.zeros((), device=self.device)
-        for batch in by_budget([len(row) for row in ids], BATCH_TOKENS, BATCH_ROWS):
-            total = total + self._states([ids[i] for i in batch]).sum(0)
+        for batch in by_budget([len(row) for row in rows], BATCH_TOKENS, BATCH_ROWS):
+            parts = Halving[Encoded](lambda row: [row]).run([rows[i] for i in batch], self._states)
+            total = total + torch.cat(parts).sum(0)
         mean = (total / len(texts)).cpu()
         if not mean.isfinite().all():
             raise DataError("the encoder gives NaN or infinity", where=self.name, hint="Try --dtype float32.")
         return mean
 
-    def _states(self, rows: Sequence[list[int]]) -> Tensor:
+    def _states(self, batch: Sequence[Encoded]) -> Tensor:
+        rows = [row.prompt for row in batch]
         width = max(len(row) for row in rows)
         pad = self.tokenizer.pad_token_id or 0
         ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self.device)

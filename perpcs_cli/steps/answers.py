@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts.io.journal import Journal, Row
@@ -25,21 +25,27 @@ def answer(
     *,
     label: str,
     max_new_tokens: int,
+    known: Collection[int] = (),
     merge: Merge = "product",
 ) -> None:
     """Answer `rows`, prompts with the numbers of their recipes; `row_of(place, text)` is what the journal keeps.
 
-    Answers are greedy, in the batches of the section `predict` of the settings.
+    Answers are greedy, in the batches of the section `predict` of the settings. `known` are the places of the rows that
+    the journal has already: batches are those of all rows, so that what is left becomes what it would have been.
     """
     from perpcs_cli.model.engine.decode import generate
 
     settings = model.settings.predict
     with report.progress(label, len(rows)) as bar:
+        bar.advance(len(known))
 
         def write(places: list[int], tokens: list[list[int]]) -> None:
-            texts = model.base.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            journal.add([row_of(place, text.strip()) for place, text in zip(places, texts, strict=True)])
-            bar.advance(len(places))
+            new = [index for index, place in enumerate(places) if place not in known]
+            if not new:
+                return
+            texts = model.base.tokenizer.batch_decode([tokens[index] for index in new], skip_special_tokens=True)
+            journal.add([row_of(places[index], text.strip()) for index, text in zip(new, texts, strict=True)])
+            bar.advance(len(new))
 
         generate(
             model.base,
@@ -49,5 +55,6 @@ def answer(
             batch_tokens=settings.batch_tokens,
             batch_rows=settings.batch_rows,
             merge=merge,
+            known=known,
             done=write,
         )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.steps.report import Report
 from perpcs_cli.steps.workspace import Workspace
 
@@ -76,6 +76,9 @@ class StepModel:
     @cached_property
     def base(self) -> Base:
         """The model itself, loaded when it is first used."""
+        import torch
+
+        from perpcs_cli.model.engine.memory import watched
         from perpcs_cli.model.engine.packed_check import check_packed
         from perpcs_cli.model.loading.base import load_base
 
@@ -88,8 +91,15 @@ class StepModel:
         if kept is not None:
             # Before the next one is loaded: two may not fit.
             kept.clear()
-        base = load_base(self.identity, targets=self._targets)
-        check_packed(base)
+        try:
+            with watched():
+                base = load_base(self.identity, targets=self._targets)
+                check_packed(base)
+        except torch.OutOfMemoryError:
+            raise PerpcsError(
+                f"the model {settings.model!r} does not fit into the memory of {self.identity.device}",
+                hint="Try --dtype bfloat16, another --device, or a smaller model.",
+            ) from None
         if kept is not None:
             kept[key] = base
         shape = f"{base.describe()['dtype']} on {base.device}"

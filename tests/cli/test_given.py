@@ -11,7 +11,8 @@ from command_tree import COMMAND_TREE
 from shell import USAGE, refused
 from typer.testing import CliRunner
 
-from perpcs_cli.cli.given import LARGEST, problem
+from perpcs_cli.artifacts.declarations import LARGEST
+from perpcs_cli.cli.given import problem
 from perpcs_cli.cli.main import app
 
 DIGITS = "9" * 5000

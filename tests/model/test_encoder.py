@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import short_of_memory
 
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.model import encoder as module
 from perpcs_cli.model.encoder import Encoder, fingerprint_encoder, load_encoder, masked_mean
 
@@ -53,6 +54,17 @@ def test_batches_do_not_matter(encoder: Encoder, monkeypatch: pytest.MonkeyPatch
     together = encoder.embed(TEXTS)
     monkeypatch.setattr(module, "BATCH_ROWS", 1)
     assert torch.allclose(encoder.embed(TEXTS), together, atol=1e-5)
+
+
+def test_smaller_batches_where_the_memory_runs_out(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = encoder.embed(TEXTS)
+    most = max(len(encoder.tokenizer(text)["input_ids"]) for text in TEXTS)
+    sizes = short_of_memory(encoder, monkeypatch, most)
+    assert torch.allclose(encoder.embed(TEXTS), together, atol=1e-5)
+    assert max(sizes) > most
+    short_of_memory(encoder, monkeypatch, most - 1)
+    with pytest.raises(PerpcsError, match=f"user u, 'text 3': a row of {most} tokens does not fit"):
+        encoder.embed(TEXTS, who="user u")
 
 
 def test_long_texts_are_cut_at_the_encoders_limit(bert_dir: Path) -> None:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 from helpers import write_sharer
 
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.settings import make_settings, to_toml
+from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.steps.base import StepModel, kept_base
 from perpcs_cli.steps.report import SILENT
 from perpcs_cli.steps.workspace import Workspace, open_workspace
+from perpcs_cli.tasks.prompts import Prompt
 from perpcs_cli.tasks.published_settings import published_settings
 
 
@@ -88,3 +91,28 @@ def test_a_base_that_will_be_changed_is_nobody_elses(workspace: Workspace) -> No
         changed = loaded(workspace, changed=True)
         assert changed is not base
         assert loaded(workspace) is base
+
+
+def test_every_row_says_whose_it_is(workspace: Workspace) -> None:
+    (row,) = StepModel(workspace, SILENT).encode([Prompt("q", "", "Say it.", "", "", None)], who="user u")
+    assert (row.who, row.key) == ("user u", "q")
+
+
+def test_a_model_that_does_not_fit_into_the_memory(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(base: Base) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("perpcs_cli.model.engine.packed_check.check_packed", full)
+    with pytest.raises(PerpcsError, match="does not fit into the memory of cpu"):
+        loaded(workspace)
+
+
+def test_a_model_that_is_no_plain_decoder_is_refused_when_it_is_loaded(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(base: Base) -> None:
+        raise PerpcsError("says other things")
+
+    monkeypatch.setattr("perpcs_cli.model.engine.packed_check.check_packed", other)
+    with pytest.raises(PerpcsError, match="says other things"):
+        loaded(workspace)

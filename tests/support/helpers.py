@@ -149,7 +149,7 @@ def edit_tensor(path: Path, key: str, tensor: Tensor | None) -> None:
     save_file(named, path, metadata=metadata)
 
 
-def short_of_memory(base: Base, monkeypatch: Any, most: int) -> list[int]:
+def short_of_memory(base: Any, monkeypatch: Any, most: int) -> list[int]:
     """Let every pass of more than `most` tokens, padding included, run out of memory; returns their sizes, in order."""
     sizes: list[int] = []
     embeddings = base.model.get_input_embeddings()

@@ -14,8 +14,14 @@ from perpcs_cli.errors import DataError
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
-    """The file at `path`, to read. Raises DataError where it is missing, a device without end, or cannot be read."""
+    """The file at `path`, to read.
+
+    Raises DataError where it is missing, a device without end, a named pipe, or cannot be read.
+    """
     try:
+        # What a shell makes of `<(…)` has no name of its own; a named pipe may wait for its writer for ever.
+        if path.is_fifo() and Path(os.path.realpath(path)).is_fifo():
+            raise DataError("is a pipe, and no file", where=path)
         file = path.open("rb")
     except FileNotFoundError:
         raise DataError("no such file", where=path) from None

@@ -5,15 +5,33 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, UsageError
 
 _SPLITTING = ("Cc", "Cs", "Zl", "Zp")
 """Control characters, halves of characters, and what ends a line or a paragraph: an id is one line of a list."""
+RULE = (
+    "are not empty, at most 200 bytes, do not start with a dot, and have no slash, backslash, '..', control character, "
+    "line separator or space around them"
+)
 
 
 def check_id(identifier: str, what: str, *, where: object = None) -> str:
     """Return `identifier` if it can safely name a file; raise DataError if it cannot."""
-    bad = (
+    if not _can_name(identifier):
+        hint = f"Ids {RULE}. Rename it in the source."
+        raise DataError(f"{what} {identifier!r:.80} cannot name a file", where=where, hint=hint)
+    return identifier
+
+
+def check_name(name: str, flag: str) -> str:
+    """Return the value of a flag if it can safely name a file; raise UsageError if it cannot."""
+    if not _can_name(name):
+        raise UsageError(f"{name!r:.80} cannot name a file", where=flag, hint=f"Names {RULE}.")
+    return name
+
+
+def _can_name(identifier: str) -> bool:
+    return not (
         not identifier
         or identifier != identifier.strip()
         or identifier.startswith(".")
@@ -21,19 +39,17 @@ def check_id(identifier: str, what: str, *, where: object = None) -> str:
         or any(c in "/\\" or unicodedata.category(c) in _SPLITTING for c in identifier)
         or len(identifier.encode()) > 200
     )
-    if bad:
-        raise DataError(
-            f"{what} {identifier!r:.80} cannot name a file",
-            where=where,
-            hint="Ids are not empty, at most 200 bytes, do not start with a dot, and have no slash, backslash, "
-            "'..', control character, line separator or space around them. Rename it in the source.",
-        )
-    return identifier
 
 
 def inside(root: Path, relative: str, *, where: object) -> Path:
-    """`root / relative`, refused with DataError where it is absolute or leads out of `root`."""
+    """`root / relative`, refused with DataError where it is absolute, leads out of `root`, or can be no path."""
     path = root / relative
-    if Path(relative).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
+    try:
+        leaves = Path(relative).is_absolute() or not path.resolve().is_relative_to(root.resolve())
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        # Too long, or a link to itself.
+        raise DataError(f"the path {relative!r:.80} can be none: {error!s:.40}", where=where) from None
+    if leaves:
         raise DataError(f"the path {relative!r} leaves its directory", where=where)
     return path

@@ -87,7 +87,7 @@ def _read_note(path: Path, kind: type[Note], secret: bytes | None) -> Note | Non
     if not path.exists():
         return None
     note = typed_files.read_json(path, kind)
-    if not secret or not hmac.compare_digest(note.seal, sealed(note, secret).seal):
+    if not secret or not hmac.compare_digest(note.seal.encode(), sealed(note, secret).seal.encode()):
         raise DataError(
             "was not written by this workspace, and nothing of it was done",
             where=path,

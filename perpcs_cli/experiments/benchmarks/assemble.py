@@ -78,7 +78,7 @@ def time_assembly(
                 middle = time.perf_counter()
                 found: dict[str, dict[str, list[tuple[int, float]]]] = {}
                 assembler = Assembler(base, pool, PieceCache(base, pool.adapter), settings.assemble, settings.seed)
-                assemble(assembler, batches, batch_tokens=1, done=found.__setitem__)
+                assemble(assembler, batches, batch_tokens=1, wanted=[user.user_id], done=found.__setitem__)
                 base.wait()
                 end = time.perf_counter()
                 forward.append(middle - start)

@@ -5,8 +5,10 @@ Source: Tan et al., Personalized Pieces, 2024, section 3.3, and its published co
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from perpcs_cli.artifacts.settings import AssembleSettings, Scoring
 from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.model.engine.batching import Batch, Encoded, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
+from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.loading.base import Base
 
@@ -131,16 +134,17 @@ class Assembler:
         batch = make_batch(self.base, [row for group in batches for row in group.rows])
         self._owners = [index for index, group in enumerate(batches) for _ in group.rows]
         self._own = [group.own for group in batches]
-        self._positions = answer_positions(batch, self.settings.scoring)
-        self._rows = self._positions.nonzero()[:, 0]
+        self._rows, self._positions = answer_positions(batch, self.settings.scoring).nonzero(as_tuple=True)
         self._generators = [
             torch.Generator().manual_seed(hashing.derive_seed(self.seed, g.user_id, g.number)) for g in batches
         ]
         self._chosen: list[dict[str, list[tuple[int, float]]]] = [{} for _ in batches]
         self._input: Tensor | None = None
-        with torch.inference_mode(), attached(self.base, self, merge=self.settings.merge):
-            self.base.model.get_decoder()(**batch.inputs(), use_cache=False)
-        self._input = None
+        try:
+            with torch.inference_mode(), attached(self.base, self, merge=self.settings.merge):
+                self.base.model.get_decoder()(**batch.inputs(), use_cache=False)
+        finally:
+            self._input = None
         return self._chosen
 
     def __call__(self, module: str, x: Tensor) -> Pieces | None:
@@ -148,7 +152,7 @@ class Assembler:
         if x is not self._input:
             # The q, k and v projections of a layer see the same tensor.
             self._input = x
-            self._tokens = normalize(x[self._positions], self.settings.scoring)
+            self._tokens = normalize(x[self._rows, self._positions], self.settings.scoring)
         scores = gate_scores(
             self._tokens, self._gate(module), self._rows, len(self._owners), self.settings.scoring
         ).cpu()
@@ -199,11 +203,17 @@ def assemble(
     batches: Sequence[HistoryBatch],
     *,
     batch_tokens: int,
+    wanted: Collection[str],
     done: Callable[[str, dict[str, list[tuple[int, float]]]], None],
 ) -> None:
-    """Assemble all users of `batches` (each user's in a row), several in a pass; `done(user, weights)` once each."""
+    """Assemble the users of `batches` (each user's in a row), several in a pass; `done(user, weights)` for the wanted.
+
+    Who shares a pass does not depend on who is wanted: a run that goes on computes what one that was never stopped
+    would. Where the device's memory runs out, a pass is divided between its batches. Raises PerpcsError for a batch
+    that does not fit alone.
+    """
     finished: dict[str, list[dict[str, list[tuple[int, float]]]]] = {}
-    waiting = {group.user_id: sum(other.user_id == group.user_id for other in batches) for group in batches}
+    waiting = Counter(group.user_id for group in batches)
     passes: list[list[HistoryBatch]] = []
     for group in batches:
         together = [*(passes[-1] if passes else []), group]
@@ -213,8 +223,11 @@ def assemble(
         else:
             passes.append([group])
     for some in passes:
-        for group, weights in zip(some, assembler.run(some), strict=True):
-            parts = finished.setdefault(group.user_id, [])
-            parts.append(weights)
-            if len(parts) == waiting[group.user_id]:
+        if not any(group.user_id in wanted for group in some):
+            continue
+        parts = Halving[HistoryBatch](lambda group: group.rows).run(some, assembler.run)
+        for group, weights in zip(some, chain.from_iterable(parts), strict=True):
+            found = finished.setdefault(group.user_id, [])
+            found.append(weights)
+            if group.user_id in wanted and len(found) == waiting[group.user_id]:
                 done(group.user_id, average(finished.pop(group.user_id)))

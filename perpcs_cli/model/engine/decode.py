@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+
+import torch
 
 from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.model.engine.batching import Encoded, shared_prefix
 from perpcs_cli.model.engine.drafts import NO_DRAFT, Draft, Drafts, fixed_cost
 from perpcs_cli.model.engine.lora_layer import attached
+from perpcs_cli.model.engine.memory import release, too_large, watched
 from perpcs_cli.model.engine.packed_attention import Rows, packed
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.loading.base import Base
 
 LEAST_PREFIX = 8
 """A shorter common beginning is not worth the trouble."""
+UNIT = 8
+"""How many times the rows that are in memory at a time make a unit, which a stopped run does as a whole."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ def generate(
     merge: Merge = "product",
     drafts: Drafts | None = None,
     techniques: Techniques = Techniques(),
+    known: Collection[int] = (),
     done: Callable[[list[int], list[list[int]]], None] = lambda indices, tokens: None,
 ) -> list[list[int]]:
     """The greedy continuation of each row, (prompt, index of its recipe), without the end-of-sequence token.
@@ -68,14 +75,18 @@ def generate(
     `batch_rows` rows and `batch_tokens` tokens, new ones included, are in memory at a time, but always one row.
     `drafts` are known answers, and take up the ones found here. `done(indices, tokens)` is called with the rows that
     have ended, after every pass in which any did; it must not run the model.
+
+    Without `drafts` the rows are divided into units that know nothing of each other and do not depend on `known`, the
+    rows whose answers are there. A unit of known rows is passed over, and a unit with others is run whole: so a run
+    that goes on computes, bit for bit, what one that was never stopped would.
+
+    Where the device's memory runs out, fewer rows go on. Raises PerpcsError for a row that does not fit alone.
     """
     outputs: list[list[int]] = [[] for _ in rows]
-    known = drafts if drafts is not None else Drafts()
-    engine = _Engine(base, recipes, max_new_tokens, known, techniques)
 
-    def ended(found: list[Row]) -> None:
+    def ended(found: list[Row], drafts: Drafts) -> None:
         for row in found:
-            known.add(row.prompt, row.output)
+            drafts.add(row.prompt, row.output)
             for index in row.asked:
                 outputs[index] = list(row.output)
         indices = sorted(index for row in found for index in row.asked)
@@ -84,8 +95,15 @@ def generate(
     for part in _parts(_unique(recipes, rows), max_new_tokens, batch_tokens, batch_rows, techniques):
         capacity = max(len(row.prompt) for row in part) + max_new_tokens
         places = max(1, min(batch_rows, batch_tokens // capacity, len(part)))
-        with packed(base), attached(base, recipes, merge=merge):
-            engine.run(part, places, capacity, ended)
+        size = UNIT * places if drafts is None else len(part)
+        for start in range(0, len(part), size):
+            unit = part[start : start + size]
+            if all(index in known for row in unit for index in row.asked):
+                continue
+            engine = _Engine(base, recipes, max_new_tokens, Drafts() if drafts is None else drafts, techniques)
+            with packed(base), attached(base, recipes, merge=merge):
+                if row := engine.run(unit, places, capacity, ended):
+                    raise too_large([rows[row.asked[0]][0]])
     return outputs
 
 
@@ -136,8 +154,27 @@ class _Engine:
         self.techniques = techniques
         self.fixed = fixed_cost(base.device, base.dtype)
 
-    def run(self, rows: list[Row], places: int, capacity: int, ended: Callable[[list[Row]], None]) -> None:
-        """Decode rows, at most `places` at a time; `ended` gets those that a pass has brought to their end."""
+    def run(
+        self, rows: list[Row], places: int, capacity: int, ended: Callable[[list[Row], Drafts], None]
+    ) -> Row | None:
+        """Decode rows, at most `places` at a time, or fewer where the memory does not suffice.
+
+        `ended` gets those that a pass has brought to their end. Returns a row that does not fit alone.
+        """
+        while rows:
+            with suppress(torch.OutOfMemoryError), watched():
+                self._run(rows, places, capacity, ended)
+            rows = [row for row in rows if not row.ended]
+            places = min(places, len(rows))
+            if places == 1:
+                return rows[0]
+            places //= 2
+            for row in rows:
+                row.computed = 0
+            release()
+        return None
+
+    def _run(self, rows: list[Row], places: int, capacity: int, ended: Callable[[list[Row], Drafts], None]) -> None:
         cache = Rows(self.base, places, capacity)
         alive: list[Row] = []
         waiting = rows
@@ -147,7 +184,7 @@ class _Engine:
             self._pass(cache, running, waiting=len(waiting) > places - len(alive))
             if gone := [row for _, row in running if row.ended]:
                 alive = _leave(cache, alive, _kept(alive, waiting, places) if self.techniques.prefix else [])
-                ended(gone)
+                ended(gone, self.drafts)
 
     def _admit(self, cache: Rows, waiting: list[Row], alive: list[Row], places: int) -> list[Row]:
         """Let rows in as far as there is place, and return those that still wait.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -14,15 +15,29 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+SIGNS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+"""What errors say that mean it, but have no class of their own: those of CUDA's libraries and of the processor."""
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Let every lack of memory in the block be a torch.OutOfMemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not any(sign in str(error) for sign in SIGNS):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from None
+
+
 class Halving(Generic[Item]):
     """Runs items in parts that fit. What did not fit once is not tried again by the same object.
 
-    `size`: how much room some items need, in any unit; `row`: the longest row of an item, for the error.
+    `rows`: the rows that an item is made of.
     """
 
-    def __init__(self, size: Callable[[Sequence[Item]], int], row: Callable[[Item], Encoded]) -> None:
-        self._size = size
-        self._row = row
+    def __init__(self, rows: Callable[[Item], Sequence[Encoded]]) -> None:
+        self._rows = rows
         self._too_much: int | None = None
 
     def run(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> list[Result]:
@@ -35,30 +50,35 @@ class Halving(Generic[Item]):
             part = waiting.pop(0)
             if len(part) < 2 or self._too_much is None or self._size(part) < self._too_much:
                 try:
-                    found.append(work(part))
+                    with watched():
+                        found.append(work(part))
                     continue
                 except torch.OutOfMemoryError:
                     # Nothing is tried in here: the error still holds what the failed pass computed.
                     self._too_much = self._size(part)
-                if len(part) == 1:
-                    raise too_large(self._row(part[0]))
+                if len(part) < 2:
+                    raise too_large(self._rows(part[0]))
                 release()
             half = (len(part) + 1) // 2
             waiting[:0] = [part[:half], part[half:]]
         return found
 
+    def _size(self, items: Sequence[Item]) -> int:
+        """Tokens, padding included."""
+        rows = [row for item in items for row in self._rows(item)]
+        return len(rows) * max(map(len, rows), default=0)
 
-def padded_tokens(rows: Sequence[Encoded]) -> int:
-    """The size of rows that are padded to the longest of them."""
-    return len(rows) * max(map(len, rows), default=0)
 
-
-def too_large(row: Encoded) -> PerpcsError:
-    """What is raised for a row that does not fit into the device's memory, not even alone."""
+def too_large(rows: Sequence[Encoded]) -> PerpcsError:
+    """What is raised for rows that do not fit into the device's memory and cannot be divided, mostly a single one."""
+    first = max(rows, key=len)
+    what = (
+        f"a row of {len(first)} tokens" if len(rows) == 1 else f"a batch of {len(rows)} rows, {len(first)} tokens each,"
+    )
     return PerpcsError(
-        f"one row of {len(row)} tokens alone does not fit into the device's memory",
-        where=", ".join(name for name in (row.who, repr(row.key)) if name),
-        hint="Give a smaller --max-length, a smaller --dtype, or another --device.",
+        f"{what} does not fit into the device's memory, not even alone",
+        where=", ".join(name for name in (first.who, repr(first.key)) if name),
+        hint="Give a smaller --max-length or --batch-size, --dtype bfloat16, or another --device.",
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from perpcs_cli.model.engine.batching import Encoded, shared_prefix
 from perpcs_cli.model.engine.decode import LEAST_PREFIX
 from perpcs_cli.model.engine.drafts import fixed_cost
 from perpcs_cli.model.engine.lora_layer import attached
+from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.engine.packed_attention import Rows, not_finite, packed
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.loading.base import Base
@@ -77,7 +80,11 @@ def score(
         if all(index in known for index in batch):
             continue
         with packed(base), attached(base, recipes, merge=merge):
-            new = dict(zip(batch, _pass(base, recipes, [rows[index] for index in batch]), strict=True))
+            # A new one for each batch: how it is divided must not depend on the batches before it.
+            parts = Halving[tuple[Encoded, int]](lambda row: [row[0]]).run(
+                [rows[index] for index in batch], partial(_pass, base, recipes)
+            )
+        new = dict(zip(batch, chain.from_iterable(parts), strict=True))
         found |= new
         done(new)
     return found

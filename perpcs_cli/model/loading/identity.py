@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ def choose_device(name: str) -> torch.device:
     if device.type == "meta":
         raise UsageError("the device 'meta' computes nothing", where="--device")
     if device.type == "cuda":
+        # Without room of its own for each stream, cuBLAS adds up in an order that changes from run to run.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     return device
 
@@ -96,7 +99,7 @@ def locate(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*", "vocab.txt", "merges.txt"]
     try:
         return Path(snapshot_download(found, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:

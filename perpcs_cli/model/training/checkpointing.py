@@ -19,7 +19,8 @@ class checkpointing:
     def __enter__(self) -> None:
         if self.wanted:
             with _quiet():
-                self.base.model.gradient_checkpointing_enable({"use_reentrant": False})
+                # Dropout draws the same again by itself, and nothing else draws.
+                self.base.model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
             # transformers lets gradients reach the embeddings and would leave that on; this kind has no need of it.
             self.base.model.disable_input_require_grads()
             for module in self.base.model.modules():

@@ -21,7 +21,7 @@ from perpcs_cli.artifacts.settings import TrainSettings
 from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine.batching import Encoded, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
-from perpcs_cli.model.engine.memory import Halving, padded_tokens
+from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.keyed_noise import SecretStream
@@ -76,7 +76,7 @@ def train_private(
         stream=stream,
     )
     schedule = new_schedule(optimizer, settings, steps)
-    fitting = Halving[Encoded](padded_tokens, lambda row: row)
+    fitting = Halving[Encoded](lambda row: [row])
     with checkpointing(base, settings.checkpointing):
         for step in range(steps):
             drawn = np.flatnonzero(stream.uniform(len(job.examples)) < sample_rate)

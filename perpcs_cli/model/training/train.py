@@ -19,7 +19,7 @@ from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.errors import PerpcsError, shortened
 from perpcs_cli.model.engine.batching import Batch, Encoded, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
-from perpcs_cli.model.engine.memory import Halving, padded_tokens
+from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.dropout import Drawn, Dropout
@@ -138,7 +138,7 @@ def train(
             passes.add(batches)
             seen = _look(together)
             if len(together) > 1 and not all(_finite(*one) for one in seen):
-                # Nothing times infinity is NaN: what is wrong with one job shows in all. Each alone tells whose it is.
+                # Zero times infinity is NaN: what is wrong with one job shows in all. Each alone tells whose it is.
                 for run in together:
                     run.forget()
                     passes.add([[one for one in some if one[0] is run] for some in batches])
@@ -220,11 +220,13 @@ class _Passes:
         self.base = base
         self.dropout = dropout
         self.seed = seed
-        self._fitting = Halving[_Row](lambda some: padded_tokens([row.encoded for row in some]), lambda r: r.encoded)
+        self._fitting = Halving[_Row](lambda row: [row.encoded])
 
     def add(self, step: Sequence[Batches]) -> None:
         """Add the losses and gradients of a step's passes to their runs."""
         for place, batches in enumerate(step):
+            if not batches:
+                continue
             rows = [_Row(i, at, row) for i, (_, batch, _) in enumerate(batches) for at, row in enumerate(batch)]
             for run, _, _ in batches:
                 run.losses.append(torch.zeros((), device=self.base.device))

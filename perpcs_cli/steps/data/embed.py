@@ -96,7 +96,7 @@ def embed(
         try:
             with report.progress("embedding", len(todo)) as bar:
                 for one in todo:
-                    made[one.name] = model.embed(texts[one.name])
+                    made[one.name] = model.embed(texts[one.name], who=f"user {one.name}")
                     keep(one, made[one.name])
                     bar.advance(1, one.name)
                     if time.monotonic() - saved > SAVE_SECONDS:

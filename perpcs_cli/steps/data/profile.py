@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,11 +97,12 @@ def profile(
             # All of the old ones, so that the journal alone says what the file will be.
             journal.add([row for user, row in known().items() if user not in wanted])
         have = {row.user_id: row for row in journal.rows if row.source == sources.get(row.user_id, row.source)}
-        left = [user for user in wanted if user not in have]
-        if len(left) < len(wanted):
-            report.note(f"{len(wanted) - len(left)} of {len(wanted)} users have a profile already")
+        asked = list(wanted)
+        done = {place for place, user in enumerate(asked) if user in have}
+        if done:
+            report.note(f"{len(done)} of {len(wanted)} users have a profile already")
         try:
-            rows = _encode(model, {user: (ask[user], shown[user]) for user in left}, max_new_tokens, report)
+            rows = _encode(model, {user: (ask[user], shown[user]) for user in asked}, max_new_tokens, report)
         except DataError:
             if not journal.rows:
                 # Nothing was made that another run would have to respect.
@@ -111,12 +113,13 @@ def profile(
             RecipeRouter(PieceCache(model.base, [].__getitem__), [{}]),
             [(row, 0) for row in rows],
             journal,
-            lambda place, text: Profile(user_id=left[place], profile=text, source=sources[left[place]]),
+            lambda place, text: Profile(user_id=asked[place], profile=text, source=sources[asked[place]]),
             report,
             label="writing profiles",
             max_new_tokens=max_new_tokens,
+            known=done,
         )
-        profiles = {**have, **{row.user_id: row for row in journal.rows if row.user_id in left}}
+        profiles = {**have, **{row.user_id: row for row in journal.rows if row.user_id in wanted}}
         write_profiles(path, profiles)
         info = ProfilesInfo(task=workspace.task.name, sha256=hashing.digest_file(path), provenance=provenance)
         write_info(path, info)
@@ -163,7 +166,7 @@ def _encode(
             row, left_out = encode_items(model.base, ask, lines, model.settings.max_length, reserve=reserve)
         except DataError as error:
             raise DataError(error.what, where=f"user {user}", hint=error.hint) from None
-        rows.append(row)
+        rows.append(replace(row, who=f"user {user}"))
         if left_out or row.cut:
             short.append(left_out)
     if short:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.artifacts.io.journal import Header, end_journal, open_journal, partial_path
 from perpcs_cli.artifacts.io.provenance import Provenance
-from perpcs_cli.artifacts.io.safe_paths import check_id
+from perpcs_cli.artifacts.io.safe_paths import check_name
 from perpcs_cli.artifacts.metrics import Resampling
 from perpcs_cli.artifacts.mia import (
     Leakage,
@@ -88,7 +88,7 @@ def mia(
     items = [every_item[index] for index in chosen]
     rows = rows_to_run(models.suspects, items, protocols, reference_count=count, seed=settings.seed)
     systems = list(dict.fromkeys(suspect.system for suspect in models.suspects))
-    path = out or workspace.mia / f"{check_id(name or '+'.join(systems), 'name', where='--name')}.json"
+    path = out or workspace.mia / f"{check_name(name or '+'.join(systems), '--name')}.json"
     if not rows:
         raise DataError(
             "no model has both members and non-members: " + _reasons(models, items, protocols),

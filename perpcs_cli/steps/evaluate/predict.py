@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from perpcs_cli.artifacts.io import atomic, hashing
 from perpcs_cli.artifacts.io.journal import Header, Journal, end_journal, open_journal, partial_path
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
-from perpcs_cli.artifacts.io.safe_paths import check_id
+from perpcs_cli.artifacts.io.safe_paths import check_name
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.predictions import (
     Prediction,
@@ -79,12 +79,12 @@ def predict(
     if base:
         kind, models = "base", base_alone(users)
     elif chosen and recipes is None:
-        shared = adapter if sharer is None else workspace.sharers / check_id(sharer, "sharer", where="--sharer")
+        shared = adapter if sharer is None else workspace.sharers / check_name(sharer, "--sharer")
         kind, models = (shared or own or Path()).resolve().name, single_adapters(shared, own, users)
     else:
         place = recipes or workspace.recipes
         kind, models = recipes_name(place), recipes_over(place, open_pool(pool or workspace.pool), users)
-    path = out or workspace.predictions / f"{check_id(name or kind, 'name', where='--name')}.jsonl"
+    path = out or workspace.predictions / f"{check_name(name or kind, '--name')}.jsonl"
     # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
     prompts = {
         user.user_id: [
@@ -171,12 +171,14 @@ def _answer(
     rows: list[tuple[Encoded, int]] = []
     owners: list[str] = []
     for user in users:
-        wanted = [prompt for prompt in prompts[user.user_id] if (user.user_id, prompt.key) not in done]
-        encoded = model.encode(wanted, who=f"user {user.user_id}", reserve=settings.max_new_tokens)
+        encoded = model.encode(prompts[user.user_id], who=f"user {user.user_id}", reserve=settings.max_new_tokens)
         rows += [(row, models.users[user.user_id]) for row in encoded]
         owners += [user.user_id] * len(encoded)
-    if done:
-        report.note(f"{len(done)} of {len(done) + len(rows)} queries are answered already")
+    known = {
+        place for place, (owner, (row, _)) in enumerate(zip(owners, rows, strict=True)) if (owner, row.key) in done
+    }
+    if known:
+        report.note(f"{len(known)} of {len(rows)} queries are answered already")
     answer(
         model,
         RecipeRouter(PieceCache(model.base, lambda index: models.adapters[index]), models.recipes),
@@ -186,5 +188,6 @@ def _answer(
         report,
         label="predicting",
         max_new_tokens=settings.max_new_tokens,
+        known=known,
         merge=models.merge,
     )

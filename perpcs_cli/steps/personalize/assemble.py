@@ -77,7 +77,7 @@ def assemble(
         left = {output.name: output for output in todo}
         secret = existing_secret(workspace.root)
         batches = []
-        for name in left:
+        for name in origins:
             rows = model.encode(prompts[name], who=f"user {name}")
             own = [opened.ids.index(one) for one in own_names(opened, secret, name) if one in opened.ids]
             batches += make_batches(name, rows, settings.assemble.batch_size, own)
@@ -92,6 +92,6 @@ def assemble(
                 keep(output, write(output.path, user_id, "per-pcs", merge, opened, named, origins[user_id], report))
                 bar.advance(1, user_id)
 
-            assemble_all(assembler, batches, batch_tokens=settings.predict.batch_tokens, done=done)
+            assemble_all(assembler, batches, batch_tokens=settings.predict.batch_tokens, wanted=left, done=done)
 
     return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)

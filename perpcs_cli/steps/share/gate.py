@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from perpcs_cli.artifacts.adapter import Adapter, check_same_adapter, divided, link_adapter, open_adapter
+from perpcs_cli.artifacts.adapter import CARD, Adapter, check_same_adapter, divided, link_adapter, open_adapter
 from perpcs_cli.artifacts.gate import FILE, GateCard, read_fitting_gates, write_gates
+from perpcs_cli.artifacts.pools.removal import check_removable
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.errors import DataError
 from perpcs_cli.steps.base import StepModel
@@ -60,7 +61,13 @@ def gate(
             raise DataError("holds no sharers", where=source, hint="Train them with `perpcs train-sharer`.")
     users = {user.user_id: user for user in who.select(workspace)}
     adapters = {name: open_adapter(source / name) for name in users}
+    if plain := [name for name, adapter in adapters.items() if adapter.card is None]:
+        hint = "No pool would take its gates. Train it with `perpcs train-sharer`, or leave it out with --users."
+        raise DataError(f"holds no {CARD}", where=source / plain[0], hint=hint)
     directory = out or source
+    if out is not None and force:
+        for name in users:
+            check_removable(out / name)
     model = StepModel(workspace, report)
     shared: dict[str, Any] = {"gate": settings.gate, "recent": recent, "prompts": shown, "together": together}
     shared |= {"max_length": settings.max_length, **model.describe(), **(budget.settings() if budget else {})}
@@ -77,8 +84,8 @@ def gate(
         origins[name] = workspace.provenance("gate", shared, inputs, model.fingerprint)
 
     def finished(name: str) -> GateCard | None:
-        if out is not None:
-            check_same_adapter(source / name, out / name)
+        if out is not None and not check_same_adapter(source / name, out / name):
+            check_removable(out / name)
         layers = {module: adapters[name].shape(module) for module in adapters[name].modules}
         return made_from(origins[name], directory / name / FILE, lambda path: read_fitting_gates(path, layers)[1])()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from perpcs_cli.artifacts.adapter import Card
 from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.pools.removal import check_removable
 from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, made_from, run
@@ -67,6 +68,10 @@ def train_sharer(
     origins = {user.user_id: provenance(user) for user in users}
     places = {name: directory / name for name in origins}
     outputs = [Output(name, places[name], made_from(origins[name], places[name], read_trained)) for name in origins]
+
+    if force:
+        for place in places.values():
+            check_removable(place)
 
     def make(todo: Any, keep: Any) -> None:
         failures = Failures(report)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from perpcs_cli.artifacts.io import safe_paths
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, UsageError
 
 
 @pytest.mark.parametrize("good", ["u42", "A-b_c.d", "ünïcode", "a b", "-x", "1" * 200])
 def test_good_ids(good):
     assert safe_paths.check_id(good, "user") == good
+    assert safe_paths.check_name(good, "--name") == good
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,8 @@ def test_good_ids(good):
 def test_bad_ids(bad):
     with pytest.raises(DataError, match="cannot name a file"):
         safe_paths.check_id(bad, "user")
+    with pytest.raises(UsageError, match=r"^--name: .* cannot name a file"):
+        safe_paths.check_name(bad, "--name")
 
 
 def test_paths_inside(tmp_path):
@@ -42,3 +45,10 @@ def test_paths_that_lead_out(tmp_path, bad):
 def test_an_id_is_one_line_of_a_list(separator):
     with pytest.raises(DataError, match="line separator"):
         safe_paths.check_id(f"u1{separator}u2", "user id")
+
+
+@pytest.mark.parametrize("relative", ["a\0b", "x" * 5000, "a/" * 3000, "\ud800", "loop/a"])
+def test_a_path_that_can_be_none(tmp_path, relative):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match="can be none"):
+        safe_paths.inside(tmp_path, relative, where="here")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 
 import msgspec
@@ -119,17 +118,26 @@ def test_what_is_too_large_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [5, 4])
-def test_a_pipe_is_read_as_far_as_the_bound(tmp_path, limit):
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    writer = threading.Thread(target=path.write_bytes, args=[b"12345"])
-    writer.start()
+def test_a_pipe_of_the_shell_is_read_as_far_as_the_bound(limit):
+    reading, writing = os.pipe()
+    os.write(writing, b"12345")
+    os.close(writing)
+    path = Path(f"/dev/fd/{reading}")
     if limit == 5:
         assert typed_files.read_bytes(path, limit) == b"12345"
     else:
         with pytest.raises(DataError, match="is larger than"):
             typed_files.read_bytes(path, limit)
-    writer.join()
+    os.close(reading)
+
+
+def test_a_named_pipe_is_no_file(tmp_path):
+    """It might wait for its writer for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(DataError, match="is a pipe, and no file"):
+            typed_files.read_bytes(tmp_path / name)
 
 
 def test_a_device_is_no_file():

@@ -6,11 +6,13 @@ import shutil
 
 import pytest
 import torch
-from helpers import edit_json, edit_tensor
+from helpers import edit_json, edit_tensor, provenance
 
 from perpcs_cli.artifacts.adapter import PREFIX, WEIGHTS
+from perpcs_cli.artifacts.embeddings import EmbeddingsCard
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
-from perpcs_cli.artifacts.pool import gates_path, open_pool
+from perpcs_cli.artifacts.io import hashing, tensors
+from perpcs_cli.artifacts.pool import embeddings_path, gates_path, open_pool
 from perpcs_cli.artifacts.pools.verify import verify_pool
 
 
@@ -60,3 +62,17 @@ def test_verify_reads_gates_that_are_gone(pool, root):
     problems = verify_pool(pool)
     assert len(problems) == 1
     assert problems[0].startswith(f"{root / 'sharers' / 's2' / GATE_FILE}: no such file")
+
+
+def test_gates_and_embeddings_are_no_integers(tiny, pool, root):
+    first = next(iter(tiny.targets))
+    edit_tensor(gates_path(pool.path), first, torch.ones(3, 64, dtype=torch.int32))
+    edit_json(pool.path, gates=hashing.digest_file(gates_path(pool.path)))
+    (problem,) = verify_pool(open_pool(pool.path))
+    assert "holds I32, and no floating-point numbers" in problem
+    card = EmbeddingsCard(encoder="e", users=dict.fromkeys(pool.ids, ""), provenance=provenance())
+    named = {"embeddings": torch.ones(3, 4, dtype=torch.int64)}
+    tensors.write_tensors(embeddings_path(pool.path), named, tensors.card_metadata(card))
+    edit_json(pool.path, gates="", embeddings=hashing.digest_file(embeddings_path(pool.path)))
+    (problem,) = verify_pool(open_pool(pool.path))
+    assert "holds I64, and no floating-point numbers" in problem

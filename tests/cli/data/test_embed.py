@@ -53,11 +53,11 @@ def test_a_run_over_changed_histories_that_was_stopped(shell: Shell, monkeypatch
     write_users(shell.root / "users.jsonl", users)
     honest, done = Encoder.embed, []
 
-    def dying(encoder: Encoder, texts):
+    def dying(encoder: Encoder, texts, who):
         if done:
             raise KeyboardInterrupt
         done.append(texts)
-        return honest(encoder, texts)
+        return honest(encoder, texts, who)
 
     with monkeypatch.context() as patch:
         patch.setattr(Encoder, "embed", dying)
@@ -68,11 +68,11 @@ def test_a_run_over_changed_histories_that_was_stopped(shell: Shell, monkeypatch
 def test_a_stopped_run_goes_on(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     honest, done = Encoder.embed, []
 
-    def dying(encoder: Encoder, texts):
+    def dying(encoder: Encoder, texts, who):
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(texts)
-        return honest(encoder, texts)
+        return honest(encoder, texts, who)
 
     with monkeypatch.context() as patch:
         patch.setattr(Encoder, "embed", dying)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from shell import DATA, Shell, named, refused
+from shell import DATA, USAGE, Shell, named, refused
 
 from perpcs_cli.artifacts.adapter import WEIGHTS
 
@@ -49,6 +52,67 @@ def test_a_task_adapter_that_is_not_named(shell: Shell) -> None:
     assert (shell.root / "perpcs.toml").read_bytes() == settings
     assert "names" not in done.stderr
     assert (shell.root / "another" / WEIGHTS).exists()
+
+
+def keep_notes(directory: Path) -> None:
+    """A directory of somebody's notes."""
+    (directory / "deep").mkdir(parents=True)
+    (directory / "deep" / "notes.txt").write_text("mine")
+
+
+@pytest.mark.parametrize("force", ["", "--force"])
+@pytest.mark.parametrize("line", [f"{GATE} --out other", "train-sharer --plain --steps 1 --out other"])
+@pytest.mark.parametrize("whose", ["notes", "notes beside an adapter"])
+def test_what_is_not_theirs_stays(shell: Shell, line: str, force: str, whose: str) -> None:
+    sharer = shell.ids("candidate")[0]
+    place = shell.root / "other" / sharer
+    if whose == "notes beside an adapter":
+        shutil.copytree(shell.root / "oppu" / shell.ids("target")[0], place)
+    keep_notes(place)
+    before = shell.walk()
+    for dry in ("", "--dry-run"):
+        done = shell(f"{line} --user {sharer} {force} {dry}")
+        assert done.exit_code in (USAGE, DATA)
+        assert f"error: other/{sharer}: " in done.stderr
+        assert shell.walk() == before
+
+
+def test_an_adapter_is_replaced_by_force(shell: Shell) -> None:
+    sharer = shell.ids("candidate")[0]
+    for line in (f"{GATE} --out other", "train-sharer --plain --steps 1 --out other"):
+        place = shell.root / "other" / sharer
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(shell.root / "oppu" / shell.ids("target")[0], place)
+        (place / "README.md").write_text("PEFT writes one")
+        assert shell(f"{line} --user {sharer}").exit_code == DATA
+        assert shell(f"{line} --user {sharer} --force").exit_code == 0
+        assert not (place / "README.md").exists()
+
+
+@pytest.mark.parametrize("dry", ["", "--dry-run"])
+def test_gates_that_no_pool_would_take_are_not_trained(shell: Shell, dry: str) -> None:
+    """An adapter of PEFT alone has no sharer.json, which a pool demands."""
+    sharer = shell.ids("candidate")[0]
+    (shell.root / "sharers" / sharer / "sharer.json").unlink()
+    message = refused(shell(f"{GATE} --force {dry}"), DATA)
+    assert message.startswith(f"sharers/{sharer}: holds no sharer.json")
+    assert "No pool would take its gates" in message
+    assert refused(shell("pool build --force"), DATA).startswith(f"sharers/{sharer}: holds no sharer.json")
+
+
+@pytest.mark.parametrize("name", ["@jack", "7", "-x", "é"])
+def test_a_sharers_name_is_taken_as_it_is(shell: Shell, name: str) -> None:
+    """No id is read as a file, a number or a flag."""
+    first = shell.ids("candidate")[0]
+    for path in (shell.root / "users.jsonl", shell.root / "splits" / "candidate.txt"):
+        path.write_text(path.read_text().replace(first, name))
+    shutil.rmtree(shell.root / "sharers")
+    for line in ("train-sharer --plain --steps 1", "gate --plain --steps 1", "pool build --force"):
+        done = shell(line)
+        assert done.exit_code == 0, done.stderr
+    assert (shell.root / "sharers" / name / "gate.safetensors").exists()
+    assert shell(f"gate --plain --steps 1 --user {name}").exit_code == 0
+    assert shell(f"predict --sharer {name} --max-new-tokens 2").exit_code == 0
 
 
 @pytest.mark.parametrize("how", ["not finite", "renamed", "one is missing", "of another shape"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
-from helpers import merged, random_pieces, random_rows, write_pool
+from helpers import merged, random_pieces, random_rows, short_of_memory, write_pool
 
 from perpcs_cli.artifacts.settings import AssembleSettings
 from perpcs_cli.errors import DataError, PerpcsError
@@ -311,9 +312,47 @@ def test_assemble_averages_a_users_batches_and_reports_once(tiny, pool):
     }
     for budget in (1, 50, 10_000):
         told = []
-        assemble(assembler, batches, batch_tokens=budget, done=lambda *result, told=told: told.append(result))
+        done = lambda *result, told=told: told.append(result)  # noqa: E731
+        assemble(assembler, batches, batch_tokens=budget, wanted=history, done=done)
         assert [user for user, _ in told] == ["u", "v"]
         for user, weights in told:
             assert_same(weights, expected[user])
             for mix in weights.values():
                 assert sum(weight for _, weight in mix) == pytest.approx(1)
+
+
+def test_who_is_wanted_changes_nothing_for_the_others(tiny, pool, monkeypatch):
+    """The passes of a run that goes on are those of the whole run in which somebody is left."""
+    history = {name: random_rows(tiny, [(6, 2)] * count, count) for name, count in (("u", 3), ("v", 5), ("w", 1))}
+    batches = [batch for user, rows in history.items() for batch in make_batches(user, rows, 2)]
+    passes = []
+    monkeypatch.setattr(Assembler, "run", lambda self, some, run=Assembler.run: passes.append(some) or run(self, some))
+    assembler = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(), 0)
+
+    def go(wanted):
+        passes.clear()
+        told = {}
+        assemble(assembler, batches, batch_tokens=32, wanted=wanted, done=told.__setitem__)
+        return told, [[(group.user_id, group.number) for group in some] for some in passes]
+
+    whole, expected = go(history)
+    assert expected == [[("u", 0), ("u", 1)], [("v", 0), ("v", 1)], [("v", 2), ("w", 0)]]
+    assert go({"w"}) == ({"w": whole["w"]}, expected[2:])
+    assert go({"u"}) == ({"u": whole["u"]}, expected[:1])
+    assert go({"v"}) == ({"v": whole["v"]}, expected[1:])
+
+
+def test_memory_that_runs_out_divides_a_pass_between_batches(tiny, pool, monkeypatch):
+    rows = [dataclasses.replace(row, who="user u") for row in random_rows(tiny, [(6, 2)] * 5)]
+    batches = make_batches("u", rows, 2)
+    assembler = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(sample=True), 0)
+    whole, told = {}, {}
+    assemble(assembler, batches, batch_tokens=1000, wanted=["u"], done=whole.__setitem__)
+    with monkeypatch.context() as patch:
+        sizes = short_of_memory(tiny, patch, 16)
+        assemble(assembler, batches, batch_tokens=1000, wanted=["u"], done=told.__setitem__)
+        assert sizes == [40, 32, 16, 16, 8]
+    assert_same(told["u"], whole["u"])
+    short_of_memory(tiny, monkeypatch, 15)
+    with pytest.raises(PerpcsError, match="user u, 'row0': a batch of 2 rows, 8 tokens each, does not fit"):
+        assemble(assembler, batches, batch_tokens=1000, wanted=["u"], done=told.__setitem__)

@@ -77,6 +77,7 @@ def test_assembly_never_uses_a_withheld_piece(
             Assembler(tiny, pool, PieceCache(tiny, adapter), chosen, seed),
             make_batches("u", random_rows(tiny, [(5, 2), (3, 3), (4, 2)], seed), 2),
             batch_tokens=4096,
+            wanted=["u"],
             done=lambda user, weights: used.extend((s, m) for m, mix in weights.items() for s, _ in mix),
         )
         given_pieces = {(index, module) for index in range(COUNT) for module in pool.shares(index)}

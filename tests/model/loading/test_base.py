@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -15,7 +16,7 @@ from perpcs_cli.errors import DataError, PerpcsError, UsageError
 from perpcs_cli.model.engine.batching import make_batch
 from perpcs_cli.model.engine.packed_check import check_packed
 from perpcs_cli.model.loading.base import find_targets, merge_adapter
-from perpcs_cli.model.loading.identity import choose_dtype, fingerprint_model
+from perpcs_cli.model.loading.identity import choose_device, choose_dtype, fingerprint_model
 from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
 
 
@@ -224,6 +225,16 @@ def test_devices_and_dtypes(tiny_dir):
     with pytest.raises(UsageError, match="no such dtype: 'int8'"):
         load(tiny_dir, dtype="int8")
     assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+
+def test_sums_have_one_order_on_cuda(monkeypatch):
+    asked = []
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch, "empty", lambda *_, **how: None)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, warn_only: asked.append(on))
+    assert choose_device("cuda:0") == torch.device("cuda", 0)
+    assert (os.environ["CUBLAS_WORKSPACE_CONFIG"], asked) == (":4096:8", [True])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

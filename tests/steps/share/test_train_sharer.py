@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from perpcs_cli import steps
 from perpcs_cli.artifacts.users import read_users
 from perpcs_cli.errors import PerpcsError
+from perpcs_cli.model.engine.batching import Encoded
+from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training import train as room
 from perpcs_cli.steps.share.failures import log_path
+from perpcs_cli.steps.share.privacy import Budget
 from perpcs_cli.steps.workspace import Workspace
 from perpcs_cli.tasks.prompts import PLAIN
 
@@ -76,6 +81,22 @@ def test_one_that_fails_is_named_and_the_others_are_written(
     assert len(log_path(workspace.sharers / second).read_text().splitlines()) == 1
     assert set(train(workspace)) == {first, second, third}
     assert not log_path(workspace.sharers / second).exists()
+
+
+def test_a_private_training_that_fails_keeps_no_log(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from perpcs_cli.model.training import dp_sgd
+
+    first, second, third = read_users(workspace.users)
+    gradients = dp_sgd.example_gradients
+
+    def spoilt(base: Base, job: room.Job, rows: Sequence[Encoded]) -> list[Tensor]:
+        return [one * (math.nan if job.name == second else 1.0) for one in gradients(base, job, rows)]
+
+    monkeypatch.setattr(dp_sgd, "example_gradients", spoilt)
+    budget = Budget(epsilon=None, noise=1.0, delta=1e-3, clip=1.0, workspace=workspace.root)
+    with pytest.raises(PerpcsError, match=f"not trained to the end: {second}; a gradient is not finite at step 1"):
+        steps.train_sharer(workspace, shown=PLAIN, budget=budget)
+    assert {path.name for path in workspace.sharers.iterdir() if not path.name.startswith(".")} == {first, third}
 
 
 def test_gates_that_fail(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
