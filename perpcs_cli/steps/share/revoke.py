@@ -15,7 +15,7 @@ from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.io.safe_paths import inside
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
-from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
+from perpcs_cli.artifacts.pools.pseudonyms import own_names, pseudonym
 from perpcs_cli.artifacts.pools.revocation import (
     Lost,
     Revocation,
@@ -110,6 +110,10 @@ def _revoke(
         return Revoked(pool=str(path), revoked=[])
     finished = [] if dry_run else _finish_stopped(path, secret, report)
     wanted = [name for name in dict.fromkeys(sharers) if name not in finished]
+    if stopped and wanted:
+        # The command that is run again: who is out already is not missed, while recipes are still to be made.
+        opened = open_pool(path)
+        wanted = [name for name in wanted if own_names(opened, secret, name) & set(opened.ids)]
     if not wanted:
         if not finished and not stopped:
             raise UsageError("names nobody, and nothing was stopped", where=path, hint="Give the sharers' ids.")
