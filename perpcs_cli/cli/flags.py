@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -119,14 +119,26 @@ def form_of(form: TableFormat | None, console: Console) -> TableFormat:
     return form or "table"
 
 
+def check_directories(given: Sequence[Path] | None, flag: str) -> None:
+    """Raise UsageError for one that is none: nothing would be found there, without a word."""
+    for path in given or ():
+        if not path.is_dir():
+            raise UsageError(f"no such directory: {path}", where=flag)
+
+
 def count_option(default: str) -> Any:
     """The flag --count of a command that takes `default` without it."""
     return typer.Option("--count", min=1, help="How many users.", show_default=default)
 
 
-def out_option(default: str) -> Any:
-    """The flag --out of a command that writes to `default` without it."""
-    return typer.Option("--out", "-o", help="Where it is written.", show_default=default)
+def out_option(default: str | bool, kind: Literal["file", "directory"]) -> Any:
+    """The flag --out of a command that writes a file or into a directory, to `default` without it."""
+    return written("--out", "-o", help="Where it is written.", show_default=default, kind=kind)
+
+
+def written(*names: str, kind: Literal["file", "directory"], **more: Any) -> Any:
+    """A flag of a file or directory that is written: another kind of thing there is refused before the work."""
+    return typer.Option(*names, file_okay=kind == "file", dir_okay=kind == "directory", **more)
 
 
 def protocol_option(default: str) -> Any:

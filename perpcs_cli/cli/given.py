@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -23,7 +24,10 @@ def check_values(command: Any, context: Any, arguments: list[str]) -> None:
         given = parameter.value_from_envvar(context) if given is None else given
         kind = parameter.type_descriptor.annotation
         for text in given if isinstance(given, list | tuple) else [given]:
-            if isinstance(text, str) and (wrong := problem(text, kind)):
+            wrong = problem(text, kind) if isinstance(text, str) else None
+            if isinstance(text, str) and _is_written(parameter):
+                wrong = wrong or problem_of_place(Path(text))
+            if wrong:
                 raise typer.BadParameter(wrong, ctx=context, param=parameter)
 
 
@@ -38,6 +42,19 @@ def problem(text: str, kind: Any) -> str | None:
     if kind in (int, float):
         return _problem_of_number(text, kind)
     return None
+
+
+def _is_written(parameter: Any) -> bool:
+    """Whether it is the place of something that is written: see `flags.written`."""
+    info = parameter.type_descriptor.parameter_info
+    return bool(info) and not (info.file_okay and info.dir_okay)
+
+
+def problem_of_place(path: Path) -> str | None:
+    """Why nothing can be written at `path`, or None. A link to a directory is one."""
+    if path.is_symlink() and not path.is_dir():
+        return f"'{path}' is a link, and would be replaced. Give what it points to."
+    return f"'{path}' is no file." if path.exists() and not path.is_file() and not path.is_dir() else None
 
 
 def _problem_of_number(text: str, kind: type[int] | type[float]) -> str | None:

@@ -300,10 +300,7 @@ CASES = {
         "mine: already exists … --force",
     ),
     "merged model exists": Case(
-        remove("merged/merged.json"),
-        "adapt --out other --save-merged merged",
-        USAGE,
-        "merged: already exists … --force",
+        nothing, "adapt --out other --save-merged merged", USAGE, "merged: already exists … --force"
     ),
     "sharer of somebody": Case(
         remove("sharers/SHARER/sharer.json"),
@@ -503,14 +500,13 @@ def test_an_interrupted_training_leaves_the_old_sharer(shell: Shell, monkeypatch
         assert shell.walk() == before
 
 
-def test_a_diverging_training_leaves_nothing_but_its_log(shell: Shell) -> None:
+def test_a_diverging_training_leaves_its_log_alone(shell: Shell) -> None:
     before = shell.walk()
     line = named(shell, "train-sharer --user TARGET --plain --steps 9 --lr 900 --dtype float16")
     message = refused(shell(line), RUNTIME)
     assert "lower learning rate" in message
     after = shell.walk()
-    log = named(shell, "sharers/TARGET.failed.jsonl")
-    assert json.loads(after.pop(log).splitlines()[0])["step"] == 1
+    assert after.pop(named(shell, "sharers/TARGET.failed.jsonl")).startswith(b'{"step":1,')
     assert after == before
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_origin
 
 import pytest
@@ -20,6 +22,13 @@ BAD = {
     str: ("", "a\0b", "\udcff"),
     int: ("", "nan", "1e400", "-" + DIGITS, DIGITS, str(LARGEST + 1), "0x10", "1.5"),
     float: ("", "nan", "inf", "-inf", "1e400", DIGITS, "one"),
+}
+
+WRITTEN = ("--out", "--save-merged", "--pareto", "--plot", "--write-lamp")
+DIRECTORIES = {
+    *(((name,), "--out") for name in ("split", "select", "adapt", "train-sharer", "gate", "sweep")),
+    *(((name,), "--out") for name in ("assemble", "retrieve", "prime")),
+    (("adapt",), "--save-merged"),
 }
 
 
@@ -69,3 +78,38 @@ def test_help_is_shown_all_the_same() -> None:
 @pytest.mark.parametrize(("text", "kind"), [("0", int), ("-3", int), (str(LARGEST), int), ("1e300", float), (" ", str)])
 def test_what_is_left_to_the_ranges(text: str, kind: Any) -> None:
     assert problem(text, kind) is None
+
+
+@pytest.mark.parametrize("path", COMMAND_TREE, ids=" ".join)
+def test_nothing_is_written_over_links_and_devices(
+    path: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    Path("directory").mkdir()
+    Path("link").symlink_to("file")
+    Path("dangling").symlink_to("nowhere")
+    Path("to-directory").symlink_to("directory")
+    os.mkfifo("pipe")
+    command = COMMAND_TREE[path]
+    for parameter, _ in valued(command):
+        name = max(parameter.opts, key=len)
+        if name not in WRITTEN:
+            continue
+        into = (path, name) in DIRECTORIES
+        for place in ("link", "dangling", "pipe", os.devnull, *(["file"] if into else ["directory", "to-directory"])):
+            with pytest.raises(typer.BadParameter) as error:
+                command.make_context("perpcs", [name, place])
+            assert error.value.param is parameter, (name, place)
+        for place in ("new", "new/deep", "directory" if into else "file", *(["to-directory"] if into else [])):
+            try:
+                command.make_context("perpcs", [name, place])
+            except typer.BadParameter as error:
+                assert error.param is not parameter
+    assert Path("link").readlink() == Path("file")
+
+
+def test_a_place_that_is_no_directory_is_not_passed_over(tmp_path: Path) -> None:
+    for line in ("pool revoke u1 --recipes {}", "pool revoke u1 --traces {}", "audit --recipes {}"):
+        done = CliRunner().invoke(app, line.format(tmp_path / "none").split())
+        assert "no such directory" in refused(done, USAGE)

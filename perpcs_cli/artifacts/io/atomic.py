@@ -81,8 +81,9 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, kind: str = "file") -> None:
     """Raise PerpcsError where `path` could not be written: before the work, not after it."""
+    _refuse_other_kinds(path, kind)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

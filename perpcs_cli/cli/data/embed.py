@@ -23,7 +23,9 @@ def embed(
     what: Annotated[
         What, typer.Option("--what", help="The items of each history, or the text of each profile.")
     ] = "history",
-    out: Annotated[Path | None, flags.out_option("embeddings.safetensors, or profile-embeddings.safetensors")] = None,
+    out: Annotated[
+        Path | None, flags.out_option("embeddings.safetensors, or profile-embeddings.safetensors", "file")
+    ] = None,
     device: flags.DeviceOption = None,
     dtype: flags.DtypeOption = None,
 ) -> None:

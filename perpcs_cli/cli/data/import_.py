@@ -29,7 +29,7 @@ def import_(
         ),
     ],
     task: flags.TaskOption = None,
-    out: Annotated[Path | None, flags.out_option("users.jsonl of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("users.jsonl of the workspace", "file")] = None,
     allow_broken: Annotated[
         bool, typer.Option("--allow-broken", help="Write the good records and leave out the broken ones.")
     ] = False,

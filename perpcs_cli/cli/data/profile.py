@@ -29,7 +29,7 @@ def profile(
         bool | None,
         typer.Option("--chat/--no-chat", help="Ask as in a chat.", show_default="where the model has a chat template"),
     ] = None,
-    out: Annotated[Path | None, flags.out_option("profiles.jsonl of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("profiles.jsonl of the workspace", "file")] = None,
 ) -> None:
     """Write users' textual profiles with a language model.
 

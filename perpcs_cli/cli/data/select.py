@@ -25,7 +25,7 @@ def select(
     count: Annotated[int | None, flags.count_option("as many as --clusters")] = None,
     min_items: Annotated[int, typer.Option("--min-items", min=1, help="Fewest history items of a sharer.")] = 11,
     embeddings: flags.EmbeddingsOption = None,
-    out: Annotated[Path | None, flags.out_option("splits of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("splits of the workspace", "directory")] = None,
     seed: flags.SeedOption = None,
 ) -> None:
     """Select the sharers among the candidates.

@@ -28,7 +28,7 @@ def split(
     files: Annotated[
         bool, typer.Option("--files", help="Also write the users: base.jsonl, target.jsonl, candidate.jsonl.")
     ] = False,
-    out: Annotated[Path | None, flags.out_option("splits of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("splits of the workspace", "directory")] = None,
     users_file: flags.UsersFileOption = None,
     seed: flags.SeedOption = None,
 ) -> None:

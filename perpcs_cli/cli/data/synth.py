@@ -24,7 +24,7 @@ def synth(
     history: Annotated[int, typer.Option("--history", help="History items of each user.")] = 16,
     queries: Annotated[int, typer.Option("--queries", help="Queries of each user, with references.")] = 4,
     habits: Annotated[int, typer.Option("--habits", help="Headline habits that groups of users share.")] = 4,
-    out: Annotated[Path | None, flags.out_option("users.jsonl of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("users.jsonl of the workspace", "file")] = None,
     seed: flags.SeedOption = None,
 ) -> None:
     """Make a small synthetic data set with planted habits.

@@ -46,10 +46,12 @@ def eval_(
         bool, typer.Option("--partial", help="Evaluate the queries that every file answers, and say how many.")
     ] = False,
     form: flags.FormatOption = None,
-    out: Annotated[Path | None, flags.out_option("nowhere")] = None,
+    out: Annotated[Path | None, flags.out_option("nowhere", "file")] = None,
     write_lamp: Annotated[
         Path | None,
-        typer.Option("--write-lamp", help="Only convert the one prediction file to LaMP's format, into this file."),
+        flags.written(
+            "--write-lamp", help="Only convert the one prediction file to LaMP's format, into this file.", kind="file"
+        ),
     ] = None,
     task: flags.TaskOption = None,
     seed: flags.SeedOption = None,

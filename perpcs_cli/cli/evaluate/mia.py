@@ -73,7 +73,7 @@ def mia(
     ] = None,
     resamples: flags.ResamplesOption = 1000,
     name: flags.NameOption = None,
-    out: Annotated[Path | None, flags.out_option("mia/NAME.json of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("mia/NAME.json of the workspace", "file")] = None,
 ) -> None:
     """Attack models by membership inference.
 

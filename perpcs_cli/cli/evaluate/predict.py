@@ -29,7 +29,7 @@ def predict(
     own: flags.OwnOption = None,
     pool: flags.PoolOption = None,
     name: flags.NameOption = None,
-    out: Annotated[Path | None, flags.out_option("predictions/NAME.jsonl of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("predictions/NAME.jsonl of the workspace", "file")] = None,
 ) -> None:
     """Answer users' queries with one model.
 

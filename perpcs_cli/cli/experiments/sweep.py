@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def sweep(
     console: Console,
     config: Annotated[Path, typer.Argument(help="What to run, as TOML; see below.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where it is written.", show_default=False)],
+    out: Annotated[Path, flags.out_option(False, "directory")],
     data: flags.DataOption = None,
     task: flags.TaskOption = None,
     model: flags.ModelOption = None,

@@ -53,7 +53,8 @@ def table(
         str | None, typer.Option("--attack", help="Whose AUC.", show_default="each system's strongest attack")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Also draw utility against AUC: an .svg, .png or .pdf file.")
+        Path | None,
+        flags.written("--plot", help="Also draw utility against AUC: an .svg, .png or .pdf file.", kind="file"),
     ] = None,
     form: flags.FormatOption = None,
 ) -> None:

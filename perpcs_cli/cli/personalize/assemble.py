@@ -20,7 +20,7 @@ def assemble(
     how: setting_flags.AssembleFlags,
     asked: flags.ExampleFlags,
     pool: flags.PoolOption = None,
-    out: Annotated[Path | None, flags.out_option("recipes of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("recipes of the workspace", "directory")] = None,
 ) -> None:
     """Assemble users' recipes from the pool.
 

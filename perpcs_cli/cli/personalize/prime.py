@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
@@ -27,10 +25,11 @@ def prime(
     search: setting_flags.PrimeFlags,
     asked: flags.PromptFlags,
     pareto: Annotated[
-        Path | None, typer.Option("--pareto", help="Also write the candidates that none beats in both scores.")
+        Path | None,
+        flags.written("--pareto", help="Also write the candidates that none beats in both scores.", kind="file"),
     ] = None,
     traces: flags.TracesOption = None,
-    out: Annotated[Path | None, flags.out_option("recipes-prime of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("recipes-prime of the workspace", "directory")] = None,
 ) -> None:
     """Search the weights of similar sharers' LoRAs.
 

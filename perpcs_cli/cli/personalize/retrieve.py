@@ -22,7 +22,7 @@ def retrieve(
     weights: flags.WeightsOption = "softmax",
     temperature: flags.TemperatureOption = 1.0,
     merge: flags.MergeOption = None,
-    out: Annotated[Path | None, flags.out_option("recipes-retrieve, -uniform or -single")] = None,
+    out: Annotated[Path | None, flags.out_option("recipes-retrieve, -uniform or -single", "directory")] = None,
 ) -> None:
     """Merge the most similar sharers' LoRAs.
 

@@ -28,12 +28,15 @@ def adapt(
         typer.Option("--max-examples", min=1, help="At most so many examples, drawn by seed.", show_default="all"),
     ] = None,
     save_merged: Annotated[
-        Path | None, typer.Option("--save-merged", help="Also write the adapted model as a plain model directory.")
+        Path | None,
+        flags.written(
+            "--save-merged", help="Also write the adapted model as a plain model directory.", kind="directory"
+        ),
     ] = None,
     record: Annotated[
         bool, typer.Option("--record/--no-record", help="Name the adapter in perpcs.toml, or leave that file alone.")
     ] = True,
-    out: Annotated[Path | None, flags.out_option("task-adapter of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("task-adapter of the workspace", "directory")] = None,
 ) -> None:
     """Adapt the base model to the task.
 

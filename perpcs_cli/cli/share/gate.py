@@ -24,7 +24,7 @@ def gate(
     recent: flags.RecentOption = None,
     together: flags.TogetherOption = 1,
     sharers: flags.SharersOption = None,
-    out: Annotated[Path | None, flags.out_option("beside the sharers' LoRAs")] = None,
+    out: Annotated[Path | None, flags.out_option("beside the sharers' LoRAs", "directory")] = None,
 ) -> None:
     """Train gates for sharers' pieces.
 

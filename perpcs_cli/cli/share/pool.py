@@ -55,7 +55,7 @@ def build(
         typer.Option("--no-embeddings", help="Without sharers' embeddings, with --pseudonymize: no similar sharers."),
     ] = False,
     max_norm: MaxNormOption = None,
-    out: Annotated[Path | None, flags.out_option("pool.json of the workspace")] = None,
+    out: Annotated[Path | None, flags.out_option("pool.json of the workspace", "file")] = None,
     seed: flags.SeedOption = None,
 ) -> None:
     """Build a pool from trained sharers.

@@ -47,6 +47,8 @@ def revoke(
     """
     from perpcs_cli.steps.share.revoke import revoke as step
 
+    flags.check_directories(recipes, "--recipes")
+    flags.check_directories([traces] if traces else None, "--traces")
     result = step(
         here.places,
         sharers or (),

@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perpcs_cli.artifacts.io import hashing
+from perpcs_cli.artifacts.io import atomic, hashing
 from perpcs_cli.artifacts.io.journal import Header, end_journal, open_journal, partial_path, read_journal
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.predictions import info_path
@@ -92,6 +92,7 @@ def profile(
 
         wanted = {one.name: one for one in todo}
         header = Header(of=FORMAT, provenance=provenance)
+        atomic.check_writable(path)
         journal = open_journal(partial_path(path), header, Profile, force=force)
         if not journal.rows:
             # All of the old ones, so that the journal alone says what the file will be.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from perpcs_cli.artifacts.adapter import CARD, LOG, AdapterConfig, Card, open_adapter, write_adapter
 from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.pools.removal import check_removable
 from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.model.loading.catalogue import hub_name
@@ -83,7 +84,8 @@ def train_loras(
 
     for one in work:
         if one.wanted:
-            atomic.check_writable(one.directory)
+            atomic.check_writable(one.directory, "directory")
+            check_removable(one.directory)
     jobs = [new_lora(base, one.name, one.examples, lora, seed) for one in work]
     spent: list[Guarantee | None] = [None] * len(jobs)
     if budget:
