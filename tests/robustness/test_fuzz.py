@@ -17,8 +17,9 @@ from types import CodeType, FrameType
 import pytest
 from bounded import in_child, in_time
 from hypothesis import HealthCheck, Phase, given, settings
-from kinds_of_files import KINDS, Kind, write_all
+from kinds_of_files import KINDS, Kind
 from mutations import mutated
+from valid_files import write_all
 
 import perpcs_cli.artifacts
 from perpcs_cli.errors import PerpcsError
@@ -36,6 +37,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A valid file of every kind, made by our own writers."""
     root = tmp_path_factory.mktemp("files")
     write_all(root)
+    # What reading and hypothesis import is imported once, and not in each child.
+    warm = shutil.copytree(root, tmp_path_factory.mktemp("warm") / "files")
+    for kind in KINDS:
+        kind.read(warm)
+    fuzz(Kind("secret", "secret.key", "plain", lambda _: None), warm, 5)
+    fuzz(Kind("metrics", "metrics.json", "json", lambda _: None), warm, 5)
     return root
 
 

@@ -17,6 +17,7 @@ from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.settings import PredictSettings, PrimeSettings
 from perpcs_cli.artifacts.trace import Trace, TraceHeader, open_trace, read_trace
 from perpcs_cli.artifacts.users import User, newest
+from perpcs_cli.errors import DataError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, run
 from perpcs_cli.steps.personalize.pareto_front import check_front, write_front
@@ -187,7 +188,11 @@ class _Search:
             check_same(before.provenance, header.provenance, where=self.trace)
             if rows:
                 self.report.note(f"{self.user.user_id}: {len(rows)} candidates are in the trace already")
-        return open_trace(self.trace, header)
+        trace = open_trace(self.trace, header)
+        words = self.model.base.model.get_input_embeddings().num_embeddings
+        if any(token >= words for answers in trace.answers.values() for answer in answers for token in answer):
+            raise DataError(f"holds tokens that the model, which has {words}, does not know", where=self.trace)
+        return trace
 
     def _choices(
         self, engine: Engine, trace: Trace, progress: Callable[[int, float], None] = lambda count, best: None

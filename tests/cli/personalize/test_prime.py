@@ -11,7 +11,8 @@ import pytest
 from embedded_workspace import PRIME
 from shell import DATA, RUNTIME, USAGE, Shell, named, refused
 
-from perpcs_cli.artifacts.io.typed_files import read_json
+from perpcs_cli.artifacts.io.hashing import digest_value
+from perpcs_cli.artifacts.io.typed_files import read_json, write_jsonl
 from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.trace import Pareto, read_trace
 from perpcs_cli.artifacts.users import read_users, write_users
@@ -131,6 +132,19 @@ def test_the_same_command_writes_the_same_recipe(near: Shell) -> None:
     before = recipe(near)
     assert near(named(near, f"{ONE} --force")).exit_code == 0
     assert recipe(near) == before
+
+
+def test_a_trace_with_tokens_that_the_model_does_not_have(near: Shell) -> None:
+    near(named(near, ONE))
+    trace = near.root / "traces" / f"{near.ids('target')[0]}.jsonl"
+    header, rows = read_trace(trace)
+    tokens = tuple((4000,) for _ in range(header.items))
+    forged = [
+        msgspec.structs.replace(row, tokens=tokens, outputs=digest_value(tokens)) if row.tokens else row for row in rows
+    ]
+    write_jsonl(trace, [header, *[row for row in forged if row.tokens]])
+    message = refused(near(named(near, f"{ONE} --out other").replace("--alpha 0.5", "--alpha 0.7")), DATA)
+    assert "holds tokens that the model, which has" in message
 
 
 def test_another_alpha_goes_on_with_the_trace(near: Shell) -> None:
