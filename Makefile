@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: venv test lint format demo completions docs clean
+.PHONY: venv test torture lint format demo completions docs clean
 
 venv: $(READY)
 
@@ -17,6 +17,10 @@ $(READY): pyproject.toml constraints.txt
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+# Every command killed at every write, raced by four processes; every reader fuzzed. About an hour.
+torture: $(READY)
+	PERPCS_TORTURE=1 $(BIN)/python -m pytest -n auto tests/robustness
 
 lint: $(READY)
 	$(BIN)/ruff check .

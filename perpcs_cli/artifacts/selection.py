@@ -78,6 +78,7 @@ def is_written(directory: Path, selection: Selection) -> bool:
     path, ids = directory / FILE, directory / IDS
     if path.exists():
         check_same(read_selection(path).provenance, selection.provenance, where=path)
-    if ids.exists() and (not path.exists() or read_ids(ids) != [one.user_id for one in selection.chosen]):
+    # A list of the same sharers without the reasons is what a run leaves that was killed between the two.
+    if ids.exists() and read_ids(ids) != [one.user_id for one in selection.chosen]:
         raise UsageError("already exists", where=ids, hint="Use --force to replace it, or --out for another directory.")
     return path.exists() and ids.exists()

@@ -13,11 +13,16 @@ import msgspec
 
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
-from perpcs_cli.artifacts.users import User
+from perpcs_cli.artifacts.selection import FILE as SELECTION
+from perpcs_cli.artifacts.selection import IDS, read_selection
+from perpcs_cli.artifacts.users import User, list_ids
 from perpcs_cli.errors import DataError, UsageError
 
 FILE = "split.json"
 PARTS = ("base", "target", "candidate")
+SHARER = IDS.removesuffix(".txt")
+APART = (("base", "target"), ("base", "candidate"), ("target", "candidate"), (SHARER, "target"), (SHARER, "base"))
+"""Lists that have no user in common: who is personalized must be new to the base and to the pool."""
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,6 +95,32 @@ def read_split(path: Path) -> Split:
         if typed_files.read_text(listed) != list_of(parts, name):
             raise DataError(f"lists other users than {path.name}", where=listed, hint="Split again with --force.")
     return split
+
+
+def read_list(directory: Path, name: str) -> list[str] | None:
+    """The ids of `NAME.txt`, or None where there is no such list.
+
+    Raises DataError where a list is not what `split.json` or `selection.json` says, or has users of another list.
+    """
+    lists = {one: directory / f"{one}.txt" for one in (*PARTS, SHARER)}
+    if not lists[name].exists():
+        return None
+    if (directory / FILE).exists():
+        read_split(directory / FILE)
+    ids = {one: list_ids(path) for one, path in lists.items() if path.exists()}
+    if (directory / SELECTION).exists() and SHARER in ids:
+        selected = [one.user_id for one in read_selection(directory / SELECTION).chosen]
+        if selected != ids[SHARER]:
+            hint = "Select again with --force."
+            raise DataError(f"lists other users than {SELECTION}", where=lists[SHARER], hint=hint)
+    for one, other in APART:
+        if both := sorted(set(ids.get(one, ())) & set(ids.get(other, ()))):
+            raise DataError(
+                f"{both[0]!r} stands in {one}.txt, too",
+                where=lists[other],
+                hint="Take the user out of one of them, or draw the lists anew with --force.",
+            )
+    return ids[name]
 
 
 def list_of(parts: Parts, name: str) -> str:

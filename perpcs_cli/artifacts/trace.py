@@ -25,7 +25,7 @@ Tokens = tuple[Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)], ...]
 
 
 class TraceHeader(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.trace/1"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.trace/2"
 ):
     """The first line: whose search this is, and everything that utility and similarity depend on."""
 
@@ -48,8 +48,6 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """P(s) for each sharer."""
     metrics: dict[str, FromZero]
     """The task's metrics against the history's answers."""
-    seconds: FromZero
-    """Its part of the time that its call took."""
     call: Count
     of: Size
     """It was decoded in this call, together with so many candidates."""

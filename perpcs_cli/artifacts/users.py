@@ -72,10 +72,15 @@ def write_users(path: Path, users: list[User]) -> None:
 
 def read_ids(path: Path) -> list[str]:
     """A list of user ids, one a line. Raises DataError where the file is missing or empty."""
-    ids = [line.strip() for line in typed_files.read_text(path).split("\n") if line.strip()]
+    ids = list_ids(path)
     if not ids:
         raise DataError("holds no user ids", where=path)
     return ids
+
+
+def list_ids(path: Path) -> list[str]:
+    """The same of a list that may be empty."""
+    return [line.strip() for line in typed_files.read_text(path).split("\n") if line.strip()]
 
 
 def choose_users(users: dict[str, User], wanted: Sequence[str], *, where: object) -> list[User]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
-from perpcs_cli.artifacts.io.atomic import refuse_existing, sweep
+from perpcs_cli.artifacts.io.atomic import refuse_existing
+from perpcs_cli.artifacts.io.leftovers import sweep
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.io.typed_files import read_bytes

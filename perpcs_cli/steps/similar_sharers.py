@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from perpcs_cli.artifacts.embeddings import What
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
-from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
+from perpcs_cli.artifacts.pools.pseudonyms import own_names
 from perpcs_cli.artifacts.pools.secret import existing_secret
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError
@@ -37,9 +37,7 @@ class SimilarSharers:
 
     def others(self, user: User) -> list[str]:
         """The sharers besides the user, who is never its own neighbour, under whatever name."""
-        own = {user.user_id}
-        if self.pool.manifest.pseudonyms and self.secret:
-            own.add(pseudonym(self.secret, user.user_id))
+        own = own_names(self.pool, self.secret, user.user_id)
         return [name for name in self.pool.ids if name not in own]
 
     def nearest(self, user: User, count: int) -> list[Neighbour]:

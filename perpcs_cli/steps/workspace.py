@@ -14,7 +14,8 @@ from perpcs_cli.artifacts.embeddings import What
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.profiles import with_profiles
 from perpcs_cli.artifacts.settings import FILE, Settings, declared, make_settings, read_settings
-from perpcs_cli.artifacts.users import User, choose_users, read_ids, read_users
+from perpcs_cli.artifacts.split import read_list
+from perpcs_cli.artifacts.users import User, choose_users, read_users
 from perpcs_cli.errors import UsageError
 from perpcs_cli.tasks.published_settings import published_settings
 from perpcs_cli.tasks.spec import Task, get_task
@@ -95,9 +96,8 @@ class Places:
         return self.root / "mia"
 
     def split(self, name: str) -> list[str] | None:
-        """The ids of `splits/NAME.txt`, or None where there is no such list."""
-        path = self.splits / f"{name}.txt"
-        return read_ids(path) if path.exists() else None
+        """The ids of `splits/NAME.txt`, or None where there is no such list. Raises DataError where it is stale."""
+        return read_list(self.splits, name)
 
     def seed(self, given: int | None) -> int:
         """The seed for steps that need neither task nor model: as given, else by `perpcs.toml`, else 0."""

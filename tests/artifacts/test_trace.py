@@ -22,7 +22,6 @@ def row(first: float, call: int = 0, of: int = 2, tokens: tuple[int, ...] = (3,)
         utility=1.0,
         similarity=(0.5, 0.25),
         metrics={"accuracy": 1.0},
-        seconds=0.5,
         call=call,
         of=of,
         outputs=hashing.digest_value([tokens]),
@@ -84,7 +83,7 @@ def test_a_new_trace_has_its_header_at_once(tmp_path: Path) -> None:
         (msgspec.json.encode(msgspec.structs.replace(row(0.5), tokens=None, outputs="new")), "does not fit"),
         (msgspec.json.encode(msgspec.structs.replace(row(0.5), utility=float("nan"))), "not a Evaluation: "),
         (msgspec.json.encode(msgspec.structs.replace(row(0.5), tokens=((4,),))), "not those of their digest"),
-        (msgspec.json.encode(msgspec.structs.replace(row(0.5), seconds=-1)), "not a Evaluation: "),
+        (msgspec.json.encode(msgspec.structs.replace(row(0.5), call=-1)), "not a Evaluation: "),
         (b"\xff", "line 6: not a Evaluation: "),
     ],
     ids=[
@@ -150,8 +149,8 @@ def test_a_header_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_another_version(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"perpcs.trace/1", b"perpcs.trace/2"))
-    with pytest.raises(DataError, match=r"line 1: not a TraceHeader: Invalid value 'perpcs\.trace/2'"):
+    path.write_bytes(path.read_bytes().replace(b"perpcs.trace/2", b"perpcs.trace/1"))
+    with pytest.raises(DataError, match=r"line 1: not a TraceHeader: Invalid value 'perpcs\.trace/1'"):
         read_trace(path)
 
 

@@ -132,7 +132,7 @@ def test_the_place_is_locked_from_the_first_look_to_the_last_write_and_not_in_a_
     seen: list[tuple[str, bool]] = []
 
     def there(moment: str) -> None:
-        seen.append((moment, (tmp_path / ".place.lock").exists()))
+        seen.append((moment, (tmp_path / ".place.perpcs.lock").exists()))
 
     def make(todo: Sequence[Output[str]], keep: Keep[str]) -> None:
         for one in todo:

@@ -28,3 +28,11 @@ def embedded(walked: Shell, directory: Path) -> Shell:
     assert "max_new_tokens = 48" in text
     settings.write_text(text.replace("max_new_tokens = 48", "max_new_tokens = 6"))
     return shell
+
+
+def fresh(finished: Shell, place: Path) -> Shell:
+    """Another copy of the workspace, at the same path: some files hold their own."""
+    root = place / "work"
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(finished.root, root)
+    return dataclasses.replace(finished, root=root)

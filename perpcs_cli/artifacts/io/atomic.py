@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
@@ -11,10 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from perpcs_cli.artifacts.io.leftovers import WORKSHOP, hold
 from perpcs_cli.errors import PerpcsError, UsageError
-
-WORKSHOP = ".perpcs.tmp"
-"""The ending of the hidden directories in which files are made."""
 
 
 @contextmanager
@@ -71,22 +68,6 @@ def workshop(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def sweep(directory: Path) -> None:
-    """Take away what killed processes have left in a directory while they wrote there; what is in work stays."""
-    for room in directory.glob(f".*{WORKSHOP}"):
-        # Gone, a link, or in work by another process: none of these is ours to take away.
-        with contextlib.suppress(OSError):
-            handle = os.open(room, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                _hold(handle)
-                for old in (room / "before").glob("*"):
-                    if not (directory / old.name).exists():
-                        old.rename(directory / old.name)
-                shutil.rmtree(room, ignore_errors=True)
-            finally:
-                os.close(handle)
-
-
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn the system's refusals into errors that name the file that was to be written."""
@@ -133,7 +114,7 @@ def _held_room(path: Path) -> tuple[Path, int]:
         room = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=WORKSHOP, dir=path.parent))
         handle = os.open(room, os.O_RDONLY)
         try:
-            _hold(handle)
+            hold(handle)
             if os.path.samestat(os.fstat(handle), room.stat()):
                 return room, handle
         except (BlockingIOError, FileNotFoundError):
@@ -142,13 +123,6 @@ def _held_room(path: Path) -> tuple[Path, int]:
         except OSError:
             # A file system without locks: there nothing is swept either.
             return room, handle
-
-
-def _hold(handle: int) -> None:
-    """Lock an opened directory until it is closed or the process ends. Raises OSError where another process has."""
-    import fcntl
-
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _exchange(one: Path, other: Path) -> bool:

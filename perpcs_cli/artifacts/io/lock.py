@@ -8,21 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perpcs_cli.artifacts.io.atomic import sweep, writing
+from perpcs_cli.artifacts.io.atomic import writing
+from perpcs_cli.artifacts.io.leftovers import LOCK, sweep
 
 
 @contextmanager
 def locked(place: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a file or directory that is about to be written while the block lasts: `.NAME.lock` beside it.
+    """Hold the lock of a file or directory that is about to be written while the block lasts.
 
-    Where another process holds it, `waiting` is told who, and the block begins when that one has ended. The lock of a
-    process that was killed is nobody's, and so is what it was writing there: it is swept away.
+    It is `.NAME.perpcs.lock` beside it. Where another process holds it, `waiting` is told who, and the block begins
+    when that one has ended. The lock of a process that was killed is nobody's, and so is what it was writing there: it
+    is swept away.
     """
     from filelock import FileLock, Timeout
 
     with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        path = place.parent / f".{place.name}.lock"
+        path = place.parent / f".{place.name}{LOCK}"
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)

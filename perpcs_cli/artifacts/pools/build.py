@@ -12,10 +12,11 @@ from perpcs_cli.artifacts.embeddings import Embeddings, write_shared
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, read_fitting_gates
 from perpcs_cli.artifacts.io import hashing, safe_paths, tensors, typed_files
+from perpcs_cli.artifacts.io.leftovers import sweep
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.pool import Pool, Sharer, embeddings_path, gates_path, refuse_half_revoked
 from perpcs_cli.artifacts.pools.norms import check_norms
-from perpcs_cli.artifacts.pools.pseudonyms import Copies, check_copies, keep_only, without_place
+from perpcs_cli.artifacts.pools.pseudonyms import Copies, check_copies, copies_root, keep_only, without_place
 from perpcs_cli.artifacts.pools.verify import check_alike, check_finite, guarantees
 from perpcs_cli.artifacts.privacy import compose
 from perpcs_cli.errors import DataError, UsageError
@@ -45,6 +46,7 @@ def build_pool(
     an earlier pool's copies may be.
     """
     refuse_half_revoked(path)
+    sweep(copies_root(path), below=True)
     check_copies(path)
     adapters = [open_adapter(directory) for directory in directories]
     if copies:

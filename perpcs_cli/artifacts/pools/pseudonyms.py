@@ -15,6 +15,7 @@ from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, write_gates
 from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.pool import OpenPool
 from perpcs_cli.artifacts.pools.removal import check_removable, remove_sharer
 from perpcs_cli.artifacts.pools.secret import keyed_digest
 
@@ -31,6 +32,11 @@ def pseudonym(secret: bytes, user_id: str) -> str:
     Without the secret nobody can invert it, confirm a guess, or link it with another workspace's.
     """
     return MARK + keyed_digest(secret, ["sharer", user_id])[:DIGITS]
+
+
+def own_names(pool: OpenPool, secret: bytes | None, user_id: str) -> set[str]:
+    """What a user may be called among a pool's sharers: with the workspace's secret, by its pseudonym."""
+    return {user_id, pseudonym(secret, user_id)} if pool.manifest.pseudonyms and secret else {user_id}
 
 
 @dataclass(frozen=True)

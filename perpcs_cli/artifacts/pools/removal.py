@@ -6,7 +6,8 @@ from pathlib import Path
 
 from perpcs_cli.artifacts.adapter import CARD, CONFIG, LOG, WEIGHTS
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
-from perpcs_cli.artifacts.io.atomic import WORKSHOP, sweep, writing
+from perpcs_cli.artifacts.io.atomic import writing
+from perpcs_cli.artifacts.io.leftovers import LOCK, WORKSHOP, sweep
 from perpcs_cli.errors import DataError
 
 FILES = (CARD, LOG, GATE_FILE, "README.md", CONFIG, WEIGHTS)
@@ -48,4 +49,4 @@ def _is_own(path: Path) -> bool:
     hidden = path.name.startswith(".")
     if path.is_dir():
         return hidden and path.name.endswith(WORKSHOP)
-    return path.is_file() and (path.name in FILES or (hidden and path.name.endswith(".lock")))
+    return path.is_file() and (path.name in FILES or (hidden and path.name.endswith(LOCK)))

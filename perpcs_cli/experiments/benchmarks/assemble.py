@@ -86,7 +86,7 @@ def time_assembly(
                 bar.advance()
         named = {m: [(pool.ids[i], w) for i, w in mix] for m, mix in found[user.user_id].items()}
         origin = Provenance(command="bench", settings={}, seed=0)
-        write(recipe_path, user.user_id, "per-pcs", settings.assemble.merge, pool, named, origin)
+        write(recipe_path, user.user_id, "per-pcs", settings.assemble.merge, pool, named, origin, report)
         oppu = None
         if with_oppu:
             report.note(f"training the user's own LoRA on {len(rows)} examples")

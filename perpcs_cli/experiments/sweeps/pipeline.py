@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ COMMANDS = {"pool": ("pool", "build"), "oppu": ("train-sharer",)}
 
 SEARCH = frozenset(f"prime.{key}" for key in ("alpha", "budget", "optimizer", "sigma", "popsize", "bounds"))
 """Settings of PriME that no trace depends on: searches that differ in them alone share their evaluations."""
+
+MODELS = ("model", "embed.encoder")
+"""Settings that name a model."""
 
 PROMPTS = frozenset({"plain", "retrieve", "random-history", "with-profile"})
 """The flags that say together what examples show."""
@@ -77,6 +80,8 @@ class Kit:
     """The layer over each cell's settings: the model, and where it runs."""
     flags: Flags
     """What each step's command knows."""
+    content: Callable[[str], str] = lambda name: ""
+    """The fingerprint of the model or encoder of a name, whose weights may be replaced while it keeps the name."""
 
 
 def pipeline(cell: Cell, kit: Kit) -> list[Step]:
@@ -218,6 +223,7 @@ class _Pipeline:
             for path, value in _flat(msgspec.to_builtins(self.settings(layer))).items()
             if any(covers(section, path) for section in READS[name])
         }
+        read |= {f"{path}.content": self.kit.content(str(read[path])) for path in MODELS if path in read}
         profile = self.profile if self._shows_profile(name) or flags.get("what") == "profile" else None
         seed = flags.get("seed", self.cell.seed) if "seed" in self.kit.flags[name] else None
         content: dict[str, Any] = {

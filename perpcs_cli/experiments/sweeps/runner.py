@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ import msgspec
 
 from perpcs_cli import __version__
 from perpcs_cli.artifacts.io import atomic, hashing, typed_files
+from perpcs_cli.artifacts.io.leftovers import sweep
+from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import Metrics
 from perpcs_cli.artifacts.predictions import info_path
@@ -102,19 +105,29 @@ def run_sweep(
     planned: Planned, out: Path, commands: Commands, report: Report, row: Callable[[Result], None]
 ) -> list[Result]:
     """Run what has not ended yet, cell by cell, into OUT/results.jsonl; `row` is called with each cell's result."""
+    with locked(out, report.note), kept_base():
+        for directory in {
+            place for _, steps in planned for step in steps for place in (step.place, step.workspace.path)
+        }:
+            sweep(directory)
+        return _run_cells(planned, out, commands, report, row)
+
+
+def _run_cells(
+    planned: Planned, out: Path, commands: Commands, report: Report, row: Callable[[Result], None]
+) -> list[Result]:
     results = open_results(out / RESULTS)
     _warn_of_others(planned, results, report)
     for problem in verify_results(out / RESULTS) if results.rows else []:
         report.warn(f"{problem}; without its line in {out / RESULTS}, it is made again")
     rows = []
-    with kept_base():
-        for number, (cell, steps) in enumerate(planned, start=1):
-            digest = _digest(cell, steps)
-            if digest not in results.rows:
-                report.note(f"cell {number} of {len(planned)}: {cell}")
-                results.append(_run_cell(cell, steps, digest, out, commands, report))
-            rows.append(results.rows[digest])
-            row(rows[-1])
+    for number, (cell, steps) in enumerate(planned, start=1):
+        digest = _digest(cell, steps)
+        if digest not in results.rows:
+            report.note(f"cell {number} of {len(planned)}: {cell}")
+            results.append(_run_cell(cell, steps, digest, out, commands, report))
+        rows.append(results.rows[digest])
+        row(rows[-1])
     return rows
 
 
@@ -216,7 +229,17 @@ def _kit(asked: Asked, flags: Flags) -> Kit:
             # Two sources may have the same name.
             files[name] = files.get(name, "") + hashing.digest_file(file)
     digest = hashing.digest_value(files)
-    return Kit(asked.out, tuple(map(str, asked.sources)), digest, published, {"model": model, **given}, flags)
+    own = {"model": model, **given}
+    return Kit(asked.out, tuple(map(str, asked.sources)), digest, published, own, flags, cache(_content))
+
+
+def _content(name: str) -> str:
+    """The fingerprint of a model or encoder on this machine; of one on a hub, the name tells."""
+    from perpcs_cli.model.loading.fetch import resolve_model
+    from perpcs_cli.model.loading.identity import fingerprint_model
+
+    found = resolve_model(name)
+    return fingerprint_model(found) if isinstance(found, Path) else ""
 
 
 def _files(source: Path) -> list[Path]:

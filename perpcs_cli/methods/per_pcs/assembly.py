@@ -95,12 +95,16 @@ class HistoryBatch:
     user_id: str
     number: int
     rows: Sequence[Encoded]
+    own: Collection[int] = ()
+    """The user's own places among the sharers, whose pieces are not on offer."""
 
 
-def make_batches(user_id: str, history: Sequence[Encoded], batch_size: int) -> list[HistoryBatch]:
+def make_batches(
+    user_id: str, history: Sequence[Encoded], batch_size: int, own: Collection[int] = ()
+) -> list[HistoryBatch]:
     """A user's history in batches, in order."""
     starts = range(0, len(history), batch_size)
-    return [HistoryBatch(user_id, number, history[at : at + batch_size]) for number, at in enumerate(starts)]
+    return [HistoryBatch(user_id, number, history[at : at + batch_size], own) for number, at in enumerate(starts)]
 
 
 class Assembler:
@@ -129,6 +133,7 @@ class Assembler:
                 raise DataError("a history example has no answer, at which it could be scored", where=group.user_id)
         batch = make_batch(self.base, [row for group in batches for row in group.rows])
         self._owners = [index for index, group in enumerate(batches) for _ in group.rows]
+        self._own = [group.own for group in batches]
         self._rows, self._positions = answer_positions(batch, self.settings.scoring).nonzero(as_tuple=True)
         self._generators = [
             torch.Generator().manual_seed(hashing.derive_seed(self.seed, g.user_id, g.number)) for g in batches
@@ -157,7 +162,9 @@ class Assembler:
         owners = torch.tensor(self._owners)
         mixes = []
         for index, chosen in enumerate(self._chosen):
-            mix = choose(scores[owners == index].mean(0), self.settings, self._generators[index])
+            mean = scores[owners == index].mean(0)
+            mean[list(self._own[index])] = -torch.inf
+            mix = choose(mean, self.settings, self._generators[index])
             chosen[module] = mix
             mixes.append(mix)
         used = sorted({sharer for mix in mixes for sharer, _ in mix})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from perpcs_cli.artifacts.adapter import Adapter
@@ -97,7 +96,6 @@ class Evaluator:
         return [known[vector] for vector in vectors]
 
     def _run(self, vectors: Sequence[Vector]) -> None:
-        start = time.perf_counter()
         known = self.trace.known
         before = (self.trace.answers[row.outputs] for row in known.values())
         answers = dict(zip(vectors, self._engine(list(map(self.space.mixes, vectors)), before), strict=True))
@@ -109,7 +107,6 @@ class Evaluator:
             ]
         metrics = {vector: self.objective.metrics(text) for vector, text in texts.items()}
         similarity = {vector: self.objective.similarity(text, self._sharers) for vector, text in texts.items()}
-        seconds = (time.perf_counter() - start) / len(vectors)
         self.trace.append(
             [
                 Evaluation(
@@ -117,7 +114,6 @@ class Evaluator:
                     utility=self.objective.value(metrics[vector]),
                     similarity=similarity[vector],
                     metrics=metrics[vector],
-                    seconds=round(seconds, 4),
                     call=self.trace.calls,
                     of=len(vectors),
                     outputs=hashing.digest_value(answers[vector]),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from perpcs_cli.errors import DataError, shortened
+from perpcs_cli.model.loading.tokenizer_info import LOCAL
 
 WHOLE = "Fetch the model again, or save it once more with save_pretrained of the model itself, not of a wrapper."
 
@@ -26,9 +27,9 @@ def load_checkpoint(directory: Path, what: Literal["model", "encoder"], dtype: t
     kind: Any = transformers.AutoModelForCausalLM if what == "model" else transformers.AutoModel
     try:
         model, report = kind.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            directory, dtype=dtype, use_safetensors=True, output_loading_info=True, **LOCAL
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **LOCAL)
     except Exception as error:  # Whatever a library makes of broken files.
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"the {what} cannot be loaded: {said}", where=directory) from None

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from perpcs_cli.errors import DataError
 
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""For transformers: nothing is fetched, and no code that lies beside a model is run, not even after a question."""
+
 
 class Reads(Protocol):
     """Anything that can tokenize prompts: a loaded base, or a vocabulary alone."""
@@ -41,8 +44,8 @@ def load_vocabulary(directory: Path) -> Vocabulary:
 
     logging.set_verbosity_error()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        configs = [AutoConfig.from_pretrained(directory, local_files_only=True)]
+        tokenizer = AutoTokenizer.from_pretrained(directory, **LOCAL)
+        configs = [AutoConfig.from_pretrained(directory, **LOCAL)]
         if (directory / "generation_config.json").exists():
             configs.insert(0, GenerationConfig.from_pretrained(directory, local_files_only=True))
     except (OSError, ValueError, KeyError, ImportError) as error:

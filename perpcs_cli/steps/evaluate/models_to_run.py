@@ -72,6 +72,13 @@ def recipes_over(path: Path, pool: OpenPool, users: Sequence[User]) -> ModelsToR
             hint=f"Make it with `perpcs assemble --user {user_id}`, or choose other users with --users.",
         )
     loaded = [read_recipe(file, pool=pool.digest) for file in files]
+    for file, user, recipe in zip(files, users, loaded, strict=True):
+        if path.is_dir() and recipe.user_id != user.user_id:
+            raise DataError(
+                f"is the recipe of {recipe.user_id!r}, and not of {user.user_id!r}",
+                where=file,
+                hint="To answer with one recipe for all, give its file to --recipes.",
+            )
     merges = {recipe.merge for recipe in loaded}
     if len(merges) > 1:
         raise DataError("the recipes differ in their merge, product and factor", where=path, hint="Predict them apart.")

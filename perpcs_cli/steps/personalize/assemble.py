@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from perpcs_cli.artifacts.pool import check_base, check_layers, open_pool
+from perpcs_cli.artifacts.pools.pseudonyms import own_names
+from perpcs_cli.artifacts.pools.secret import existing_secret
 from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.errors import DataError, UsageError
@@ -32,7 +34,8 @@ def assemble(
     """Write OUT/USER.json for each target user, by the section `assemble` of the settings.
 
     The history runs through the model once; at each linear layer gate scores choose and weight pieces, which shape
-    what the next layer sees. `shown`: what the history's examples show.
+    what the next layer sees. A user who shares is not offered its own pieces. `shown`: what the history's examples
+    show.
     """
     settings = workspace.settings
     users = who.select(workspace, "target")
@@ -72,10 +75,12 @@ def assemble(
 
         check_layers(opened, model.base.shapes)
         left = {output.name: output for output in todo}
+        secret = existing_secret(workspace.root)
         batches = []
         for name in origins:
             rows = model.encode(prompts[name], who=f"user {name}")
-            batches += make_batches(name, rows, settings.assemble.batch_size)
+            own = [opened.ids.index(one) for one in own_names(opened, secret, name) if one in opened.ids]
+            batches += make_batches(name, rows, settings.assemble.batch_size, own)
         cache = PieceCache(model.base, opened.adapter)
         assembler = Assembler(model.base, opened, cache, settings.assemble, settings.seed)
         with report.progress("assembling", len(left)) as bar:
@@ -84,7 +89,7 @@ def assemble(
                 output = left[user_id]
                 named = {module: [(opened.ids[i], w) for i, w in mix] for module, mix in weights.items()}
                 merge = settings.assemble.merge
-                keep(output, write(output.path, user_id, "per-pcs", merge, opened, named, origins[user_id]))
+                keep(output, write(output.path, user_id, "per-pcs", merge, opened, named, origins[user_id], report))
                 bar.advance(1, user_id)
 
             assemble_all(assembler, batches, batch_tokens=settings.predict.batch_tokens, wanted=left, done=done)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same, differences
 from perpcs_cli.artifacts.pool import OpenPool, check_base, check_layers
 from perpcs_cli.artifacts.recipe import Recipe
@@ -164,6 +165,21 @@ class _Search:
 
     def run(self, out: Path, *, force: bool) -> Iterable[tuple[float, Found, Path]]:
         """Search, and write the recipe of each α. Raises DataError where the trace is of other settings."""
+        paths = self._paths(out)
+        # Searches with another α, into other recipes, share the trace.
+        with locked(self.trace, self.report.note):
+            trace = self._open_trace(force=force)
+            with self.report.progress(self.user.user_id, self.settings.budget * len(paths)) as bar:
+                choices = self._choices(
+                    self._engine(), trace, lambda count, best: bar.advance(count, f"best utility {best:.3f}")
+                )
+        for choice in choices:
+            weights = self.space.named(choice.evaluation.weights)
+            path, origin = paths[choice.alpha], self._origin(choice.alpha)
+            write(path, self.user.user_id, "prime", self.settings.merge, self.pool, weights, origin, self.report)
+            yield choice.alpha, _found(self.user, choice), path
+
+    def _open_trace(self, *, force: bool) -> Trace:
         header = self.header()
         if force:
             self.trace.unlink(missing_ok=True)
@@ -172,22 +188,11 @@ class _Search:
             check_same(before.provenance, header.provenance, where=self.trace)
             if rows:
                 self.report.note(f"{self.user.user_id}: {len(rows)} candidates are in the trace already")
-        paths = self._paths(out)
-        known = open_trace(self.trace, header)
+        trace = open_trace(self.trace, header)
         words = self.model.base.model.get_input_embeddings().num_embeddings
-        if any(token >= words for answers in known.answers.values() for answer in answers for token in answer):
+        if any(token >= words for answers in trace.answers.values() for answer in answers for token in answer):
             raise DataError(f"holds tokens that the model, which has {words}, does not know", where=self.trace)
-        with self.report.progress(self.user.user_id, self.settings.budget * len(paths)) as bar:
-            choices = self._choices(
-                self._engine(),
-                known,
-                lambda count, best: bar.advance(count, f"best utility {best:.3f}"),
-            )
-        for choice in choices:
-            weights = self.space.named(choice.evaluation.weights)
-            path, origin = paths[choice.alpha], self._origin(choice.alpha)
-            write(path, self.user.user_id, "prime", self.settings.merge, self.pool, weights, origin)
-            yield choice.alpha, _found(self.user, choice), path
+        return trace
 
     def _choices(
         self, engine: Engine, trace: Trace, progress: Callable[[int, float], None] = lambda count, best: None

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
-from perpcs_cli.artifacts.pool import OpenPool
+from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.recipe import Method, Recipe, pack, read_recipe, write_recipe
 from perpcs_cli.artifacts.settings import Merge
+from perpcs_cli.errors import DataError
 from perpcs_cli.steps.job import Output, made_from
+from perpcs_cli.steps.report import Report
 
 
 def recipe_output(path: Path, pool: OpenPool, provenance: Provenance, name: str = "") -> Output[Recipe]:
@@ -26,8 +29,12 @@ def write(
     pool: OpenPool,
     weights: Mapping[str, Sequence[tuple[str, float]]],
     provenance: Provenance,
+    report: Report,
 ) -> Recipe:
-    """Write a recipe over the pool's sharers, from {linear layer: [(sharer, weight)]}."""
+    """Write a recipe over the pool's sharers, from {linear layer: [(sharer, weight)]}.
+
+    Raises DataError where the pool has changed since it was opened: somebody may have left it.
+    """
     sharers, packed = pack(weights)
     recipe = Recipe(
         user_id=user_id,
@@ -38,5 +45,9 @@ def write(
         weights=packed,
         provenance=provenance,
     )
-    write_recipe(path, recipe)
+    with locked(pool.path, report.note):
+        if open_pool(pool.path).digest != pool.digest:
+            hint = "Run the command again; what it has made so far is made anew."
+            raise DataError("the pool has changed while this command ran", where=pool.path, hint=hint)
+        write_recipe(path, recipe)
     return recipe

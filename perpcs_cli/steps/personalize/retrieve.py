@@ -75,6 +75,6 @@ def retrieve(
             mix = mixes[one.name]
             space = make_space(near.pool, [sharer for sharer, _ in mix])
             named = space.named([weight for _, weight in mix])
-            keep(one, write(one.path, one.name, method, rule, near.pool, named, origins[one.name]))
+            keep(one, write(one.path, one.name, method, rule, near.pool, named, origins[one.name], report))
 
     return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from perpcs_cli.artifacts.adapter import Card, open_adapter
-from perpcs_cli.artifacts.io import atomic
+from perpcs_cli.artifacts.io import atomic, typed_files
+from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.merged_model import FILE as MERGED_FILE
+from perpcs_cli.artifacts.merged_model import Merged, read_merged
 from perpcs_cli.artifacts.settings import set_task_adapter
+from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.base import StepModel
-from perpcs_cli.steps.job import Outcome, Output, made_from, run_one
+from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.train_loras import LoraWork, read_trained, train_loras
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import adaptation_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, Source, digest
+
+if TYPE_CHECKING:
+    from perpcs_cli.model.loading.base import Base
 
 
 def adapt(
@@ -39,6 +48,12 @@ def adapt(
     """
     settings = workspace.settings
     target = out or workspace.task_adapter
+    if not who.ids and not workspace.split("base"):
+        raise UsageError(
+            "no base users are known, and without them the targets would be among those that the base is adapted on",
+            where=workspace.splits / "base.txt",
+            hint="Draw them with `perpcs split`, or name them with --user or --users.",
+        )
     users = who.select(workspace, "base")
     prompts = adaptation_prompts(workspace.task, users, shown, source=source, seed=settings.seed)
     if max_examples and max_examples < len(prompts):
@@ -52,12 +67,11 @@ def adapt(
         model.fingerprint,
     )
 
-    def make() -> Card:
-        if save_merged:
-            atomic.refuse_existing(save_merged, force=force)
+    def train() -> Card:
         rows = model.encode(prompts, who="base users")
         report.note(f"adapting on {len(rows)} examples of {len(users)} users")
-        work = [LoraWork("task-adapter", target, rows, provenance)]
+        # perpcs.toml names it before it is there: killed in between, other commands must miss it, and not do without.
+        work = [LoraWork("task-adapter", target, rows, provenance, announce=named)]
         failures = Failures(report)
         (card,) = train_loras(
             model.base, work, settings.lora, settings.adapt, report, seed=settings.seed, failures=failures
@@ -66,21 +80,40 @@ def adapt(
         assert card
         return card
 
-    output = Output("task-adapter", target, made_from(provenance, target, read_trained))
-    outcome = run_one(output, make, force=force, dry_run=dry_run, report=report)
-    if outcome.value is None or dry_run:
-        return outcome
-    if record and workspace.settings_file.exists():
-        _record(workspace, target, report)
-    if save_merged and (outcome.state == "made" or not save_merged.exists()):
-        from perpcs_cli.model.loading.base import merge_adapter
+    def named() -> None:
+        if record and workspace.settings_file.exists():
+            _record(workspace, target, report)
 
-        merge_adapter(model.base.model, open_adapter(target))
-        with atomic.replacing_directory(save_merged) as temporary:
-            model.base.model.save_pretrained(temporary)
-            model.base.tokenizer.save_pretrained(temporary)
-        report.note(f"wrote {save_merged}")
-    return outcome
+    outputs: list[Output[Any]] = [Output("task-adapter", target, made_from(provenance, target, read_trained))]
+    if save_merged:
+        outputs.append(Output("merged", save_merged, made_from(provenance, save_merged, read_merged)))
+
+    def make(todo: Sequence[Output[Any]], keep: Any) -> None:
+        for one in todo:
+            if one.path == target:
+                keep(one, train())
+            else:
+                keep(one, _merge(model.base, target, one.path, provenance, report))
+
+    things = "outputs" if save_merged else ""
+    adapted, *_ = run(outputs, make, place=target, things=things, force=force, dry_run=dry_run, report=report)
+    if adapted.value is not None and not dry_run:
+        named()
+    return adapted
+
+
+def _merge(base: Base, adapter: Path, directory: Path, provenance: Provenance, report: Report) -> Merged:
+    """Write the base with the adapter in its weights as a model directory."""
+    from perpcs_cli.model.loading.base import merge_adapter
+
+    card = Merged(provenance=provenance)
+    merge_adapter(base.model, open_adapter(adapter))
+    with atomic.replacing_directory(directory) as temporary:
+        base.model.save_pretrained(temporary)
+        base.tokenizer.save_pretrained(temporary)
+        typed_files.write_json(temporary / MERGED_FILE, card)
+    report.note(f"wrote {directory}")
+    return card
 
 
 def _record(workspace: Workspace, target: Path, report: Report) -> None:

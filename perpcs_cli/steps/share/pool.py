@@ -10,7 +10,7 @@ from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.pool import Pool, open_pool
 from perpcs_cli.artifacts.pools.norms import check_bound
 from perpcs_cli.artifacts.pools.pseudonyms import Copies, copies_root
-from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.errors import DataError, UsageError, shortened
 from perpcs_cli.steps.job import Outcome, Output, run_one
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.share.gate import sharer_names
@@ -34,8 +34,9 @@ def build_pool(
     dry_run: bool = False,
     report: Report = SILENT,
 ) -> Outcome[Pool]:
-    """Build a pool of the sharers in a directory: all of them, or those of `names`.
+    """Build a pool of the sharers in a directory: those of `names`, else all.
 
+    In the workspace's own directory, all are those that the split lets share: who is a target now is left out.
     Each gives the share `share_ratio` of its pieces, drawn by the seed and its id. `pseudonymize`: of copies under
     pseudonyms, which carry the workspace's embeddings unless `with_embeddings` is false. `max_norm`: the largest norm
     of a piece.
@@ -53,6 +54,8 @@ def build_pool(
                 f"no such sharer: {missing[0]!r}", where=directory, hint="Train it with `perpcs train-sharer`."
             )
         found = sorted(set(names))
+    elif directory == places.sharers:
+        found = _who_may_share(places, found, report)
     if not found:
         raise DataError("holds no sharers", where=directory, hint="Train them with `perpcs train-sharer`.")
     order = open_adapter(directory / found[0]).modules
@@ -99,3 +102,19 @@ def build_pool(
         return pool
 
     return run_one(Output("pool", path, finished), make, force=force, dry_run=dry_run, report=report)
+
+
+def _who_may_share(places: Places, found: list[str], report: Report) -> list[str]:
+    """Those of `found` who are selected, or candidates, where there is such a list."""
+    listed = next((ids for ids in (places.split("sharer"), places.split("candidate")) if ids is not None), None)
+    if listed is None:
+        return found
+    able = [name for name in found if name in set(listed)]
+    if left_out := [name for name in found if name not in able]:
+        report.note(
+            f"{shortened(left_out)}: left out, for the split gives them another part; name them to take them in"
+        )
+    if not able:
+        hint = "Train those of splits/ with `perpcs train-sharer`, or name others."
+        raise DataError("holds nobody whom the split lets share", where=places.sharers, hint=hint)
+    return able

@@ -10,13 +10,15 @@ from typing import Literal
 
 import msgspec
 
+from perpcs_cli.artifacts.io.leftovers import sweep
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.io.safe_paths import inside
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
-from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
+from perpcs_cli.artifacts.pools.pseudonyms import own_names, pseudonym
 from perpcs_cli.artifacts.pools.revocation import (
     Lost,
+    Revocation,
     affected_recipes,
     affected_traces,
     begin,
@@ -77,9 +79,17 @@ def revoke(
     path = pool or places.pool
     lock = nullcontext() if dry_run else locked(path, report.note)
     with lock:
-        return _revoke(
+        if not dry_run:
+            # What a killed run was writing may hold anybody's pieces and texts.
+            for directory in (places.root, path.parent):
+                sweep(directory, below=True)
+        result = _revoke(
             places, path, sharers, recipes, recipes_then, traces, keep_files=keep_files, dry_run=dry_run, report=report
         )
+    if not dry_run:
+        # Whoever writes a recipe asks for the pool's lock.
+        _remake(places, path, report)
+    return result
 
 
 def _revoke(
@@ -100,10 +110,13 @@ def _revoke(
         return Revoked(pool=str(path), revoked=[])
     finished = [] if dry_run else _finish_stopped(path, secret, report)
     wanted = [name for name in dict.fromkeys(sharers) if name not in finished]
+    if stopped and wanted:
+        # The command that is run again: who is out already is not missed, while recipes are still to be made.
+        opened = open_pool(path)
+        wanted = [name for name in wanted if own_names(opened, secret, name) & set(opened.ids)]
     if not wanted:
         if not finished and not stopped:
             raise UsageError("names nobody, and nothing was stopped", where=path, hint="Give the sharers' ids.")
-        _remake(places, path, report)
         return Revoked(pool=str(path), revoked=finished)
     opened = open_pool(path)
     names = _names(opened, wanted, places)
@@ -155,8 +168,7 @@ def _revoke(
         return result
     secret = workspace_secret(places.root)
     begin(path, todo, secret)
-    finish(path, todo, secret)
-    _remake(places, path, report)
+    _finish(path, todo, secret, report)
     for line in result.by_hand:
         report.warn(f"PriME's recipe is deleted; search it again with: {line}")
     if keep_files:
@@ -185,8 +197,14 @@ def _finish_stopped(path: Path, secret: bytes | None, report: Report) -> list[st
     if not todo or not secret:
         return []
     report.note(f"finishing the revocation of {', '.join(todo.sharers)}, which was stopped")
-    finish(path, todo, secret)
+    _finish(path, todo, secret, report)
     return list(todo.names)
+
+
+def _finish(path: Path, todo: Revocation, secret: bytes, report: Report) -> None:
+    """Do what is to be done while nobody embeds: what is being embedded would bring them back."""
+    with locked(Path(todo.embeddings), report.note):
+        finish(path, todo, secret)
 
 
 def _remake(places: Places, path: Path, report: Report) -> None:
@@ -197,7 +215,7 @@ def _remake(places: Places, path: Path, report: Report) -> None:
         for one in lost if sharers else ():
             report.note(f"$ {shlex.join(['perpcs', *command_line(one, places.root, path, sharers)])}")
             remake(one, places.root, path, sharers, report)
-        remaking_path(path).unlink()
+        remaking_path(path).unlink(missing_ok=True)
 
 
 def _names(pool: OpenPool, wanted: list[str], places: Places) -> dict[str, set[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +38,8 @@ class LoraWork:
     provenance: Provenance
     wanted: bool = True
     """Otherwise it is finished, and trained again only for those who share its batches."""
+    announce: Callable[[], None] = lambda: None
+    """Called when it is trained, before it is written."""
 
 
 def read_trained(directory: Path) -> Card | None:
@@ -110,6 +112,7 @@ def _write(job: Job, work: LoraWork, base: Base, lora: LoraSettings, spent: Guar
         target_modules=list(lora.targets),
         base_model_name_or_path=hub_name(base.name),
     )
+    work.announce()
     with atomic.replacing_directory(work.directory) as temporary:
         digest = write_adapter(temporary, job.pieces, config, version("peft"))
         if not spent:

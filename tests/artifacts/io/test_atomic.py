@@ -83,40 +83,6 @@ def test_two_renames_where_directories_cannot_change_places(tmp_path, monkeypatc
     test_a_directory_is_replaced_as_a_whole(tmp_path)
 
 
-def test_a_kill_between_the_two_renames_is_mended(tmp_path, monkeypatch):
-    path = tmp_path / "u"
-    path.mkdir()
-    (path / "old").touch()
-
-    def killed(room, ignore_errors):
-        """A killed process cleans nothing up."""
-
-    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
-    rename = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda self, to: None if to == path else rename(self, to))
-    monkeypatch.setattr(atomic.shutil, "rmtree", killed)
-    with atomic.replacing_directory(path) as temporary:
-        (temporary / "new").touch()
-    assert not path.exists()
-    monkeypatch.undo()
-    atomic.sweep(tmp_path)
-    assert (names(path), names(tmp_path)) == (["old"], ["u"])
-
-
-def test_only_what_nobody_is_writing_is_swept_away(tmp_path):
-    dead = tmp_path / ".dead.x.perpcs.tmp"
-    dead.mkdir()
-    (dead / "half").touch()
-    (tmp_path / ".mine.tmp").mkdir()
-    (tmp_path / ".link.perpcs.tmp").symlink_to(tmp_path / ".mine.tmp")
-    with atomic.replacing(tmp_path / "file") as temporary:
-        temporary.touch()
-        # As another process would: a lock belongs to the opened file, not to the process.
-        atomic.sweep(tmp_path)
-        assert temporary.exists()
-    assert names(tmp_path) == [".link.perpcs.tmp", ".mine.tmp", "file"]
-
-
 def test_nothing_but_a_file_is_replaced_by_a_file(tmp_path):
     (tmp_path / "there").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "there")

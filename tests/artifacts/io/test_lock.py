@@ -64,7 +64,7 @@ def names(directory: Path) -> list[str]:
 def test_while_it_is_held_its_file_lies_beside_the_place(tmp_path):
     place = tmp_path / "new" / "pool.json"
     with locked(place, pytest.fail):
-        assert names(place.parent) == [".pool.json.lock"]
+        assert names(place.parent) == [".pool.json.perpcs.lock"]
     assert names(place.parent) == []
 
 
@@ -101,7 +101,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
     with held(tmp_path / "place") as other:
         other.kill()
         other.wait()
-        assert names(tmp_path) == [".place.lock"]
+        assert names(tmp_path) == [".place.perpcs.lock"]
         with locked(tmp_path / "place", pytest.fail):
             pass
     assert names(tmp_path) == []
@@ -109,7 +109,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
 
 def test_nothing_is_told_of_whoever_was_killed(tmp_path):
     place = tmp_path / "place"
-    (tmp_path / ".place.lock").write_text("process 123456789123456789 on " + "a" * 200)
+    (tmp_path / ".place.perpcs.lock").write_text("process 123456789123456789 on " + "a" * 200)
     told = []
     with held(place) as other:
 

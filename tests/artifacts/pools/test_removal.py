@@ -16,7 +16,7 @@ def directory(tmp_path: Path) -> Path:
     """A sharer's, with what a killed run leaves."""
     directory = tmp_path / "u1"
     directory.mkdir()
-    for name in (*FILES, ".gate.safetensors.lock"):
+    for name in (*FILES, ".gate.safetensors.perpcs.lock"):
         (directory / name).write_text("x")
     (directory / ".gate.safetensors.x1.perpcs.tmp").mkdir()
     return directory

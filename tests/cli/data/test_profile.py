@@ -215,7 +215,7 @@ def test_every_command_sees_the_profiles(shell: Shell) -> None:
     write_profiles(shell.root / FILE, {name: Profile(user_id=name, profile="likes rain")})
     workspace = open_workspace(shell.root)
     everyone = Who().everyone(workspace)
-    chosen = Who().select(workspace, "nothing", "target")
+    chosen = Who().select(workspace, "sharer", "target")
     assert {user.user_id: user.profile for user in chosen} == {name: "likes rain", other: "old"}
     assert everyone[name].profile == "likes rain"
     shown = shell(f"prompt --user {name} --with-profile")

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from safetensors.torch import load_file, save_file
 from shell import DATA, USAGE, Shell, refused
 
 from perpcs_cli.artifacts.io import typed_files
@@ -261,6 +262,21 @@ def test_more_in_the_config_adds_to_what_is_there(done: Shell, tmp_path: Path) -
     ]
     assert rows(shell)[:-1] == rows(done)
     assert rows(shell)[-1].settings == {"settings.assemble.recent": 3}
+
+
+def test_other_weights_under_the_same_name_are_another_model(done: Shell, tmp_path: Path) -> None:
+    shell = copied(done, tmp_path)
+    model = tmp_path / "model"
+    shutil.copytree(shell.model, model)
+    path = shell.root / "small.toml"
+    path.write_text(path.read_text().replace(str(shell.model), str(model)))
+    line = f"{LINE} --experiment main --dry-run --json"
+    before = [step["command"] for cell in json.loads(shell(line).stdout) for step in cell["steps"]]
+    weights = load_file(model / "model.safetensors")
+    save_file({name: one + 1 for name, one in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    after = [step["command"] for cell in json.loads(shell(line).stdout) for step in cell["steps"]]
+    same = {one.split()[1] for one, other in zip(before, after, strict=True) if one == other}
+    assert same == {"import", "split"}
 
 
 def test_profiles_are_written_where_they_are_asked_for(empty: Shell, tmp_path: Path) -> None:

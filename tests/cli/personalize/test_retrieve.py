@@ -74,7 +74,7 @@ def test_recipes_that_exist(near: Shell) -> None:
     [
         ("retrieve --similar 30", USAGE, "30 sharers are asked for, and there are"),
         ("retrieve --temperature 0", USAGE, "the temperature must be above 0"),
-        ("retrieve --temperature nan", USAGE, "the temperature must be above 0, and is nan"),
+        ("retrieve --temperature nan", USAGE, "nan is not a finite number"),
         ("retrieve --weights best", USAGE, "'best'"),
         ("retrieve --embeddings none.safetensors", DATA, "there are no embeddings"),
     ],

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from perpcs_cli.errors import DataError
 from perpcs_cli.model.loading.checkpoint import load_checkpoint
+from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
 
 Spoil = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -93,3 +94,24 @@ def test_a_tokenizer_that_is_none(spoilt: Callable[..., Path]) -> None:
     (directory / "tokenizer.json").write_text("7")
     with pytest.raises(DataError, match="the model cannot be loaded: "):
         load(directory)
+
+
+@pytest.mark.parametrize("kind", ["a model's", "a tokenizer's"])
+def test_code_that_comes_with_a_model_is_not_run(
+    spoilt: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """transformers would ask on a terminal whether to run it; here the answer would be yes."""
+    if kind == "a model's":
+        directory = spoilt(model_type="evil", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.M"})
+    else:
+        directory = spoilt()
+        path = directory / "tokenizer_config.json"
+        changed = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    (directory / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(DataError, match=r"model.*cannot be loaded"):
+        load(directory)
+    with pytest.raises(DataError, match="tokenizer cannot be loaded"):
+        load_vocabulary(directory)
+    assert not (tmp_path / "ran").exists()

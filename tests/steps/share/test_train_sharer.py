@@ -111,5 +111,5 @@ def test_gates_that_fail(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) 
 def test_a_task_adapter_that_fails(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, "task-adapter")
     with pytest.raises(PerpcsError, match="not trained to the end: task-adapter"):
-        steps.adapt(workspace, shown=PLAIN)
+        steps.adapt(workspace, steps.Who(tuple(read_users(workspace.users))), shown=PLAIN)
     assert not workspace.task_adapter.exists()
