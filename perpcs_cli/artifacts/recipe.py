@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -19,7 +19,7 @@ EVERY = "*"
 DIGITS = 4
 """Decimal places of a weight. What is stored is what is applied."""
 
-Mix = list[tuple[int, float]]
+Mix = list[tuple[int, Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]]]
 """[(index into the recipe's sharers, weight)]."""
 Method = Literal["per-pcs", "prime", "retrieve", "uniform", "single"]
 
@@ -120,7 +120,7 @@ def without_sharers(recipe: Recipe, names: Collection[str]) -> Recipe:
 
     def renormalized(mix: Mix) -> Mix:
         rest = [(recipe.sharers[index], weight) for index, weight in mix if recipe.sharers[index] not in names]
-        if len(rest) == len(mix) or not rest:
+        if len(rest) == len(mix) or not any(round(weight, DIGITS) for _, weight in rest):
             return [(kept.index(sharer), weight) for sharer, weight in rest]
         scale = sum(abs(weight) for _, weight in mix) / sum(abs(weight) for _, weight in rest)
         scaled = [(kept.index(sharer), round(weight * scale, DIGITS)) for sharer, weight in rest]

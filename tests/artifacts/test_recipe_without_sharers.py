@@ -76,3 +76,11 @@ def test_being_named_in_the_provenance_counts() -> None:
     assert uses(recipe, {"s3"})
     assert not uses(without_sharers(recipe, {"s3"}), {"s3"})
     assert without_sharers(recipe, {"s3"}).weights == recipe.weights
+
+
+@pytest.mark.parametrize("left", [0.0, 1e-300])
+def test_nothing_is_not_scaled_up(left: float) -> None:
+    """No recipe of ours has such weights, but a file may."""
+    recipe = make({"*": [("s0", 0.5), ("s3", 1.0)]})
+    recipe = msgspec.structs.replace(recipe, weights={"*": [[(0, left), (1, 1.0)]]})
+    assert without_sharers(recipe, {"s3"}).weights == {"*": [[(0, left)]]}

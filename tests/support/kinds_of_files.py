@@ -15,6 +15,7 @@ from perpcs_cli.artifacts import adapter, gate, pool, predictions, profiles, rec
 from perpcs_cli.artifacts.embeddings import read_embeddings
 from perpcs_cli.artifacts.io import hashing, journal, safe_paths, typed_files
 from perpcs_cli.artifacts.io.provenance import differences
+from perpcs_cli.artifacts.merged_model import read_merged
 from perpcs_cli.artifacts.metrics import Source, read_metrics
 from perpcs_cli.artifacts.mia import (
     read_leakage,
@@ -273,6 +274,7 @@ KINDS = [
     Kind("sweep", "grid.toml", "toml", _sweep),
     Kind("secret", "secret.key", "plain", workspace_secret),
     Kind("model-config", "model/config.json", "json", _model),
+    Kind("merged", "model/merged.json", "json", lambda root: read_merged(root / "model")),
     Kind("model-weights", "model/model.safetensors", "tensors", _model),
 ]
 """The one list of what is read."""

@@ -10,7 +10,19 @@ import msgspec
 import torch
 from helpers import provenance
 
-from perpcs_cli.artifacts import adapter, gate, pool, predictions, profiles, recipe, results, settings, trace, users
+from perpcs_cli.artifacts import (
+    adapter,
+    gate,
+    merged_model,
+    pool,
+    predictions,
+    profiles,
+    recipe,
+    results,
+    settings,
+    trace,
+    users,
+)
 from perpcs_cli.artifacts.embeddings import read_embeddings, write_embeddings
 from perpcs_cli.artifacts.io import hashing, journal, tensors, typed_files
 from perpcs_cli.artifacts.labels import Gold, Labels
@@ -268,6 +280,7 @@ def _write_model(directory: Path) -> None:
         "eos_token_id": 1,
     }
     (directory / "config.json").write_text(json.dumps(config))
+    typed_files.write_json(directory / merged_model.FILE, merged_model.Merged(provenance=provenance()))
     tensors.write_tensors(directory / "model.safetensors", {"model.norm.weight": torch.ones(8)}, {"format": "pt"})
 
 
