@@ -72,7 +72,7 @@ class Resampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     unit: Literal["users", "examples"]
     units: Count
     resamples: Count
-    seed: Count
+    seed: int
 
 
 class Metrics(

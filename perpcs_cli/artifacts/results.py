@@ -24,7 +24,7 @@ class Result(
     method: str
     task: str
     model: str
-    seed: Count
+    seed: int
     settings: dict[str, Any]
     """What the experiment sets for this cell, as `assemble.top-k`: 2; nothing that all cells of the sweep share."""
     metrics: dict[str, float]
