@@ -54,7 +54,10 @@ def problem_of_place(path: Path) -> str | None:
     """Why nothing can be written at `path`, or None. A link to a directory is one."""
     if path.is_symlink() and not path.is_dir():
         return f"'{path}' is a link, and would be replaced. Give what it points to."
-    return f"'{path}' is no file." if path.exists() and not path.is_file() and not path.is_dir() else None
+    if path.exists():
+        return None if path.is_file() or path.is_dir() else f"'{path}' is no file."
+    above = next((one for one in path.parents if one.exists()), path)
+    return f"'{path}' cannot be: '{above}' is no directory." if above != path and not above.is_dir() else None
 
 
 def _problem_of_number(text: str, kind: type[int] | type[float]) -> str | None:

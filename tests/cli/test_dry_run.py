@@ -72,3 +72,19 @@ def test_some_are_finished(near: Shell) -> None:
     rows = json.loads(near(f"{line} --dry-run --json").stdout)
     assert [(row["user_id"], row["state"]) for row in rows] == [(done, "finished"), (left, "to do")]
     assert not (near.root / "new" / f"{left}.json").exists()
+
+
+REFUSED = {
+    "no room": (f"train-sharer {PLAIN} --out new --max-length 8", f"gate {PLAIN} --out new --max-length 8"),
+    "no such user": ("train-sharer --user nobody", "gate --user nobody", "assemble --user nobody", "predict --user no"),
+    "another base": ("gate --task-adapter none", "assemble --task-adapter none", "predict --task-adapter none"),
+    "nothing to write": ("synth --out users.jsonl/x", f"train-sharer {PLAIN} --out perpcs.toml"),
+}
+
+
+@pytest.mark.parametrize("line", [line for lines in REFUSED.values() for line in lines])
+def test_it_refuses_what_the_run_refuses(near: Shell, line: str) -> None:
+    before = near.walk()
+    dry = near(f"{line} --dry-run").exit_code
+    assert near.walk() == before
+    assert dry == near(line).exit_code != 0

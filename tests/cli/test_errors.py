@@ -405,23 +405,9 @@ CASES = {
         "sharers/SHARER/gate.safetensors: the sharer has no gates … perpcs gate",
     ),
     # Where to write
-    "below a file, adapt": Case(
-        nothing, "adapt --plain --steps 1 --out perpcs.toml/a", RUNTIME, "perpcs.toml/a: cannot be written … --out"
-    ),
-    "below a file, sharer": Case(
-        nothing,
-        "train-sharer --plain --steps 1 --out perpcs.toml/s",
-        RUNTIME,
-        "perpcs.toml/s: cannot be written … --out",
-    ),
-    "below a file, recipes": Case(
-        nothing, "assemble --plain --out perpcs.toml/r", RUNTIME, "perpcs.toml/r: cannot be written … --out"
-    ),
+    "below a file, adapt": Case(nothing, "adapt --out perpcs.toml/a", USAGE, "'--out' … 'perpcs.toml' is no directory"),
     "below a file, predictions": Case(
-        nothing, "predict --base --out perpcs.toml/p.jsonl", RUNTIME, "perpcs.toml/p … cannot be written"
-    ),
-    "below a file, users": Case(
-        nothing, "synth --out perpcs.toml/u.jsonl", RUNTIME, "perpcs.toml/u.jsonl: cannot be written"
+        nothing, "predict --base --out perpcs.toml/deep/p.jsonl", USAGE, "'--out' … 'perpcs.toml' is no directory"
     ),
 }
 

@@ -97,7 +97,14 @@ def test_nothing_is_written_over_links_and_devices(
         if name not in WRITTEN:
             continue
         into = (path, name) in DIRECTORIES
-        for place in ("link", "dangling", "pipe", os.devnull, *(["file"] if into else ["directory", "to-directory"])):
+        for place in (
+            "link",
+            "dangling",
+            "pipe",
+            "file/below/it",
+            os.devnull,
+            *(["file"] if into else ["directory", "to-directory"]),
+        ):
             with pytest.raises(typer.BadParameter) as error:
                 command.make_context("perpcs", [name, place])
             assert error.value.param is parameter, (name, place)
@@ -110,6 +117,6 @@ def test_nothing_is_written_over_links_and_devices(
 
 
 def test_a_place_that_is_no_directory_is_not_passed_over(tmp_path: Path) -> None:
-    for line in ("pool revoke u1 --recipes {}", "pool revoke u1 --traces {}", "audit --recipes {}"):
+    for line in ("pool revoke u1 --recipes {}", "pool revoke u1 --traces {}"):
         done = CliRunner().invoke(app, line.format(tmp_path / "none").split())
         assert "no such directory" in refused(done, USAGE)

@@ -35,7 +35,6 @@ def audit(
     from perpcs_cli.steps.evaluate.audit import audit as step
 
     shown = flags.form_of(form, console)
-    flags.check_directories(recipes, "--recipes")
     report = step(here.places, pool=pool, recipes=recipes, summaries=mia, users_file=users_file)
     console.result(report, _text(report, shown))
     if report.problems:

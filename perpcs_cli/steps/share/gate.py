@@ -125,7 +125,13 @@ def gate(
                 _warn_of_halves(adapters[one.name], card, report)
         failures.end()
 
-    return run(outputs, make, place=directory, things="sharers", force=force, dry_run=dry_run, report=report)
+    outcomes = run(outputs, make, place=directory, things="sharers", force=force, dry_run=dry_run, report=report)
+    if dry_run:
+        for one in outcomes:
+            if one.state == "to do":
+                # Where an input does not fit, the real run would end.
+                model.encode(prompts[one.name], who=f"user {one.name}")
+    return outcomes
 
 
 def _warn_of_halves(adapter: Adapter, card: GateCard, report: Report) -> None:

@@ -103,4 +103,10 @@ def train_sharer(
                         note_losses(report, one.name, card)
         failures.end()
 
-    return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
+    outcomes = run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
+    if dry_run:
+        for one in outcomes:
+            if one.state == "to do":
+                # Where an input does not fit, the real run would end.
+                model.encode(prompts[one.name], who=f"user {one.name}")
+    return outcomes

@@ -104,10 +104,11 @@ def test_gates_that_no_pool_would_take_are_not_trained(shell: Shell, dry: str) -
 def test_a_sharers_name_is_taken_as_it_is(shell: Shell, name: str) -> None:
     """No id is read as a file, a number or a flag."""
     first = shell.ids("candidate")[0]
-    for path in (shell.root / "users.jsonl", shell.root / "splits" / "candidate.txt"):
-        path.write_text(path.read_text().replace(first, name))
-    shutil.rmtree(shell.root / "sharers")
-    for line in ("train-sharer --plain --steps 1", "gate --plain --steps 1", "pool build --force"):
+    users = shell.root / "users.jsonl"
+    users.write_text(users.read_text().replace(first, name))
+    for place in ("sharers", "splits"):
+        shutil.rmtree(shell.root / place)
+    for line in (f"train-sharer --plain --steps 1 --user {name}", "gate --plain --steps 1", "pool build --force"):
         done = shell(line)
         assert done.exit_code == 0, done.stderr
     assert (shell.root / "sharers" / name / "gate.safetensors").exists()
