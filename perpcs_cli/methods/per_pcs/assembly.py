@@ -71,7 +71,7 @@ def choose(scores: Tensor, settings: AssembleSettings, generator: torch.Generato
         return []
     k = min(settings.top_k, offered)
     order = torch.argsort(scores, descending=True, stable=True)[:offered]
-    softmax = torch.softmax(scores[order].double() / settings.temperature, dim=0)
+    softmax = _softmax(scores[order], settings.temperature)
     if settings.top_p is not None:
         # A sharer stays where those before it do not yet reach p.
         order = order[softmax.cumsum(0) - softmax < settings.top_p]
@@ -79,13 +79,19 @@ def choose(scores: Tensor, settings: AssembleSettings, generator: torch.Generato
         order = order[:k]
     if settings.sample:
         kept = order if settings.top_p is not None else order[: max(k, settings.sample_from)]
-        chances = torch.softmax(scores[kept].double() / settings.temperature, dim=0)
+        chances = _softmax(scores[kept], settings.temperature)
         order = kept[torch.multinomial(chances, min(k, len(kept)), generator=generator)]
     if settings.aggregate == "uniform":
         weights = torch.full((len(order),), 1 / len(order), dtype=torch.double)
     else:
-        weights = torch.softmax(scores[order].double() / settings.temperature, dim=0)
+        weights = _softmax(scores[order], settings.temperature)
     return list(zip(order.tolist(), weights.tolist(), strict=True))
+
+
+def _softmax(scores: Tensor, temperature: float) -> Tensor:
+    """Of scores / temperature. The largest is taken off first: however low the temperature, none is NaN."""
+    exact = scores.double()
+    return torch.softmax((exact - exact.max()) / temperature, dim=0)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ def weigh(neighbours: Sequence[Neighbour], weighting: Weighting, temperature: fl
     """
     if weighting == "single":
         return [(neighbours[0].user_id, 1.0)]
-    scores = np.array([one.similarity if weighting == "softmax" else 0.0 for one in neighbours]) / temperature
-    weights = np.exp(scores - scores.max())
+    scores = np.array([one.similarity if weighting == "softmax" else 0.0 for one in neighbours])
+    with np.errstate(over="ignore"):
+        # The largest is taken off first: however low the temperature, it is 0 and none is NaN.
+        weights = np.exp((scores - scores.max()) / temperature)
     return [(one.user_id, float(w)) for one, w in zip(neighbours, weights / weights.sum(), strict=True)]

@@ -17,7 +17,7 @@ from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.settings import PredictSettings, PrimeSettings
 from perpcs_cli.artifacts.trace import Trace, TraceHeader, open_trace, read_trace
 from perpcs_cli.artifacts.users import User, newest
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, run
 from perpcs_cli.steps.personalize.pareto_front import check_front, write_front
@@ -100,6 +100,8 @@ def prime(
     if pareto is not None and pareto.exists() and not force:
         check_front(pareto, [user.user_id for user in users], front)
     directory = out or workspace.recipes_of("prime")
+    if len(set(settings.prime.alpha)) > 1 and not directory.name:
+        raise UsageError("names no directory to put the alphas beside", where="--out", hint="Give --out DIR.")
     outputs = [output for one in searches for output in one.outputs(directory)]
 
     def make(todo: Any, keep: Any) -> None:

@@ -117,6 +117,14 @@ def test_users_without_a_history(shell: Shell) -> None:
     assert "no user has a history" in refused(shell(named(shell, f"{EMBED} --user {users[0].user_id}")), DATA)
 
 
+def test_force_for_one_user_keeps_everyone_elses(shell: Shell) -> None:
+    shell(named(shell, EMBED))
+    before = (shell.root / FILE).read_bytes()
+    done = json.loads(shell(named(shell, f"{EMBED} --user TARGET --force --json")).stdout)
+    assert (done["users"], done["embedded"]) == (1, 1)
+    assert (shell.root / FILE).read_bytes() == before
+
+
 def test_other_settings(shell: Shell) -> None:
     shell(named(shell, EMBED))
     message = refused(shell(named(shell, f"{EMBED} --max-length 16")), DATA)

@@ -131,6 +131,14 @@ def test_a_killed_run_goes_on_where_it_was(brief: Shell, monkeypatch: pytest.Mon
     assert (brief.root / FILE).read_bytes() == (brief.root / "whole.jsonl").read_bytes()
 
 
+def test_force_for_one_user_keeps_everyone_elses(brief: Shell) -> None:
+    brief(LINE)
+    before = (brief.root / FILE).read_bytes()
+    done = json.loads(brief(named(brief, f"{LINE} --user TARGET --force --json")).stdout)
+    assert (done["profiles"], done["written"]) == (1, 1)
+    assert (brief.root / FILE).read_bytes() == before
+
+
 def test_other_settings_and_other_files_are_not_replaced(shell: Shell) -> None:
     shell(LINE)
     message = refused(shell("profile --max-new-tokens 5 --recent 1"), DATA)

@@ -51,6 +51,11 @@ def test_the_recipe_predicts(near: Shell) -> None:
     assert near(named(near, "predict --user TARGET --recipes recipes-prime --name prime")).exit_code == 0
 
 
+def test_several_alphas_need_a_directory_with_a_name(near: Shell) -> None:
+    line = named(near, f"{ONE} --out .").replace("--alpha 0.5", "--alpha 0,1")
+    assert refused(near(line), USAGE).startswith("--out: names no directory")
+
+
 def test_several_alphas_share_a_trace_and_have_directories_of_their_own(near: Shell) -> None:
     line = named(near, ONE).replace("--alpha 0.5", "--alpha 0,0.2,1.0,1e-05")
     found = json.loads(near(f"{line} --json --pareto front.json").stdout)

@@ -115,6 +115,7 @@ def test_uniform():
 def test_temperature():
     first, second = softmax([2.0 / 0.5, 1.5 / 0.5])
     assert choose(SCORES, settings(temperature=0.5), seeded()) == approx([(1, first), (3, second)])
+    assert choose(SCORES, settings(temperature=1e-320), seeded()) == [(1, 1.0), (3, 0.0)]
 
 
 def test_top_p_takes_the_fewest_that_add_up():

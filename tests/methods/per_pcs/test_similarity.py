@@ -53,6 +53,7 @@ def test_weights() -> None:
     total = math.exp(0.9) + math.exp(0.1)
     assert dict(weigh(near, "softmax")) == pytest.approx({"a": math.exp(0.9) / total, "b": math.exp(0.1) / total})
     sharp = math.exp(9) + math.exp(1)
+    assert weigh(near, "softmax", 1e-320) == [("a", 1.0), ("b", 0.0)]
     assert dict(weigh(near, "softmax", 0.1)) == pytest.approx({"a": math.exp(9) / sharp, "b": math.exp(1) / sharp})
     assert weigh(near, "uniform") == [("a", 0.5), ("b", 0.5)]
     assert weigh(near, "single") == [("a", 1.0)]
