@@ -192,7 +192,6 @@ def _write_results(root: Path) -> None:
         utility=1.5,
         similarity=(1.0, 0.5),
         metrics={"rouge-1": 1.0, "rouge-L": 0.5},
-        seconds=0.1,
         call=0,
         of=2,
         outputs=hashing.digest_value([[3, 4], [5]]),
