@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 CARD = "sharer.json"
-LOG = "train.jsonl"
 PREFIX = "base_model.model."
 
 

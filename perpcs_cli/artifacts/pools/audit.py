@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts.adapter import CARD, CONFIG, LOG, WEIGHTS, Card
+from perpcs_cli.artifacts.adapter import CARD, CONFIG, WEIGHTS, Card
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, read_gates
 from perpcs_cli.artifacts.io import safe_paths, tensors, typed_files
@@ -19,6 +19,7 @@ from perpcs_cli.artifacts.pools.text_leaks import files_below, find_names, find_
 from perpcs_cli.artifacts.pools.verify import verify_pool
 from perpcs_cli.artifacts.privacy import RELATION, Guarantee
 from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.artifacts.training_log import FILE as LOG_FILE
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError
 
@@ -197,7 +198,7 @@ def _attacks(path: Path, leakage: Leakage, pool: OpenPool) -> list[Attacked]:
 
 def _odd_files(pool: OpenPool) -> list[str]:
     """Files that perpcs does not write there, and metadata that it does not write either."""
-    expected = {WEIGHTS, CONFIG, CARD, GATE_FILE, *([] if pool.manifest.pseudonyms else [LOG])}
+    expected = {WEIGHTS, CONFIG, CARD, GATE_FILE, *([] if pool.manifest.pseudonyms else [LOG_FILE])}
     places = {pool.path.parent / sharer.path for sharer in pool.manifest.sharers}
     problems = []
     for path in pool_files(pool):
@@ -232,4 +233,4 @@ def _traces_of_data(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         # With a guarantee, the digests are keyed with the workspace's secret.
         if card and not card.privacy and {"user", "examples"} & card.provenance.inputs.keys():
             digests.append(path)
-    return digests, [path for path in files if path.name == LOG]
+    return digests, [path for path in files if path.name == LOG_FILE]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perpcs_cli.artifacts.adapter import CARD, CONFIG, LOG, WEIGHTS
+from perpcs_cli.artifacts.adapter import CARD, CONFIG, WEIGHTS
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.io.atomic import writing
 from perpcs_cli.artifacts.io.leftovers import LOCK, WORKSHOP, sweep
+from perpcs_cli.artifacts.training_log import FILE as LOG_FILE
+from perpcs_cli.artifacts.training_log import failed_log
 from perpcs_cli.errors import DataError
 
-FILES = (CARD, LOG, GATE_FILE, "README.md", CONFIG, WEIGHTS)
+FILES = (CARD, LOG_FILE, GATE_FILE, "README.md", CONFIG, WEIGHTS)
 """What is deleted, PEFT's model card included. The weights go last: where they are, the directory is an adapter's."""
 
 
@@ -29,7 +31,7 @@ def check_removable(directory: Path) -> None:
 
 
 def remove_sharer(directory: Path) -> None:
-    """Delete a sharer's directory: an adapter, its gates, its log, and what a stopped run has left of them.
+    """Delete a sharer's directory: an adapter, its gates, its logs, and what a stopped run has left of them.
 
     Raises DataError, and deletes nothing, where it holds anything else; nothing is done where it is gone already.
     """
@@ -41,6 +43,7 @@ def remove_sharer(directory: Path) -> None:
             for name in sorted(names, key=lambda name: FILES.index(name) if name in FILES else -1):
                 (directory / name).unlink(missing_ok=True)
             directory.rmdir()
+    failed_log(directory).unlink(missing_ok=True)
 
 
 def _is_own(path: Path) -> bool:

@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.training_log import failed_log
 from perpcs_cli.steps.report import Report
 
 if TYPE_CHECKING:
     from perpcs_cli.model.training.train import Job
-
-
-def log_path(directory: Path) -> Path:
-    """Where the log of a failed training of the sharer in `directory` is: `NAME.failed.jsonl` beside it."""
-    return directory.with_name(f"{directory.name}.failed.jsonl")
 
 
 class Failures:
@@ -29,7 +25,7 @@ class Failures:
 
         A private one has no log. That of an earlier failure goes when the training succeeds.
         """
-        path = log_path(directory)
+        path = failed_log(directory)
         if not job.failure:
             path.unlink(missing_ok=True)
             return False

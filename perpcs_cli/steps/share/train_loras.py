@@ -8,12 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from perpcs_cli.artifacts.adapter import CARD, LOG, AdapterConfig, Card, open_adapter, write_adapter
+from perpcs_cli.artifacts.adapter import CARD, AdapterConfig, Card, open_adapter, write_adapter
 from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.pools.removal import check_removable
 from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
+from perpcs_cli.artifacts.training_log import FILE as LOG_FILE
 from perpcs_cli.model.loading.catalogue import hub_name
 from perpcs_cli.steps.job import Output
 from perpcs_cli.steps.report import Report
@@ -116,7 +117,7 @@ def _write(job: Job, work: LoraWork, base: Base, lora: LoraSettings, spent: Guar
     with atomic.replacing_directory(work.directory) as temporary:
         digest = write_adapter(temporary, job.pieces, config, version("peft"))
         if not spent:
-            typed_files.write_jsonl(temporary / LOG, job.log)
+            typed_files.write_jsonl(temporary / LOG_FILE, job.log)
         card = Card(
             user_id=job.name,
             examples=len(job.examples),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from perpcs_cli.artifacts.pools.removal import FILES, check_removable, remove_sharer
+from perpcs_cli.artifacts.training_log import failed_log
 from perpcs_cli.errors import DataError
 
 
@@ -23,8 +24,9 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_all_goes(directory: Path) -> None:
+    failed_log(directory).touch()
     remove_sharer(directory)
-    assert not directory.exists()
+    assert list(directory.parent.iterdir()) == []
     remove_sharer(directory)
 
 

@@ -12,12 +12,12 @@ import pytest
 from torch import Tensor
 
 from perpcs_cli import steps
+from perpcs_cli.artifacts.training_log import failed_log
 from perpcs_cli.artifacts.users import read_users
 from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training import train as room
-from perpcs_cli.steps.share.failures import log_path
 from perpcs_cli.steps.share.privacy import Budget
 from perpcs_cli.steps.workspace import Workspace
 from perpcs_cli.tasks.prompts import PLAIN
@@ -78,9 +78,9 @@ def test_one_that_fails_is_named_and_the_others_are_written(
     assert sorted(path.name for path in workspace.sharers.iterdir() if not path.name.startswith(".")) == sorted(
         [first, f"{second}.failed.jsonl", third]
     )
-    assert len(log_path(workspace.sharers / second).read_text().splitlines()) == 1
+    assert len(failed_log(workspace.sharers / second).read_text().splitlines()) == 1
     assert set(train(workspace)) == {first, second, third}
-    assert not log_path(workspace.sharers / second).exists()
+    assert not failed_log(workspace.sharers / second).exists()
 
 
 def test_a_private_training_that_fails_keeps_no_log(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_gates_that_fail(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(PerpcsError, match=f"not trained to the end: {names[0]}; its loss is nan"):
         steps.gate(workspace, shown=PLAIN, together=2)
     assert [(workspace.sharers / name / "gate.safetensors").exists() for name in names] == [False, True, True]
-    assert log_path(workspace.sharers / names[0]).exists()
+    assert failed_log(workspace.sharers / names[0]).exists()
 
 
 def test_a_task_adapter_that_fails(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
