@@ -44,7 +44,7 @@ class Console:
 
     def result(self, value: object, text: str) -> None:
         """Write a result: `value` as JSON with `--json`, else `text`."""
-        self.data(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() if self.json else text)
+        self.data(process.portable(msgspec.json.format(msgspec.json.encode(value), indent=2)) if self.json else text)
 
     def note(self, message: str) -> None:
         """Say something to a person."""

@@ -31,7 +31,6 @@ class Stream(io.TextIOWrapper):
     """
 
     def __init__(self, buffer: BinaryIO, encoding: str, called: str, *, heard: bool = True) -> None:
-        codecs.register_error(ESCAPE, _escaped)
         super().__init__(buffer, encoding, ESCAPE, line_buffering=True)
         self.called, self.heard = called, heard
 
@@ -65,6 +64,9 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end
+
+
+codecs.register_error(ESCAPE, _escaped)
 
 
 def set_streams() -> None:
@@ -120,6 +122,13 @@ def talk(text: str) -> None:
     """Write to stderr."""
     sys.stderr.write(visible(text))
     sys.stderr.flush()
+
+
+def portable(json: bytes) -> str:
+    """JSON as text that is JSON in the encoding of stdout, too."""
+    text = json.decode()
+    utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+    return text if utf8 else text.encode("ascii", ESCAPE).decode()
 
 
 def visible(text: str) -> str:

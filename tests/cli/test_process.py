@@ -62,6 +62,14 @@ def test_characters_that_an_encoding_lacks(encoding: str) -> None:
     assert json.loads(stream.buffer.getvalue().decode(encoding)) == {"user_id": WORDS}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_json_is_utf8_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = process.Stream(io.BytesIO(), encoding, "stdout")
+    monkeypatch.setattr(sys, "stdout", stream)
+    Console(json=True).result({"user_id": WORDS}, "")
+    assert json.loads(stream.buffer.getvalue()) == {"user_id": WORDS}  # type: ignore[attr-defined]
+
+
 def test_a_process_in_another_encoding(tmp_path: Path) -> None:
     users = [{"user_id": WORDS.replace(" ", ""), "queries": [{"id": "1", "input": WORDS}]}]
     (tmp_path / "u.jsonl").write_text("\n".join(map(json.dumps, users)))
