@@ -103,10 +103,19 @@ def read_toml(path: Path, form: str) -> dict[str, Any]:
         raise DataError(f"not valid TOML: {error}", where=path) from None
     if limits.too_deep(content):
         raise DataError("is nested too deep", where=path)
+    if _holds_nul(content):
+        raise DataError("holds the character NUL, which no name or path has", where=path)
     if (found := content.get("format")) != form:
         hint = f'Add `format = "{form}"` if it is one.'
         raise DataError(f"expected format = {form!r} and found {found!r:.60}", where=path, hint=hint)
     return content
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_holds_nul, inner))
 
 
 def read_bytes(path: Path, limit: int = limits.DATA_BYTES) -> bytes:

@@ -149,3 +149,11 @@ def test_a_device_is_no_file():
 def test_a_path_that_can_be_none(name):
     with pytest.raises(DataError, match="cannot be read"):
         typed_files.read_bytes(Path(name))
+
+
+@pytest.mark.parametrize("line", ['data = "a\\u0000b"', 'data = ["a", "\\u0000"]', '[[x]]\n"a\\u0000" = 1'])
+def test_toml_holds_no_nul(tmp_path, line):
+    path = tmp_path / "a.toml"
+    path.write_text(f'format = "f"\n{line}\n')
+    with pytest.raises(DataError, match="holds the character NUL"):
+        typed_files.read_toml(path, "f")
