@@ -11,7 +11,7 @@ from shell import STEPS, Shell, named
 STARTED = {
     "import": "import users.jsonl --out imported.jsonl",
     "profile": "profile --max-new-tokens 4 --recent 1",
-    "select": "select --clusters 2 --min-items 1",
+    "select": "select --clusters 2 --min-items 1 --out chosen",
     "pool build --pseudonymize": "pool build --pseudonymize --out keyed.json",
     "retrieve": "retrieve --similar 2",
     "prime": f"{PRIME} --user TARGET",
@@ -60,7 +60,7 @@ def test_a_rerun_writes_nothing_and_shows_what_is_finished(near: Shell, command:
         assert found[there] > 0
     elif command == "select":
         # It shows the artifact itself.
-        assert found == json.loads((near.root / "splits" / "selection.json").read_text())
+        assert found == json.loads((near.root / "chosen" / "selection.json").read_text())
     else:
         assert found["state"] == "finished"
         assert (near.root / found["path"]).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 
 from perpcs_cli import __version__
 from perpcs_cli.artifacts.io.limits import too_deep
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, shortened
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +39,16 @@ def check_same(before: Provenance, now: Provenance, *, where: Path) -> None:
             f"was made with other settings: {changed}",
             where=where,
             hint="Use --force to make it again, or write to another place.",
+        )
+
+
+def check_beside(before: Provenance, now: Provenance, others: Collection[str], *, where: Path) -> None:
+    """Raise DataError where the rows of `others` at `where`, which would be lost, were made with other settings."""
+    if others and (changed := differences(before, now)):
+        raise DataError(
+            f"has {shortened(sorted(others))}, made with other settings: {changed}",
+            where=where,
+            hint="Make all users again, without --user, or write to another place with --out.",
         )
 
 

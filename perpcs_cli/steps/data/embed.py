@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from perpcs_cli.artifacts.embeddings import What
 from perpcs_cli.artifacts.io import atomic, hashing
-from perpcs_cli.artifacts.io.provenance import Provenance, check_same
+from perpcs_cli.artifacts.io.provenance import Provenance, check_beside, check_same
 from perpcs_cli.errors import DataError
 from perpcs_cli.steps.job import Outcome, Output, run
 from perpcs_cli.steps.report import SILENT, Report
@@ -74,6 +74,7 @@ def embed(
         old = read_embeddings(path, what)
         if not force:
             check_same(old.card.provenance, provenance, where=path)
+        check_beside(old.card.provenance, provenance, old.card.users.keys() - digests.keys(), where=path)
         if old.card.provenance != provenance:
             return dict(digests), {}
         known = {**old.card.users, **digests}

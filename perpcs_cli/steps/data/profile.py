@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from perpcs_cli.artifacts.io import atomic, hashing
 from perpcs_cli.artifacts.io.journal import Header, end_journal, open_journal, partial_path, read_journal
-from perpcs_cli.artifacts.io.provenance import Provenance, check_same
+from perpcs_cli.artifacts.io.provenance import Provenance, check_beside, check_same
 from perpcs_cli.artifacts.predictions import info_path
 from perpcs_cli.artifacts.profiles import Profile, ProfilesInfo, read_info, read_profiles, write_info, write_profiles
 from perpcs_cli.errors import DataError, UsageError
@@ -71,7 +71,7 @@ def profile(
     @cache
     def known() -> dict[str, Profile]:
         """Looked at when the file is locked."""
-        return _known(path, provenance, force=force)
+        return _known(path, provenance, shown.keys(), force=force)
 
     def finished(user: str) -> Profile | None:
         found = known().get(user)
@@ -133,8 +133,9 @@ def profile(
     return run(outputs, make, place=path, dry_run=dry_run, report=report, force=force)
 
 
-def _known(path: Path, provenance: Provenance, *, force: bool) -> dict[str, Profile]:
-    """The profiles that are there. Raises where they were made with other settings, or by hand, unless `force`."""
+def _known(path: Path, provenance: Provenance, asked: Collection[str], *, force: bool) -> dict[str, Profile]:
+    """The profiles that are there. Raises where they were made with other settings, or by hand, unless `force`, and
+    where `force` would lose those of users who are not asked for."""
     if not path.exists():
         return {}
     stopped = partial_path(path).exists()
@@ -148,8 +149,10 @@ def _known(path: Path, provenance: Provenance, *, force: bool) -> dict[str, Prof
         if stopped or force:
             return {}
         raise DataError("has changed since it was written", where=path, hint="Use --force to write it again.")
-    if force and info.provenance != provenance:
-        return {}
+    if force:
+        check_beside(info.provenance, provenance, known.keys() - asked, where=path)
+        if info.provenance != provenance:
+            return {}
     check_same(info.provenance, provenance, where=path)
     return known
 

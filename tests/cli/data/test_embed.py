@@ -129,6 +129,8 @@ def test_other_settings(shell: Shell) -> None:
     shell(named(shell, EMBED))
     message = refused(shell(named(shell, f"{EMBED} --max-length 16")), DATA)
     assert "was made with other settings: max_length 512 -> 16" in message
+    message = refused(shell(named(shell, f"{EMBED} --max-length 16 --force --user TARGET")), DATA)
+    assert "and 4 more, made with other settings: max_length 512 -> 16" in message
     assert shell(named(shell, f"{EMBED} --max-length 16 --force --quiet")).stderr == ""
 
 
