@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from perpcs_cli.model.engine.batching import Encoded
     from perpcs_cli.model.loading.base import Base
     from perpcs_cli.model.loading.identity import Identity
+    from perpcs_cli.model.loading.tokenizer_info import Reads
     from perpcs_cli.tasks.prompts import Prompt
 
 
@@ -108,13 +109,24 @@ class StepModel:
         self._report.note(f"base: {settings.model}{merged}, {shape}{layers}")
         return base
 
+    @cached_property
+    def _vocabulary(self) -> Reads:
+        from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
+
+        return load_vocabulary(self.identity.directory)
+
+    @property
+    def reader(self) -> Reads:
+        """What tokenizes: the base where it is loaded already, else its vocabulary alone."""
+        return self.base if "base" in vars(self) else self._vocabulary
+
     def encode(self, prompts: Iterable[Prompt], *, who: str, reserve: int = 0) -> list[Encoded]:
         """Tokenize prompts, and tell how many had to be cut to fit. Errors name `who`."""
         from perpcs_cli.model.engine.batching import encode
 
         try:
             rows = [
-                replace(encode(self.base, prompt, self.settings.max_length, reserve=reserve), who=who)
+                replace(encode(self.reader, prompt, self.settings.max_length, reserve=reserve), who=who)
                 for prompt in prompts
             ]
         except DataError as error:

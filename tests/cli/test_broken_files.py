@@ -197,7 +197,6 @@ def test_unreadable_text(place: str, shell: Shell) -> None:
         "pool list --pool",
         "pool verify --pool",
         "pool revoke x --pool",
-        "pool build --out",
         "audit --pool",
         "assemble --force --pool",
         "retrieve --force --pool",

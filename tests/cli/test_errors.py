@@ -300,7 +300,10 @@ CASES = {
         "mine: already exists … --force",
     ),
     "merged model exists": Case(
-        nothing, "adapt --out other --save-merged merged", USAGE, "merged: already exists … --force"
+        remove("merged/merged.json"),
+        "adapt --out other --save-merged merged",
+        USAGE,
+        "merged: already exists … --force",
     ),
     "sharer of somebody": Case(
         remove("sharers/SHARER/sharer.json"),

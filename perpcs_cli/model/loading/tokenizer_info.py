@@ -48,8 +48,8 @@ def load_vocabulary(directory: Path) -> Vocabulary:
         configs = [AutoConfig.from_pretrained(directory, **LOCAL)]
         if (directory / "generation_config.json").exists():
             configs.insert(0, GenerationConfig.from_pretrained(directory, local_files_only=True))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # Whatever a library makes of broken files.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"the model's tokenizer cannot be loaded: {reason}", where=directory) from None
     configs.append(configs[-1].get_text_config(decoder=True))
     return Vocabulary(tokenizer, stop_tokens(tokenizer, *configs), longest_sequence(configs[-1]))

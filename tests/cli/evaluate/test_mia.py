@@ -317,7 +317,7 @@ def test_users_have_changed_since(shell: Shell) -> None:
         ("--pool nowhere.json", DATA, "there is no pool"),
         ("--base --protocol published", DATA, "it is made of everyone's adapters (1)"),
         ("--task-adapter none", DATA, "another base model or task adapter"),
-        ("--name ../up", DATA, "cannot name a file"),
+        ("--name ../up", USAGE, "cannot name a file"),
         ("--out mia/x.jsonl", USAGE, "must end in .json"),
     ],
 )
