@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perpcs_cli.artifacts.published import PublishedFigure
+from perpcs_cli.artifacts.published import PublishedRow
 from perpcs_cli.artifacts.results import Result
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.tables.paper_layouts import Layout, System, in_words, place_of
@@ -18,6 +19,8 @@ _USUAL: dict[str, object] = {
     "assemble.aggregate": "attention",
     "pool.share-ratio": 1.0,
     "select.strategy": "history-cluster",
+    "assemble.sample-from": 10,
+    "prime.alpha": 0,
     "prime.granularity": "lora",
     "prime.optimizer": "cma",
 }
@@ -45,11 +48,22 @@ class Entry:
     name: str
     system: System
     cells: dict[Panel, list[Row]]
+    values: Sequence[object] = ()
+    """Of the settings in the system's name."""
+
+    def each(self, panel: Panel, metric: str) -> list[float]:
+        """The metric of each seed."""
+        return [row.result.metrics[metric] for row in self.cells.get(panel, ())]
 
     def value(self, panel: Panel, metric: str) -> float | None:
-        """The metric, averaged over the seeds; None where there is no cell."""
-        values = [row.result.metrics[metric] for row in self.cells.get(panel, ())]
+        """The mean over the seeds; None where there is no cell."""
+        values = self.each(panel, metric)
         return sum(values) / len(values) if values else None
+
+    def error(self, panel: Panel, metric: str) -> float | None:
+        """The standard error of the mean over the seeds; None where there are not several."""
+        values = self.each(panel, metric)
+        return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, object]:
@@ -79,26 +93,26 @@ def arrange(layout: Layout, rows: Sequence[Row], *, setup: bool = False) -> tupl
     """
     own = {key for system in layout.systems for key in (*system.settings, *system.varying)}
     shared = _constant(rows) if setup else {}
-    found: dict[tuple[int, tuple[object, ...]], Entry] = {}
+    found: dict[tuple[int, str], Entry] = {}
     left_out = []
     for row in rows:
         settings = plain(row.result.settings)
         for key in shared.get((row.result.experiment, row.result.method), ()):
             if key not in own and not key.startswith("predict."):
                 settings.pop(key, None)
-        place = next(
-            (n for n, system in enumerate(layout.systems) if _is(system, row.result.method, settings)),
-            None,
-        )
-        if place is None:
+        found_in = [
+            (n, values)
+            for n, system in enumerate(layout.systems)
+            if (values := system.values(row.result.method, settings)) is not None
+        ]
+        if not found_in:
             left_out.append(row)
             continue
+        place, values = found_in[0]
         system = layout.systems[place]
-        values = tuple(settings[key] for key in system.varying)
-        entry = found.setdefault((place, values), Entry(system.named(settings), system, {}))
-        _add(entry, row)
-    ordered = sorted(found, key=lambda key: (key[0], [_sortable(value) for value in key[1]]))
-    return [found[key] for key in ordered], left_out
+        name = system.named(values)
+        _add(found.setdefault((place, name), Entry(name, system, {}, values)), row)
+    return sorted(found.values(), key=lambda entry: _order(layout, entry)), left_out
 
 
 def each(rows: Sequence[Row]) -> list[Entry]:
@@ -140,19 +154,14 @@ def varying(cells: Sequence[Mapping[str, object]]) -> list[str]:
 def called(entry: Entry, name: str) -> bool:
     """Whether `name` is the entry's own, or that of the directory of its recipes or predictions: `prime-0.2`."""
     known = {"adapted": {"base", "adapted"}, "retrieval": {"retrieval", "retrieve"}}
-    method = entry.system.method
-    row = next(iter(next(iter(entry.cells.values()), [])), None)
-    values = [plain(row.result.settings)[key] for key in entry.system.varying] if row else []
-    words = [in_words(value) for value in values]
-    plain_prompt = not entry.system.settings and not any(key.startswith("predict.") for key in entry.system.varying)
-    names = {"-".join([first, *words]) for first in known.get(method, {method})} if plain_prompt and row else set()
-    return name == entry.name or name in names
-
-
-def _is(system: System, method: str, settings: Mapping[str, object]) -> bool:
-    if method != system.method or set(settings) != {*system.settings, *system.varying}:
+    system = entry.system
+    if name == entry.name:
+        return True
+    if not entry.cells or system.settings or any(key.startswith("predict.") for key in system.varying):
         return False
-    return all(settings[key] == value for key, value in system.settings.items())
+    usual = all(in_words(value) == told for value, told in zip(entry.values, system.varying.values(), strict=True))
+    words = [[in_words(value) for value in entry.values], *([[]] if usual else [])]
+    return name in {"-".join([first, *some]) for first in known.get(system.method, {system.method}) for some in words}
 
 
 def _constant(rows: Sequence[Row]) -> dict[tuple[str, str], set[str]]:
@@ -182,19 +191,23 @@ def _add(entry: Entry, row: Row) -> None:
     cells.append(row)
 
 
-def _sortable(value: object) -> tuple[bool, float, str]:
-    number = isinstance(value, int | float)
-    return (not number, float(value) if isinstance(value, int | float) else 0.0, str(value))
+def _order(layout: Layout, entry: Entry) -> tuple[int, list[tuple[bool, float, str]]]:
+    """By the layout's order, then by the values in the name."""
+    return layout.systems.index(entry.system), [_sortable(in_words(value)) for value in entry.values]
 
 
-def with_published(layout: Layout, entries: Sequence[Entry], figures: Sequence[PublishedFigure]) -> list[Entry]:
+def _sortable(word: str) -> tuple[bool, float, str]:
+    try:
+        return (False, float(word), word)
+    except ValueError:
+        return (True, 0.0, word)
+
+
+def with_published(layout: Layout, entries: Sequence[Entry], rows: Sequence[PublishedRow]) -> list[Entry]:
     """The entries, and one without cells for each system that only the paper has, in the layout's order."""
-    names = {entry.name for entry in entries}
-    only = dict.fromkeys(figure for figure in figures if figure.system not in names)
-    more: dict[str, Entry] = {}
-    for figure in only:
-        place = place_of(layout, figure)
-        if place is not None:
-            more[figure.system] = Entry(figure.system, layout.systems[place], {})
-    # Stable: the ones of a system that have cells stay in front.
-    return sorted([*entries, *more.values()], key=lambda entry: layout.systems.index(entry.system))
+    more = {}
+    for name in dict.fromkeys(row.system for row in rows) - dict.fromkeys(entry.name for entry in entries).keys():
+        if found := place_of(layout, name):
+            place, values = found
+            more[name] = Entry(name, layout.systems[place], {}, values)
+    return sorted([*entries, *more.values()], key=lambda entry: _order(layout, entry))
