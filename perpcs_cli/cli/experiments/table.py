@@ -79,11 +79,12 @@ def table(
     ] = None,
     form: flags.FormatOption = None,
 ) -> None:
-    """Lay out a sweep's results as the papers' tables, the published figures beside them.
+    """Lay out a sweep's results as the papers' tables.
 
-    The best values are bold and the second best underlined. Stars are of a paired bootstrap over users, against
-    --baseline or, without it, the best baseline of each metric; the caption says which. With --experiment the constant
-    settings of an experiment count as its set-up. --mia and --plot are for prime-2, utility against privacy.
+    The papers' own figures stand beside ours. The best values are bold, the second best underlined. Stars are of a
+    paired bootstrap over users, corrected for several comparisons, against --baseline or, without it, the best
+    baseline of each metric; the caption says which. With --experiment the constant settings of an experiment count as
+    its set-up. --mia and --plot are for prime-2, utility against privacy.
     """
     from perpcs_cli.artifacts.mia import summaries_in
     from perpcs_cli.cli.experiments import paper_tables, result_tables, tradeoff

@@ -131,15 +131,17 @@ class _Pipeline:
         built = ["--sharers", str(sharers.product), *chosen, *gates]
         pool = self.step("pool", "pool-{digest}.json", built, needs=[sharers], place=sharers.place)
         inputs = [*targets, "--pool", str(pool.product)]
-        if method == "per-pcs":
-            recipes = self.step("assemble", "recipes", [*inputs, *adapted], needs=[pool, split])
-        else:
+        needs = [pool, split]
+        if method != "per-pcs" or self._of_similar():
             embed = self.step("embed", "embeddings.safetensors", users, needs=[data])
             inputs += ["--embeddings", str(embed.product)]
-            if method == "retrieval":
-                recipes = self.step("retrieve", "recipes", inputs, needs=[pool, split, embed])
-            else:
-                recipes = self.step("prime", "recipes-{digest}", [*inputs, *adapted], needs=[pool, split, embed])
+            needs.append(embed)
+        if method == "per-pcs":
+            recipes = self.step("assemble", "recipes", [*inputs, *adapted], needs=needs)
+        elif method == "retrieval":
+            recipes = self.step("retrieve", "recipes", inputs, needs=needs)
+        else:
+            recipes = self.step("prime", "recipes-{digest}", [*inputs, *adapted], needs=needs)
         self.predict(
             [*targets, "--recipes", str(recipes.product), "--pool", str(pool.product), *adapted], [split, recipes]
         )
@@ -161,6 +163,11 @@ class _Pipeline:
                     "profile", "profiles.jsonl", [*users, *_listed(split, part), *bare], needs=[split, part]
                 )
         return self.step("profile", "profiles.jsonl", [*users, *bare], needs=[data])
+
+    def _of_similar(self) -> bool:
+        """Whether a user is offered only the most similar sharers' pieces."""
+        layer, _ = as_settings(self._given("assemble"), "assemble")
+        return self.settings(layer).assemble.similar is not None
 
     def _shows_profile(self, name: str) -> bool:
         flags = self._given(name)

@@ -83,6 +83,16 @@ def test_per_pcs() -> None:
     ]
 
 
+@pytest.mark.parametrize("more", [{"given": {"assemble": {"similar": 2}}}, {"assemble": {"similar": 2}}])
+def test_per_pcs_of_similar_sharers_needs_embeddings(more: dict[str, Any]) -> None:
+    found = steps("per-pcs", **more)
+    assert "embed" not in steps("per-pcs")
+    assert "--embeddings o/steps/embed/embeddings.safetensors" in short(found["assemble"])
+    # Pool and gates are those of all sharers.
+    assert found["pool"].digest == steps("per-pcs")["pool"].digest
+    assert found["assemble"].digest != steps("per-pcs")["assemble"].digest
+
+
 def test_prime_with_selected_sharers() -> None:
     pool, embed = "o/steps/train-sharer/pool.json", "o/steps/embed/embeddings.safetensors"
     assert [short(step) for step in pipeline(cell("prime", {"select": {"clusters": 4}}), KIT)] == [
