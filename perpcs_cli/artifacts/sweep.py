@@ -190,7 +190,7 @@ def _experiment(table: Mapping[str, Any], number: int, path: Path) -> Experiment
         if not isinstance(flags, dict):
             raise UsageError(f"{step} is a table, as {{ top-k = [1, 2] }}, not {flags!r}", where=where)
         if step == "settings":
-            flags = _flat(flags)
+            flags = flat(flags)
             _refuse_top(flags, where)
         for flag, values in flags.items():
             place = f"{where}, {step}.{flag}"
@@ -206,12 +206,12 @@ def _experiment(table: Mapping[str, Any], number: int, path: Path) -> Experiment
     return Experiment(name=name, methods=tuple(methods), axes=axes)
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"assemble": {"recent": 8}} and {"assemble.recent": 8} → {"assemble.recent": 8}."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _value(value: object, where: str) -> Value:

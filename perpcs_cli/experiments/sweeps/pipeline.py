@@ -12,7 +12,7 @@ import msgspec
 
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.settings import Settings, make_settings
-from perpcs_cli.artifacts.sweep import Value
+from perpcs_cli.artifacts.sweep import Value, flat
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.sweeps.grid import READS, STEPS_OF, Cell, Flags, covers, spelled
 from perpcs_cli.experiments.sweeps.step_settings import ALPHAS, as_settings
@@ -227,7 +227,7 @@ class _Pipeline:
         layer, rest = as_settings(flags, name)
         read = {
             path: value
-            for path, value in _flat(msgspec.to_builtins(self.settings(layer))).items()
+            for path, value in flat(msgspec.to_builtins(self.settings(layer))).items()
             if any(covers(section, path) for section in READS[name])
         }
         read |= {f"{path}.content": self.kit.content(str(read[path])) for path in MODELS if path in read}
@@ -270,17 +270,6 @@ class _Pipeline:
         if not known.switch:
             return [f"--{flag}", spelled(value)]
         return [f"--{flag}"] if value else [f"--{known.off}"] if known.off else []
-
-
-def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
-    """{"lora": {"rank": 8}} → {"lora.rank": 8}."""
-    return {
-        path: value
-        for key, inner in content.items()
-        for path, value in (
-            {f"{key}.{name}": one for name, one in inner.items()} if isinstance(inner, dict) else {key: inner}
-        ).items()
-    }
 
 
 def _listed(step: Step, part: str) -> tuple[str, str]:

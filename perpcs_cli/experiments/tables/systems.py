@@ -16,15 +16,22 @@ from perpcs_cli.tasks.spec import TASKS
 
 _USUAL: dict[str, object] = {
     "predict.retrieve": 0,
+    "predict.random-history": None,
+    "predict.with-profile": False,
     "assemble.aggregate": "attention",
-    "pool.share-ratio": 1.0,
-    "select.strategy": "history-cluster",
+    "assemble.sample": False,
     "assemble.sample-from": 10,
+    "assemble.similar": None,
+    "assemble.top-p": None,
     "prime.alpha": 0,
     "prime.granularity": "lora",
     "prime.optimizer": "cma",
+    "pool.share-ratio": 1.0,
+    "select.strategy": "history-cluster",
 }
 """What a setting is where a cell does not set it: to set it so is to leave it out."""
+_METHOD = ("predict", "assemble", "prime")
+"""The steps that are the method: what a sweep sets so for all cells tells what its cells are, and is no set-up."""
 
 
 class Row(NamedTuple):
@@ -69,12 +76,25 @@ class Entry:
 def plain(settings: Mapping[str, Any]) -> dict[str, object]:
     """A cell's settings under one name each, without those that are as usual: `assemble.top-k`, not
     `settings.assemble.top_k`."""
-    named = {key.removeprefix("settings.").replace("_", "-"): value for key, value in settings.items()}
     return {
         key: value
-        for key, value in named.items()
+        for key, value in _named(settings).items()
         if value is not None and value is not False and value != _USUAL.get(key)
     }
+
+
+def settings_of(result: Result) -> dict[str, object]:
+    """What tells a cell's system: its own settings, and what its sweep sets otherwise than usual for all cells."""
+    common = {
+        key: value for key, value in _named(result.common).items() if key in _USUAL and key.partition(".")[0] in _METHOD
+    }
+    return plain({**common, **_named(result.settings)})
+
+
+def _named(settings: Mapping[str, Any]) -> dict[str, object]:
+    """By one name each; alpha is a list in `perpcs.toml`, and one number in a sweep."""
+    named = {key.removeprefix("settings.").replace("_", "-"): value for key, value in settings.items()}
+    return {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in named.items()}
 
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
@@ -96,7 +116,7 @@ def arrange(layout: Layout, rows: Sequence[Row], *, setup: bool = False) -> tupl
     found: dict[tuple[int, str], Entry] = {}
     left_out = []
     for row in rows:
-        settings = plain(row.result.settings)
+        settings = settings_of(row.result)
         for key in shared.get((row.result.experiment, row.result.method), ()):
             if key not in own and not key.startswith("predict."):
                 settings.pop(key, None)
@@ -168,7 +188,7 @@ def _constant(rows: Sequence[Row]) -> dict[tuple[str, str], set[str]]:
     """(experiment, method) → the settings that all of its cells set alike."""
     groups: dict[tuple[str, str], list[dict[str, object]]] = {}
     for row in rows:
-        groups.setdefault((row.result.experiment, row.result.method), []).append(plain(row.result.settings))
+        groups.setdefault((row.result.experiment, row.result.method), []).append(settings_of(row.result))
     return {
         group: {key for key in cells[0] if all(key in cell and cell[key] == cells[0][key] for cell in cells)}
         for group, cells in groups.items()

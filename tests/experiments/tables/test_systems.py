@@ -45,6 +45,18 @@ def test_settings_have_one_name_and_usual_ones_are_left_out() -> None:
     assert plain(given) == {"assemble.top-k": 2}
 
 
+def test_what_a_sweep_sets_for_all_cells_tells_what_they_are() -> None:
+    common = {"settings.prime.alpha": [0.2], "settings.max_length": 512, "select.strategy": "random"}
+    rows = [row("prime", common=common), row("prime", common=common, settings={"prime.alpha": 0.0})]
+    assert names("prime-2", *rows) == ["PriME, α = 0", "PriME, α = 0.2"]
+    assert names("prime-1", row("prime", common=common)) == ["PriME, α = 0.2"]
+    asked = {"predict.retrieve": 1, "predict.with-profile": True}
+    assert names("per-pcs-1", row("adapted", common=asked), row("per-pcs", common={"select.clusters": 9})) == [
+        "PAG, k = 1",
+        "Per-PCs",
+    ]
+
+
 def test_a_layouts_order_and_a_column_for_each_value() -> None:
     rows = [
         row("oppu"),
@@ -83,6 +95,9 @@ def test_a_constant_setting_is_the_set_up_only_of_a_chosen_experiment() -> None:
     assert names("per-pcs-1", *rows, setup=True) == ["Per-PCs", "Per-PCs + RAG, k = 1"]
     varied = [*rows, row("per-pcs", settings={"train-sharer.recent": 16})]
     assert names("per-pcs-1", *varied, setup=True) == []
+    layered = row("prime", common={"settings.prime.granularity": "layer"})
+    assert [names("prime-1", layered, setup=setup) for setup in (False, True)] == [[], ["PriME"]]
+    assert names("ablations-prime", layered, setup=True) == ["weights per layer"]
     # What a layout tells systems apart by is never set-up, nor is what a prompt shows.
     assert names("per-pcs-2", row("per-pcs", settings={"assemble.aggregate": "uniform"}), setup=True) == [
         "without attention"
