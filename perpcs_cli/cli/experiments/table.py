@@ -101,6 +101,7 @@ def table(
     _needs("--by activity", by, {"--bins": bins})
     _needs("--mia, a summary of `perpcs mia`", mia, {"--plot": plot})
     given = {"--plot": plot, "--mia": mia, "--baseline": baseline, "--published": published}
+    given |= {"--published-model": published_model}
     if by and (odd := [flag for flag, value in given.items() if value]):
         raise UsageError("does not go with --by", where=odd[0])
     if plot is not None:

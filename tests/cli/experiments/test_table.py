@@ -392,6 +392,7 @@ def test_two_models_are_sections_of_their_own(tmp_path) -> None:
         ("ratings --bins 1,2", USAGE, "--bins: needs --by activity"),
         ("ratings --by activity --bins 2,1", USAGE, "--bins: not growing whole numbers: '2,1'"),
         ("ratings --by activity --baseline base", USAGE, "--baseline: does not go with --by"),
+        ("ratings --like prime-1 --by activity --published-model x", USAGE, "--published-model: does not go with --by"),
         ("ratings --by activity --bins few", USAGE, "--bins: not growing whole numbers: 'few'"),
     ],
 )
