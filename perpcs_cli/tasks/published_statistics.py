@@ -17,7 +17,7 @@ class Statistics(NamedTuple):
     queries: int
     history_items: float
     input_tokens: float
-    """Words, to judge by them: LaMP's frame of a citation query has 26 words, and three titles stand in it."""
+    """Words, to judge by them: the frame of a citation query alone has 25, and three titles stand in it."""
     output_tokens: float
 
 
