@@ -12,7 +12,7 @@
 set -euo pipefail
 [ $# -eq 3 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 encoder=${ENCODER:-minilm}
-alphas=${ALPHAS:-0,0.2,1,2}
+alphas=${ALPHAS:-0,0.2,0.6,1,2}
 prime=${PRIME---recent 16}
 retrieve=${RETRIEVE-}
 "$(dirname "$0")/per_pcs.sh" "$@" >/dev/null

@@ -19,7 +19,7 @@ if [ -n "${SMALL:-}" ]; then
 fi
 perpcs sweep "$config" --data "$data" --task "$task" --out "$out" >&2
 mkdir -p "$out/tables"
-for like in per-pcs-1 per-pcs-2 prime-1 prime-2 prime-4; do
+for like in per-pcs-1 per-pcs-2 prime-1 prime-2 prime-4 prime-9 prime-10 ablations-per-pcs ablations-prime; do
   perpcs table "$out" --like "$like" --format markdown >"$out/tables/$like.md"
   echo "$out/tables/$like.md"
 done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,18 +15,23 @@ SHIPPED = Path(__file__).with_name("published.toml")
 _FRACTIONS = ("accuracy", "f1", "rouge-1", "rouge-L", "auc")
 
 
-class PublishedFigure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One cell of a paper's table, its task, metric and system by the names that `perpcs table` uses."""
+class PublishedRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a paper's table says of one system on one task, system and task by the names that `perpcs table` uses."""
 
-    task: str
-    metric: str
     system: str
-    value: float
-    """Accuracy, F1, ROUGE and AUC between 0 and 1; MAE and RMSE in rating points."""
+    task: str
+    values: dict[str, float]
+    """By metric: accuracy, F1, ROUGE and AUC between 0 and 1, MAE and RMSE in rating points."""
+    errors: dict[str, float] = {}
+    """Standard errors by metric, where the paper has them."""
+    column: str = ""
+    """What the paper calls the system, where that differs."""
+    note: str = ""
+    """What a reader of these figures should know."""
 
 
 class PublishedTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One table of a paper."""
+    """One table of a paper, or the part of it for one model."""
 
     layout: str
     """The name of the layout that follows it, as `per-pcs-1`."""
@@ -35,46 +41,73 @@ class PublishedTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Its number there, as `Table 1`."""
     model: str = ""
     """The base model of the figures."""
-    figures: list[PublishedFigure] = []
+    note: str = ""
+    """What a reader of the whole table should know."""
+    rows: list[PublishedRow] = []
+
+    def row(self, task: str, system: str) -> PublishedRow | None:
+        """The figures of a system on a task, or None."""
+        return next((row for row in self.rows if (row.task, row.system) == (task, system)), None)
 
 
 class Published(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.published/1"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.published/2"
 ):
     """A file of tables."""
 
     table: list[PublishedTable] = []
 
 
-def read_published(path: Path = SHIPPED) -> dict[str, PublishedTable]:
-    """The tables by their layout.
+def read_published(path: Path = SHIPPED) -> dict[str, list[PublishedTable]]:
+    """The tables by their layout, one for each model, in file order.
 
-    Raises DataError for broken TOML, another format, wrong or unknown keys, a layout or a figure that stands twice,
-    and a value that is no finite number or no fraction where the metric is one.
+    Raises DataError for broken TOML, another format, wrong or unknown keys, two tables of a layout for one model, a
+    row that stands twice, an error without its value, and a value that is no finite number or no fraction where the
+    metric is one.
     """
     content = typed_files.read_toml(path, str(Published.__struct_config__.tag))
     try:
         published = msgspec.convert(content, Published)
     except msgspec.ValidationError as error:
         raise DataError(f"not as expected: {error}", where=path) from None
-    tables: dict[str, PublishedTable] = {}
+    tables: dict[str, list[PublishedTable]] = {}
     for table in published.table:
-        if table.layout in tables:
-            raise DataError(f"the layout {table.layout!r} stands twice", where=path)
-        tables[table.layout] = table
+        beside = tables.setdefault(table.layout, [])
+        if any(same_model(other.model, table.model) for other in beside):
+            of = f" of {table.model}" if table.model else ""
+            raise DataError(f"the layout {table.layout!r}{of} stands twice", where=path)
+        beside.append(table)
         _check(table, path)
     return tables
 
 
+def same_model(one: str, other: str) -> bool:
+    """Whether two names are of one model: `meta-llama/Llama-3.1-8B` and `llama3.1-8b` are."""
+    first, second = (
+        "".join(letter for letter in name.lower().removesuffix("-hf").rpartition("/")[2] if letter.isalnum())
+        for name in (one, other)
+    )
+    return first == second
+
+
+def of_model(tables: Sequence[PublishedTable], model: str) -> PublishedTable:
+    """The table of a model, or else the first, which is the paper's main one."""
+    return next((table for table in tables if same_model(table.model, model)), tables[0])
+
+
 def _check(table: PublishedTable, path: Path) -> None:
-    seen: set[tuple[str, str, str]] = set()
-    for figure in table.figures:
-        what = f"{table.layout}, {figure.task}, {figure.metric}, {figure.system!r}"
-        if (figure.task, figure.metric, figure.system) in seen:
-            raise DataError(f"a figure stands twice: {what}", where=path)
-        seen.add((figure.task, figure.metric, figure.system))
-        if not math.isfinite(figure.value):
-            raise DataError(f"{figure.value} is no figure: {what}", where=path)
-        if figure.metric in _FRACTIONS and not 0 <= figure.value <= 1:
-            hint = "Give fractions: 0.5 instead of 50 %."
-            raise DataError(f"{figure.value} is not between 0 and 1: {what}", where=path, hint=hint)
+    seen: set[tuple[str, str]] = set()
+    for row in table.rows:
+        what = f"{table.layout}, {row.task}, {row.system!r}"
+        if (row.task, row.system) in seen:
+            raise DataError(f"a row stands twice: {what}", where=path)
+        seen.add((row.task, row.system))
+        if alone := row.errors.keys() - row.values.keys():
+            raise DataError(f"a standard error without its value: {what}, {min(alone)}", where=path)
+        for metric, value in row.values.items():
+            error = row.errors.get(metric, 0.0)
+            if not (math.isfinite(value) and math.isfinite(error) and error >= 0):
+                raise DataError(f"{value} ± {error} is no figure: {what}, {metric}", where=path)
+            if metric in _FRACTIONS and not 0 <= value <= 1:
+                hint = "Give fractions: 0.5 instead of 50 %."
+                raise DataError(f"{value} is not between 0 and 1: {what}, {metric}", where=path, hint=hint)

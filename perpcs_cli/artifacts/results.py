@@ -16,7 +16,7 @@ FILE = "results.jsonl"
 
 
 class Result(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.result/1"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.result/2"
 ):
     """One cell: a method with settings, run with a seed and evaluated on the split's targets."""
 
@@ -26,7 +26,9 @@ class Result(
     model: str
     seed: int
     settings: dict[str, Any]
-    """What the experiment sets for this cell, as `assemble.top-k`: 2; nothing that all cells of the sweep share."""
+    """What the experiment sets for this cell, as `assemble.top-k`: 2."""
+    common: dict[str, Any] = {}
+    """What the sweep sets for all cells, by the same names, where it can concern this cell."""
     metrics: dict[str, float]
     count: Count
     """Queries."""
@@ -42,7 +44,7 @@ class Result(
 
     def __post_init__(self) -> None:
         """Refuse settings that are nested without end, which a file may have."""
-        if too_deep(self.settings):
+        if too_deep(self.settings) or too_deep(self.common):
             raise ValueError("the settings are nested too deep")
 
 

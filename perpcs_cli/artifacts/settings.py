@@ -71,7 +71,8 @@ class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     top_k: Annotated[Count, Meta(description="Pieces per linear layer.")]
     batch_size: Annotated[Count, Meta(description="Examples per batch.")]
-    recent: Annotated[Count, Meta(description="Only the newest items of each history.")] = 50
+    recent: Annotated[Count, Meta(description="Only the newest items of each history.")] = 2000
+    similar: Annotated[Count | None, Meta(description="How many of the most similar sharers.")] = None
     top_p: Annotated[
         Share | None, Meta(description="The best pieces whose softmax adds up to so much, instead of --top-k.")
     ] = None
@@ -101,7 +102,7 @@ class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     alpha: Annotated[
         tuple[FromZero, ...],
         Meta(min_length=1, description="Weight of the similarity, or several, as 0,0.2,1; one search each."),
-    ] = (1.0,)
+    ] = (0.0,)
     granularity: Annotated[Granularity, Meta(description="A weight per LoRA, or per layer of each.")] = "lora"
     bounds: Annotated[tuple[float, float], Meta(description="Range of the weights; B is -B,B.")] = (-1.5, 1.5)
     sigma: Annotated[Positive, Meta(description="Spread of the first generation around 0.")] = 0.5

@@ -54,13 +54,18 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Typical users, from whom `perpcs plan` estimates where there is no data. Tokens are means over all users."""
+    """Typical users, from whom `perpcs plan` estimates where there is no data. Tokens are means over all users.
+
+    The defaults are for tasks without published statistics.
+    """
 
     base_users: int = 100
     targets: int = 100
     candidates: int = 200
     items: int = 100
     """History items of a user."""
+    target_items: int = 100
+    """History items of a target."""
     queries: int = 1
     """Queries of a target or a base user."""
     prompt_tokens: int = 250
@@ -85,7 +90,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     steps: dict[str, dict[str, Value]] = {}
     """The flags of each step that is named, without the dashes; a step may be named without flags."""
     experiments: tuple[Experiment, ...]
-    plan: PlanSettings = PlanSettings()
+    plan: dict[str, int] = {}
+    """What it says of typical users, by the fields of `PlanSettings`."""
 
 
 class _Raw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,7 +137,7 @@ def read_sweep(path: Path) -> Sweep:
         settings=raw.settings,
         steps={step: _flags(step, flags, f"{path}, [steps]") for step, flags in raw.steps.items()},
         experiments=experiments,
-        plan=_checked(raw.plan, path),
+        plan={name: number for name, number in _checked(raw.plan, path).items() if name in content.get("plan", {})},
     )
 
 
@@ -143,11 +149,11 @@ def _refuse_top(settings: Collection[str], where: object) -> None:
         raise UsageError(f"{top[0]} is not for settings", where=where, hint=hint)
 
 
-def _checked(plan: PlanSettings, path: Path) -> PlanSettings:
-    numbers = {name: getattr(plan, name) for name in plan.__struct_fields__}
+def _checked(plan: PlanSettings, path: Path) -> dict[str, int]:
+    numbers: dict[str, int] = msgspec.structs.asdict(plan)
     if wrong := [name for name, number in numbers.items() if number < (0 if name in ("base_users", "queries") else 1)]:
         raise UsageError(f"plan.{wrong[0]} is too small: {numbers[wrong[0]]}", where=path)
-    return plan
+    return numbers
 
 
 def check_names(given: Collection[str], known: Collection[str], what: str, where: object) -> None:
@@ -184,7 +190,7 @@ def _experiment(table: Mapping[str, Any], number: int, path: Path) -> Experiment
         if not isinstance(flags, dict):
             raise UsageError(f"{step} is a table, as {{ top-k = [1, 2] }}, not {flags!r}", where=where)
         if step == "settings":
-            flags = _flat(flags)
+            flags = flat(flags)
             _refuse_top(flags, where)
         for flag, values in flags.items():
             place = f"{where}, {step}.{flag}"
@@ -200,12 +206,12 @@ def _experiment(table: Mapping[str, Any], number: int, path: Path) -> Experiment
     return Experiment(name=name, methods=tuple(methods), axes=axes)
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"assemble": {"recent": 8}} and {"assemble.recent": 8} → {"assemble.recent": 8}."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _value(value: object, where: str) -> Value:

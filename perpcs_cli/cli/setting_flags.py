@@ -45,7 +45,8 @@ def _is_numbers(one: Declared) -> bool:
 def default_in_words(one: Declared, value: Any) -> str:
     """A setting's value as help shows it."""
     if value is None:
-        return {"prime.popsize": "4 + 3 ln n", "prime.recent": "all"}.get(one.path, "not set")
+        unset = {"prime.popsize": "4 + 3 ln n", "prime.recent": "all", "assemble.similar": "all"}
+        return unset.get(one.path, "not set")
     if not isinstance(value, str | int | float | bool | tuple | list):
         return "of the workspace" if one.path in ("task", "model") else BY_TASK
     if isinstance(value, bool):

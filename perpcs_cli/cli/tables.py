@@ -2,7 +2,7 @@
 
 In a column that says what is better, the best value of a section is bold and the second best underlined,
 unless all are shown alike; a `Figure` may bring its own place instead. CSV has neither marks nor rounding nor
-stars, and an interval's ends and a p-value in columns of their own.
+stars, and a standard error, an interval's ends and a p-value in columns of their own.
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that was compared with others: its p-value, the stars for it, and its place among them."""
+    """A number that was compared with others: its p-value, the stars for it, and its place among them; its standard
+    error and an interval around it."""
 
     value: float
     place: Literal[0, 1, 2] | None = None
     """1 for the best, 2 for the second best, 0 for neither; None where the column decides."""
     stars: str = ""
     p: float | None = None
+    se: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ def _text(column: Column, cell: Cell) -> str:
         low, high = (_text(column, end) for end in (cell.low, cell.high))
         return f"{_text(column, cell.value)} [{low}, {high}]"
     if isinstance(cell, Figure):
-        return _text(column, cell.value) + cell.stars
+        error = "" if cell.se is None else f" ± {_text(column, cell.se)}"
+        around = "" if cell.low is None else f" [{_text(column, cell.low)}, {_text(column, cell.high)}]"
+        return _text(column, cell.value) + error + around + cell.stars
     if isinstance(cell, Measure):
         return _title(cell.name, cell.better)
     if isinstance(cell, float):
@@ -226,7 +232,7 @@ def _latex(table: Table) -> str:
 
     def number(text: str) -> str:
         # A minus, not a hyphen, and stars above the line.
-        signed = re.sub(r"[-+](?=\d)", r"$\g<0>$", text)
+        signed = re.sub(r"[-+](?=\d)", r"$\g<0>$", text).replace("±", r"$\pm$")
         return re.sub(r"[*†]+$", lambda found: f"$^{{{found[0].replace('†', chr(92) + 'dagger')}}}$", signed)
 
     lines = [
@@ -258,8 +264,9 @@ def _csv(table: Table) -> str:
     for place, column in enumerate(table.columns):
         cells = [row[place] for row in rows]
         key = column.key or column.title
-        parts = ["low", "high"] if any(isinstance(cell, Estimate) for cell in cells) else []
-        parts += ["p"] if any(isinstance(cell, Figure) and cell.p is not None for cell in cells) else []
+        parts = [
+            part for part in ("se", "low", "high", "p") if any(getattr(cell, part, None) is not None for cell in cells)
+        ]
         header += [key, *(f"{key}_{part}" for part in parts)]
         more.append(parts)
     writer.writerow(header)

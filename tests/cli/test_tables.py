@@ -174,3 +174,11 @@ def test_a_figure_without_a_place_is_marked_by_its_column():
 )
 def test_places(values, better, found):
     assert places(values, better) == found
+
+
+def test_a_figure_with_its_standard_error_and_interval() -> None:
+    figure = Figure(0.5, 0, "**", 0.002, se=0.0125, low=0.25, high=0.75)
+    table = Table([Column("x"), Column("y")], [[[figure, Figure(0.1, se=0.02)]]])
+    assert render(table, "table", terminal=False).endswith("0.500 ± 0.013 [0.250, 0.750]**   0.100 ± 0.020\n")
+    assert render(table, "latex").splitlines()[4] == (r"0.500 $\pm$ 0.013 [0.250, 0.750]$^{**}$ & 0.100 $\pm$ 0.020 \\")
+    assert render(table, "csv") == "x,x_se,x_low,x_high,x_p,y,y_se\n0.5,0.0125,0.25,0.75,0.002,0.1,0.02\n"

@@ -63,13 +63,13 @@ SELECTION = Selection(
     provenance=provenance(),
 )
 HEADER = journal.Header(of="perpcs.predictions/2", provenance=provenance())
-PUBLISHED = """format = "perpcs.published/1"
+PUBLISHED = """format = "perpcs.published/2"
 
 [[table]]
 layout = "per-pcs-1"
 source = "A paper"
 table = "Table 1"
-figures = [{ task = "movie_tagging", metric = "accuracy", system = "Per-PCs", value = 0.5 }]
+rows = [{ system = "Per-PCs", task = "movie_tagging", values = { accuracy = 0.5 }, errors = { accuracy = 0.01 } }]
 [[table.more]]
 """
 SWEEP = """format = "perpcs.sweep/1"

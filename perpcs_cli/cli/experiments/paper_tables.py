@@ -1,4 +1,4 @@
-"""A sweep's results as tables: like a paper's, one row a result, or by the users' activity."""
+"""A sweep's results as the papers' tables, the published figures beside ours."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Literal
 
 import msgspec
 
+from perpcs_cli.artifacts.metrics import Interval
 from perpcs_cli.artifacts.published import PublishedTable
 from perpcs_cli.cli.tables import Cell, Column, Figure, Measure, Table, places
-from perpcs_cli.experiments.tables.paper_layouts import AUC, Layout, better, in_words
-from perpcs_cli.experiments.tables.significance import LEVELS, Reader, Scored, Tested, by_activity, stars
-from perpcs_cli.experiments.tables.systems import Entry, Panel, plain, varying
+from perpcs_cli.experiments.tables.paper_layouts import AUC, MIRRORED, Layout, better
+from perpcs_cli.experiments.tables.significance import LEVELS, Method, Tested, stars
+from perpcs_cli.experiments.tables.systems import Entry, Panel
+from perpcs_cli.methods.statistics.corrections import NAMES
 from perpcs_cli.tasks.metrics import higher_is_better
 from perpcs_cli.tasks.spec import get_task
 
@@ -28,11 +30,26 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     system: str
     metric: str
     value: float | None = None
+    """The mean over the seeds."""
+    seeds: int = 1
+    se: float | None = None
+    """The standard error over the seeds."""
+    interval: Interval | None = None
+    """Over users, where there are several seeds, which are pooled."""
     published: float | None = None
+    published_se: float | None = None
+    published_from: str = ""
+    """The paper's table and model."""
+    column: str = ""
+    """The paper's own name of the system, where it has another."""
+    note: str = ""
+    """What a reader of the published figure should know."""
     baseline: str = ""
     """What it was compared with."""
     difference: float | None = None
     p: float | None = None
+    """Corrected for the number of comparisons, as the stars are."""
+    raw_p: float | None = None
     stars: str = ""
     users: str = ""
     """The group by history length."""
@@ -47,18 +64,21 @@ class Contents:
     tested: Mapping[Panel, Tested]
     auc: Mapping[tuple[str, str], float]
     """(task, system) → AUC of membership inference."""
-    published: PublishedTable | None
+    published: Mapping[Panel, PublishedTable]
     either_way: bool = False
     """Whether stars also mark what is worse than the baseline."""
 
     def metrics(self, panel: Panel, layout: Layout | None = None) -> list[str]:
         """The panel's metrics, with utility and AUC where the layout has them."""
-        return [*get_task(panel.task).metrics, *([UTILITY, AUC] if layout and layout.leakage else [])]
+        return [*get_task(panel.task).metrics, *([UTILITY, AUC, MIRRORED] if layout and layout.leakage else [])]
 
     def value(self, entry: Entry, panel: Panel, metric: str) -> float | None:
         """An entry's figure, or None."""
+        auc = self.auc.get((panel.task, entry.name))
         if metric == AUC:
-            return self.auc.get((panel.task, entry.name))
+            return auc
+        if metric == MIRRORED:
+            return None if auc is None else 0.5 + abs(auc - 0.5)
         if panel not in entry.cells:
             return None
         if metric == UTILITY:
@@ -67,30 +87,43 @@ class Contents:
         return entry.value(panel, metric)
 
     def figures(self, panel: Panel, metric: str) -> dict[str, Figure]:
-        """The figures by system, with marks and stars."""
-        values = {e.name: v for e in self.entries if (v := self.value(e, panel, metric)) is not None}
-        best = places({e.name: values[e.name] for e in self.entries if self._ranked(e, values)}, better(metric))
+        """The figures by system, with marks and stars, and over several seeds with standard error and interval."""
+        values = {e.name: (e, v) for e in self.entries if (v := self.value(e, panel, metric)) is not None}
+        best = self._places({name: value for name, (_, value) in values.items()}, metric)
         tested = self.tested.get(panel)
         figures = {}
-        for name, value in values.items():
-            difference = tested.differences.get((name, metric)) if tested else None
+        for name, (entry, value) in values.items():
+            key = (name, metric)
+            difference = tested.differences.get(key) if tested else None
+            around = tested.intervals.get(key) if tested else None
             mark = BASELINE if tested and tested.baselines.get(metric) == name else ""
-            if difference is not None:
+            if tested and difference is not None:
                 larger = better(metric) == "higher"
-                mark = stars(difference, larger_is_better=larger, either_way=self.either_way)
-            figures[name] = Figure(value, best.get(name, 0), mark, difference.p if difference else None)
+                mark = stars(difference.value, tested.p[key], larger_is_better=larger, either_way=self.either_way)
+            figures[name] = Figure(
+                value,
+                best.get(name, 0),
+                mark,
+                tested.p.get(key) if tested else None,
+                entry.error(panel, metric) if metric in get_task(panel.task).metrics else None,
+                around.low if around else None,
+                around.high if around else None,
+            )
         return figures
 
     def reported(self, panel: Panel, metric: str) -> dict[str, Figure]:
         """The paper's figures by system."""
-        found = self.published.figures if self.published else []
-        values = {f.system: f.value for f in found if (f.task, f.metric) == (panel.task, metric)}
-        best = places({e.name: values[e.name] for e in self.entries if self._ranked(e, values)}, better(metric))
-        return {name: Figure(value, best.get(name, 0)) for name, value in values.items()}
+        table = self.published.get(panel)
+        rows = [row for row in table.rows if row.task == panel.task and metric in row.values] if table else []
+        best = self._places({row.system: row.values[metric] for row in rows}, metric)
+        return {
+            row.system: Figure(row.values[metric], best.get(row.system, 0), se=row.errors.get(metric)) for row in rows
+        }
 
-    @staticmethod
-    def _ranked(entry: Entry, values: Mapping[str, float]) -> bool:
-        return entry.system.ranked and entry.name in values
+    def _places(self, values: Mapping[str, float], metric: str) -> dict[str, Literal[1, 2]]:
+        ranked = {entry.name for entry in self.entries if entry.system.ranked}
+        sign = better(metric)
+        return places({name: value for name, value in values.items() if name in ranked}, sign) if sign else {}
 
 
 def layout_table(shown: Contents, layout: Layout, caption: str) -> Table:
@@ -101,7 +134,7 @@ def layout_table(shown: Contents, layout: Layout, caption: str) -> Table:
 def _across(shown: Contents, caption: str) -> Table:
     """Systems as columns, a section for each task and model."""
     models = len({panel.model for panel in shown.panels}) > 1
-    beside = bool(shown.published and shown.published.figures)
+    beside = bool(shown.published)
     head = ["task", *(["model"] if models else []), "metric", *(["figures"] if beside else [])]
     sections = []
     for panel in shown.panels:
@@ -124,7 +157,7 @@ def _down(shown: Contents, layout: Layout, caption: str) -> Table:
     for panel in shown.panels:
         for metric in shown.metrics(panel, layout):
             ours, reported = shown.figures(panel, metric), shown.reported(panel, metric)
-            if metric == AUC and not ours and not reported:
+            if metric in (AUC, MIRRORED) and not ours and not reported:
                 continue
             name = _panel_name(panel, shown.panels, metric)
             columns.append(Column(name, better=better(metric)))
@@ -145,152 +178,87 @@ def _panel_name(panel: Panel, panels: Sequence[Panel], metric: str) -> str:
     return " ".join(words)
 
 
-def generic_table(shown: Contents, caption: str) -> Table:
-    """A row for each result with the settings that vary, a section for each task and model."""
-    results = [(entry, panel, row.result) for entry in shown.entries for panel, (row,) in entry.cells.items()]
-    facts = {
-        name: [getattr(result, name) for _, _, result in results] for name in ("task", "model", "experiment", "seed")
-    }
-    told = [name for name, values in facts.items() if len(set(values)) > 1]
-    settings = varying([plain(result.settings) for _, _, result in results])
-    metrics = list(dict.fromkeys(metric for panel in shown.panels for metric in shown.metrics(panel)))
-    columns = [
-        *(Column(name) for name in told if name != "seed"),
-        Column("method"),
-        *(Column(key) for key in settings),
-        *(Column(name) for name in told if name == "seed"),
-        Column("n"),
-        *(Column(metric, better=better(metric)) for metric in metrics),
-    ]
-    sections = []
-    for panel in shown.panels:
-        figures = {metric: shown.figures(panel, metric) for metric in shown.metrics(panel)}
-        section: list[list[Cell]] = []
-        for entry, own, result in results:
-            if own == panel:
-                values = plain(result.settings)
-                section.append(
-                    [
-                        *(getattr(result, name) for name in told if name != "seed"),
-                        result.method,
-                        *(_setting(values.get(key)) for key in settings),
-                        *(getattr(result, name) for name in told if name == "seed"),
-                        result.count,
-                        *(figures[metric].get(entry.name) if metric in figures else None for metric in metrics),
-                    ]
-                )
-        sections.append(section)
-    return Table(columns, sections, caption)
-
-
-def _setting(value: object) -> Cell:
-    """A setting as a cell: text, so that no number is rounded."""
-    if value is None:
-        return None
-    return "yes" if value is True else in_words(value)
-
-
-def activity_table(shown: Contents, reader: Reader, bins: Sequence[int] | None) -> tuple[Table, list[Value]]:
-    """The metrics of users with few and with many history items, a section for each task and group."""
-    metrics = list(dict.fromkeys(metric for panel in shown.panels for metric in shown.metrics(panel)))
-    several = {"task": len({p.task for p in shown.panels}) > 1, "model": len({p.model for p in shown.panels}) > 1}
-    facts = [name for name, wanted in several.items() if wanted]
-    columns = [
-        *map(Column, facts),
-        *map(Column, ("history", "system", "users", "n")),
-        *(Column(metric, better=better(metric)) for metric in metrics),
-    ]
-    sections: list[list[list[Cell]]] = []
-    records = []
-    for panel in shown.panels:
-        scored = {e.name: reader.scored(e.cells[panel]) for e in shown.entries if panel in e.cells}
-        rows = [row for entry in shown.entries for row in entry.cells.get(panel, ())]
-        everyone = {user: value for row in rows for user, value in reader.users(row).items()}
-        answered = {user for one in scored.values() for user in one.users}
-        lengths = {user: len(value.history) for user, value in everyone.items() if user in answered}
-        for group, users in by_activity(lengths, bins).items():
-            section: list[list[Cell]] = []
-            for name, one in scored.items():
-                part = one.of(users)
-                start: list[Cell] = [*(getattr(panel, fact) for fact in facts), group, name]
-                section.append([*start, *_activity_cells(part, metrics)])
-                if part.keys:
-                    records += [
-                        Value(task=panel.task, model=panel.model, system=name, metric=m, value=v, users=group)
-                        for m, v in part.metrics().items()
-                    ]
-            sections.append(section)
-    caption = "users by the number of their history items" + (", in quartiles" if bins is None else "")
-    return Table(columns, sections, caption), records
-
-
-def _activity_cells(part: Scored, metrics: Sequence[str]) -> list[Cell]:
-    values = part.metrics() if part.keys else {}
-    return [len(set(part.users)), len(part.keys), *(values.get(metric) for metric in metrics)]
-
-
 def records(shown: Contents, layout: Layout | None) -> list[Value]:
     """Every figure of a table."""
     found = []
     for panel in shown.panels:
-        tested = shown.tested.get(panel)
+        tested, table = shown.tested.get(panel), shown.published.get(panel)
         for metric in shown.metrics(panel, layout):
             ours, reported = shown.figures(panel, metric), shown.reported(panel, metric)
             for entry in shown.entries:
                 mine, theirs = ours.get(entry.name), reported.get(entry.name)
-                difference = tested.differences.get((entry.name, metric)) if tested else None
-                if mine or theirs:
-                    found.append(
-                        Value(
-                            task=panel.task,
-                            model=panel.model,
-                            system=entry.name,
-                            metric=metric,
-                            value=mine.value if mine else None,
-                            published=theirs.value if theirs else None,
-                            baseline=tested.baselines[metric] if tested and difference else "",
-                            difference=difference.value if difference else None,
-                            p=difference.p if difference else None,
-                            stars=mine.stars.strip(BASELINE) if mine else "",
-                        )
+                if not (mine or theirs):
+                    continue
+                key = (entry.name, metric)
+                difference = tested.differences.get(key) if tested else None
+                row = table.row(panel.task, entry.name) if table and theirs else None
+                found.append(
+                    Value(
+                        task=panel.task,
+                        model=panel.model,
+                        system=entry.name,
+                        metric=metric,
+                        value=mine.value if mine else None,
+                        seeds=len(entry.each(panel, metric)) if mine and mine.se is not None else 1,
+                        se=mine.se if mine else None,
+                        interval=tested.intervals.get(key) if tested else None,
+                        published=theirs.value if theirs else None,
+                        published_se=theirs.se if theirs else None,
+                        published_from=_table_and_model(table) if table and theirs else "",
+                        column=row.column if row else "",
+                        note=row.note if row else "",
+                        baseline=tested.baselines[metric] if tested and difference else "",
+                        difference=difference.value if difference else None,
+                        p=mine.p if mine else None,
+                        raw_p=difference.p if difference else None,
+                        stars=mine.stars.strip(BASELINE) if mine else "",
                     )
+                )
     return found
 
 
-def caption_of(shown: Contents, layout: Layout | None, resamples: int, seed: int, attack: str = "") -> str:
-    """What a table shows: its paper, models, seeds, the test behind its stars, and where published figures are from."""
+def caption_of(shown: Contents, layout: Layout | None, method: Method, attack: str = "") -> str:
+    """What a table shows: its layout, models, seeds, the test behind its stars, and the published figures' source."""
     rows = [row for entry in shown.entries for cells in entry.cells.values() for row in cells]
-    parts = []
-    if layout and shown.published:
-        parts.append(f"{layout.name}: {layout.title}, after {shown.published.source}")
+    parts = [f"{layout.name}: {layout.title}"] if layout else []
     models = list(dict.fromkeys(panel.model for panel in shown.panels))
     if len(models) == 1:
         parts.append(f"model {models[0]}")
     seeds = {row.result.seed for row in rows}
     if layout and len(seeds) > 1:
-        parts.append(f"means over up to {len(seeds)} seeds, which a test pools")
-    parts += _test_caption(shown, resamples, seed)
+        intervals = any(tested.intervals for tested in shown.tested.values())
+        pooled = ", in brackets the 95 % interval over users, seeds pooled" if intervals else ""
+        parts.append(f"mean ± standard error over up to {len(seeds)} seeds{pooled}")
+    parts += _test_caption(shown, method)
     if attack:
         parts.append(attack)
-    if layout and shown.published:
-        figures = bool(shown.published.figures)
-        model = f" with {shown.published.model}" if shown.published.model else ""
-        parts.append(
-            f"published figures from {shown.published.source}, {shown.published.table}{model}"
-            if figures
-            else "the published figures are not included"
-        )
-    return "; ".join(parts)
+    return "; ".join([*parts, *_published_caption(shown)])
 
 
-def _test_caption(shown: Contents, resamples: int, seed: int) -> list[str]:
+def _table_and_model(table: PublishedTable) -> str:
+    return f"{table.table}, {table.model}" if table.model else table.table
+
+
+def _published_caption(shown: Contents) -> list[str]:
+    """The sources of the published figures with what is to be known of them."""
+    notes: dict[str, dict[str, None]] = {}
+    for panel, table in shown.published.items():
+        told = notes.setdefault(f"published: {table.source}, {_table_and_model(table)}", {})
+        told |= dict.fromkeys([table.note] if table.note else [])
+        told |= {f"{row.system}: {row.note}": None for row in table.rows if row.note and row.task == panel.task}
+    return [source + "".join(f" ({note})" for note in told) for source, told in notes.items()]
+
+
+def _test_caption(shown: Contents, method: Method) -> list[str]:
     named = {name for tested in shown.tested.values() for name in tested.baselines.values()}
     if not named:
         return []
     what: Literal["different from", "better than"] = "different from" if shown.either_way else "better than"
     levels = ", ".join(f"{sign} p < {level}" for level, sign in sorted(LEVELS.items(), reverse=True))
     whom = f"{next(iter(named))} ({BASELINE})" if len(named) == 1 else f"the best baseline of each metric ({BASELINE})"
+    largest = max(size for tested in shown.tested.values() for size in tested.families or [0])
+    corrected = f"corrected by {NAMES[method.correction]} within each task's metric, up to {largest} at once"
     return [
-        f"{levels}: {what} {whom}, two-sided paired bootstrap over users, {resamples} resamples, seed {seed}, "
-        "not corrected for several comparisons"
+        f"{levels}: {what} {whom}, two-sided paired bootstrap over users, {method.resamples} resamples, "
+        f"seed {method.seed}, {'not corrected' if method.correction == 'none' else corrected}"
     ]

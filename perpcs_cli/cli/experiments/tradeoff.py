@@ -13,18 +13,15 @@ from perpcs_cli.cli.experiments.paper_tables import UTILITY, Contents
 from perpcs_cli.cli.flags import WriteFlags
 from perpcs_cli.cli.plots import curve_plot
 from perpcs_cli.errors import UsageError
-from perpcs_cli.experiments.tables.paper_layouts import AUC
+from perpcs_cli.experiments.tables.paper_layouts import MIRRORED
 from perpcs_cli.experiments.tables.systems import Entry, called
 from perpcs_cli.steps.job import Output, run_one, same_bytes
 
 
 def areas(
-    paths: Sequence[Path], entries: Sequence[Entry], protocol: Protocol, attack: str | None, console: Console
+    paths: Sequence[Path], entries: Sequence[Entry], protocol: Protocol, attack: str, console: Console
 ) -> dict[tuple[str, str], float]:
-    """(task, entry) → AUC, from the systems of the summaries that are called as an entry is.
-
-    An AUC below ½ counts as its mirror image, since an attacker turns the score round.
-    """
+    """(task, entry) → AUC as it is, below ½ too, from the systems of the summaries that are called as an entry is."""
     found: dict[tuple[str, str], float] = {}
     for path in paths:
         leakage = read_leakage(path)
@@ -35,13 +32,12 @@ def areas(
             if owner is None or attacked is None or not attacked.attacks:
                 unknown.append(name)
                 continue
-            chosen = attack or attacked.strongest
-            if chosen not in attacked.attacks:
+            if attack not in attacked.attacks:
                 hint = f"There are {', '.join(attacked.attacks)}."
-                raise UsageError(f"no such attack: {chosen!r}", where="--attack", hint=hint)
+                raise UsageError(f"no such attack: {attack!r}", where="--attack", hint=hint)
             if (leakage.task, owner) in found:
                 raise UsageError(f"{owner} of {leakage.task} is attacked twice", where=path)
-            found[leakage.task, owner] = 0.5 + attacked.attacks[chosen].advantage
+            found[leakage.task, owner] = attacked.attacks[attack].auc
         if unknown:
             hint = "Name systems as the table does, or as prime-0.2."
             console.note(f"{path}: left out, no row or no {protocol} AUC: {', '.join(unknown)}. {hint}")
@@ -74,7 +70,7 @@ def _draw(path: Path, shown: Contents) -> None:
     labels: dict[str, list[str]] = {}
     for panel in shown.panels:
         for entry in shown.entries:
-            utility, auc = (shown.value(entry, panel, metric) for metric in (UTILITY, AUC))
+            utility, auc = (shown.value(entry, panel, metric) for metric in (UTILITY, MIRRORED))
             if utility is None or auc is None:
                 continue
             first, _, value = entry.name.partition(", ")
@@ -83,4 +79,4 @@ def _draw(path: Path, shown: Contents) -> None:
             labels.setdefault(name, []).append(value)
     if not series:
         raise UsageError("no row has utility and AUC", where="--plot", hint="Name the attacked systems as the rows.")
-    curve_plot(path, series, "AUC of membership inference", "utility (sum of metrics)", labels=labels)
+    curve_plot(path, series, "AUC of membership inference, at least ½", "utility (sum of metrics)", labels=labels)

@@ -19,14 +19,15 @@ def assemble(
     who: flags.UserFlags,
     how: setting_flags.AssembleFlags,
     asked: flags.ExampleFlags,
-    pool: flags.PoolOption = None,
+    near: flags.SimilarityFlags,
     out: Annotated[Path | None, flags.out_option("recipes of the workspace", "directory")] = None,
 ) -> None:
     """Assemble users' recipes from the pool.
 
     Writes recipes/USER.json for each user of splits/target.txt, or as chosen. The history runs through the model
-    once; at each linear layer gate scores choose and weight pieces, which shape what the next layer sees. Users
-    whose recipe is finished are skipped.
+    once; at each linear layer gate scores choose and weight pieces, which shape what the next layer sees. With
+    --similar K only the pieces of the K sharers nearest by their embeddings are on offer. Users whose recipe is
+    finished are skipped.
     """
     from perpcs_cli.steps.personalize.assemble import assemble as step
 
@@ -34,7 +35,8 @@ def assemble(
         base.open(how),
         who.who(),
         shown=asked.examples(),
-        pool=pool,
+        pool=near.pool,
+        embeddings=near.embeddings,
         out=out,
         **write.mode(console),
     )

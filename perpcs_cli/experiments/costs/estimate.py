@@ -22,6 +22,7 @@ from perpcs_cli.experiments.sweeps.pipeline import Kit, pipeline
 from perpcs_cli.steps.report import Report
 from perpcs_cli.tasks.import_users import load
 from perpcs_cli.tasks.published_settings import published_settings
+from perpcs_cli.tasks.published_statistics import SOURCE, TARGETS_OF
 from perpcs_cli.tasks.spec import get_task
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def estimate(question: Question, flags: Flags, report: Report) -> Estimate:
         users = []
     reader = _reader(settings) if users else None
     needs = estimate_steps(sweep, settings, steps, users, reader, reached, place, kind)
-    return Estimate(needs, reached, assumptions(sweep, users, reader, reached, kind))
+    return Estimate(needs, reached, assumptions(sweep, get_task(settings.task).name, users, reader, reached, kind))
 
 
 def _steps(question: Question, flags: Flags) -> dict[str, tuple[Asked, list[str]]]:
@@ -138,7 +139,7 @@ def estimate_steps(
     dtype: str,
 ) -> list[Need]:
     """What each step needs, then the total."""
-    from perpcs_cli.experiments.costs.token_lengths import Data, Typical
+    from perpcs_cli.experiments.costs.token_lengths import Data, Typical, typical_users
 
     task = get_task(settings.task)
     users = {user.user_id: user for user in load(data, task).users} if data else {}
@@ -157,7 +158,7 @@ def estimate_steps(
             made[split.step.digest] = (
                 Data(users, task, reader, settings.max_length, seed, flags)
                 if users
-                else Typical(sweep.plan, settings.max_length)
+                else Typical(typical_users(task.name, sweep.plan), settings.max_length)
             )
         return made[split.step.digest]
 
@@ -166,14 +167,19 @@ def estimate_steps(
     return [*needs, total(needs, device)]
 
 
-def assumptions(sweep: Sweep, data: list[Path], reader: Reads | None, device: Device, dtype: str) -> list[str]:
+def assumptions(
+    sweep: Sweep, task: str, data: list[Path], reader: Reads | None, device: Device, dtype: str
+) -> list[str]:
     """What the numbers rest on, a line each."""
-    from perpcs_cli.experiments.costs.token_lengths import COUNTED, SPREAD, TOKENS_PER_WORD
+    from perpcs_cli.experiments.costs.token_lengths import COUNTED, SPREAD, TOKENS_PER_WORD, typical_users
 
     if not data:
-        typical = ", ".join(f"{name} {value}" for name, value in msgspec.to_builtins(sweep.plan).items())
+        plan = msgspec.to_builtins(typical_users(task, sweep.plan))
+        typical = ", ".join(f"{name} {value}" for name, value in plan.items())
+        known = f", else as {SOURCE} says of {task}" if task in TARGETS_OF else ""
         counted = (
-            f"no data: users as [plan] says ({typical}), prompts from {min(SPREAD)} to {max(SPREAD)} times the mean"
+            f"no data: users as [plan] says{known} ({typical}), "
+            f"prompts from {min(SPREAD)} to {max(SPREAD)} times the mean"
         )
     elif reader is None:
         counted = f"tokens are {TOKENS_PER_WORD} times the data's words: the model's tokenizer is not on this machine"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from perpcs_cli.model.loading.tokenizer_info import Reads
 from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts, training_prompts
 from perpcs_cli.tasks.profile_prompts import profile_lines, profile_prompt
 from perpcs_cli.tasks.prompts import PLAIN, Prompt, Shown, Source, history_line
+from perpcs_cli.tasks.published_statistics import CANDIDATES_OF, TARGETS, TARGETS_OF
 from perpcs_cli.tasks.spec import Task
 
 TOKENS_PER_WORD = 1.35
@@ -159,9 +160,25 @@ class Data:
         return Length(max(1, min(size, limit - answer)), answer)
 
 
+def typical_users(task: str, given: Mapping[str, int]) -> PlanSettings:
+    """Users as the table [plan] of a config describes them, and else as the published statistics of the task do."""
+    known: dict[str, int] = {}
+    if task in TARGETS_OF:
+        targets, candidates = TARGETS_OF[task], CANDIDATES_OF[task]
+        known = {
+            "items": round(candidates.history_items),
+            "target_items": round(targets.history_items),
+            "queries": round(targets.queries / TARGETS),
+            "prompt_tokens": round(TOKENS_PER_WORD * targets.input_tokens),
+            "answer_tokens": 1 + round(TOKENS_PER_WORD * targets.output_tokens),
+        }
+    same = {"target_items": given["items"]} if "items" in given else {}
+    return PlanSettings(**{**known, **same, **given})
+
+
 @dataclass
 class Typical:
-    """Users all alike, as the table [plan] of a config describes them."""
+    """Users all alike, but that targets have histories of another length."""
 
     plan: PlanSettings
     max_length: int
@@ -173,10 +190,10 @@ class Typical:
         return [f"{name}-{number}" for number in range(sizes[name])]
 
     def items(self, user: str) -> int:
-        return self.plan.items
+        return self.plan.target_items if user.startswith("target-") else self.plan.items
 
     def examples(self, user: str, shown: Shown, recent: int | None, hold_out: float) -> list[Length]:
-        count = min(self.items(user), recent or self.plan.items)
+        count = min(self.items(user), recent or self.items(user))
         count -= min(count - 1, max(1, round(hold_out * count))) if hold_out else 0
         context = [] if shown == PLAIN else self._lengths(count - 1, shown)
         return context + self._lengths(count, PLAIN)
@@ -191,7 +208,7 @@ class Typical:
         return rows[:limit]
 
     def searched(self, user: str, shown: Shown, recent: int | None, share: float, new: int) -> list[Length]:
-        count = min(self.items(user), recent or self.plan.items)
+        count = min(self.items(user), recent or self.items(user))
         return self._lengths(max(1, round(share * count)), shown, new)
 
     def queries(self, user: str, shown: Shown, new: int) -> list[Length]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from perpcs_cli.artifacts.sweep import Experiment, Method, Sweep, Value, check_names
+from perpcs_cli.artifacts.sweep import Experiment, Method, Sweep, Value, check_names, flat
 from perpcs_cli.errors import UsageError
 
 SHARERS = ("import", "split", "profile", "adapt", "embed", "select", "train-sharer", "pool")
@@ -55,6 +55,17 @@ class Cell:
     """All flags by step: the sweep's, then the axes'."""
     layer: dict[str, Any]
     """The layer over the published settings: the sweep's, then the axes'."""
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What the sweep sets for all cells and this one's predictions can depend on, by the names of axes."""
+        flags = {f"{step}.{flag}": value for step, given in self.flags.items() for flag, value in given.items()}
+        layer = {f"settings.{path}": value for path, value in flat(self.layer).items()}
+        return {
+            axis: value
+            for axis, value in {**flags, **layer}.items()
+            if axis not in self.settings and concerns(axis, self.method)
+        }
 
     def __str__(self) -> str:
         """The cell in a few words, for people."""

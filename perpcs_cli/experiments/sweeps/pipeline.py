@@ -12,7 +12,7 @@ import msgspec
 
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.settings import Settings, make_settings
-from perpcs_cli.artifacts.sweep import Value
+from perpcs_cli.artifacts.sweep import Value, flat
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.sweeps.grid import READS, STEPS_OF, Cell, Flags, covers, spelled
 from perpcs_cli.experiments.sweeps.step_settings import ALPHAS, as_settings
@@ -131,15 +131,17 @@ class _Pipeline:
         built = ["--sharers", str(sharers.product), *chosen, *gates]
         pool = self.step("pool", "pool-{digest}.json", built, needs=[sharers], place=sharers.place)
         inputs = [*targets, "--pool", str(pool.product)]
-        if method == "per-pcs":
-            recipes = self.step("assemble", "recipes", [*inputs, *adapted], needs=[pool, split])
-        else:
+        needs = [pool, split]
+        if method != "per-pcs" or self._of_similar():
             embed = self.step("embed", "embeddings.safetensors", users, needs=[data])
             inputs += ["--embeddings", str(embed.product)]
-            if method == "retrieval":
-                recipes = self.step("retrieve", "recipes", inputs, needs=[pool, split, embed])
-            else:
-                recipes = self.step("prime", "recipes-{digest}", [*inputs, *adapted], needs=[pool, split, embed])
+            needs.append(embed)
+        if method == "per-pcs":
+            recipes = self.step("assemble", "recipes", [*inputs, *adapted], needs=needs)
+        elif method == "retrieval":
+            recipes = self.step("retrieve", "recipes", inputs, needs=needs)
+        else:
+            recipes = self.step("prime", "recipes-{digest}", [*inputs, *adapted], needs=needs)
         self.predict(
             [*targets, "--recipes", str(recipes.product), "--pool", str(pool.product), *adapted], [split, recipes]
         )
@@ -161,6 +163,11 @@ class _Pipeline:
                     "profile", "profiles.jsonl", [*users, *_listed(split, part), *bare], needs=[split, part]
                 )
         return self.step("profile", "profiles.jsonl", [*users, *bare], needs=[data])
+
+    def _of_similar(self) -> bool:
+        """Whether a user is offered only the most similar sharers' pieces."""
+        layer, _ = as_settings(self._given("assemble"), "assemble")
+        return self.settings(layer).assemble.similar is not None
 
     def _shows_profile(self, name: str) -> bool:
         flags = self._given(name)
@@ -220,7 +227,7 @@ class _Pipeline:
         layer, rest = as_settings(flags, name)
         read = {
             path: value
-            for path, value in _flat(msgspec.to_builtins(self.settings(layer))).items()
+            for path, value in flat(msgspec.to_builtins(self.settings(layer))).items()
             if any(covers(section, path) for section in READS[name])
         }
         read |= {f"{path}.content": self.kit.content(str(read[path])) for path in MODELS if path in read}
@@ -263,17 +270,6 @@ class _Pipeline:
         if not known.switch:
             return [f"--{flag}", spelled(value)]
         return [f"--{flag}"] if value else [f"--{known.off}"] if known.off else []
-
-
-def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
-    """{"lora": {"rank": 8}} → {"lora.rank": 8}."""
-    return {
-        path: value
-        for key, inner in content.items()
-        for path, value in (
-            {f"{key}.{name}": one for name, one in inner.items()} if isinstance(inner, dict) else {key: inner}
-        ).items()
-    }
 
 
 def _listed(step: Step, part: str) -> tuple[str, str]:

@@ -190,6 +190,7 @@ def _run_cell(cell: Cell, steps: Sequence[Step], digest: str, out: Path, command
         model=steps[-1].workspace.settings.model,
         seed=cell.seed,
         settings=dict(cell.settings),
+        common=cell.common,
         metrics=metrics.systems[predictions.stem].values,
         count=metrics.count,
         user_count=metrics.user_count,

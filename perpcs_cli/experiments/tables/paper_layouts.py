@@ -1,23 +1,26 @@
 """The papers' tables as data: which systems a table compares, and which cells of a sweep these are.
 
-Per-PCs: Tan et al. (2024), arXiv:2406.10471. PriME: Kim et al. (2025), arXiv:2503.18008. The systems are those of
-the papers' experiments and ablations; which of them a table shows, their names and their order are ours.
+Per-PCs: Tan et al. (2024), arXiv:2406.10471. PriME: Kim et al. (2025), arXiv:2503.18008. A layout is called by its
+paper and the table's number there; the tables of other base models (PriME's 5 and 6) have the layouts of 1 and 2. The
+papers show more ablations in figures, without numbers: those layouts and the names of their systems are ours.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from perpcs_cli.artifacts.published import PublishedFigure, PublishedTable
+from perpcs_cli.artifacts.published import PublishedTable
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.metrics import higher_is_better
 from perpcs_cli.tasks.spec import TASKS
 
 AUC = "auc"
-"""Of membership inference, from `perpcs mia`: not among a task's metrics."""
+"""Of membership inference, from `perpcs mia`, as it is: not among a task's metrics."""
+MIRRORED = "mirrored auc"
+"""The same turned round where it is below one half, as an attacker turns the score round."""
 
 
 def in_words(value: object) -> str:
@@ -25,12 +28,20 @@ def in_words(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+_VALUE = re.compile(r"\{([a-z.-]+)(?:=(\w+))?\}")
+
+
 @dataclass(frozen=True)
 class System:
-    """A row or column of a table. `{assemble.top-k}` in its name makes one for each value of that setting."""
+    """A row or column of a table.
+
+    `{assemble.top-k}` in its name makes one for each value of that setting; with `{prime.alpha=0}` a cell that does
+    not set it is the one for 0.
+    """
 
     name: str
     method: str
+    """That of its cells; empty for one that only a paper has."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """What a cell must set, besides the settings in the name, to be this system."""
     baseline: bool = False
@@ -39,13 +50,31 @@ class System:
     """Whether it may be the best or second best; else it is there for reference."""
 
     @property
-    def varying(self) -> list[str]:
-        """The settings in the name."""
-        return re.findall(r"\{(.+?)\}", self.name)
+    def varying(self) -> dict[str, str]:
+        """The settings in the name, each with its value where a cell does not set it, or ""."""
+        return dict(_VALUE.findall(self.name))
 
-    def named(self, settings: Mapping[str, object]) -> str:
-        """The name with the values of `settings`."""
-        return re.sub(r"\{(.+?)\}", lambda found: in_words(settings[found[1]]), self.name)
+    def values(self, method: str, settings: Mapping[str, object]) -> list[object] | None:
+        """The values of the settings in the name, where a cell is of this system: it sets what the system asks for
+        and nothing else. Else None."""
+        varying = self.varying
+        known = {**{key: value for key, value in varying.items() if value}, **settings}
+        if method != self.method or set(known) != {*self.settings, *varying}:
+            return None
+        if any(known[key] != value for key, value in self.settings.items()):
+            return None
+        return [known[key] for key in varying]
+
+    def named(self, values: Iterable[object]) -> str:
+        """The name with these values."""
+        given = iter(values)
+        return _VALUE.sub(lambda _: in_words(next(given)), self.name)
+
+    def read(self, name: str) -> list[str] | None:
+        """The values in a name that is made like this system's, as `PriME, α = 0.2`; None for another's."""
+        words = [re.escape(part) for part in _VALUE.split(self.name)[::3]]
+        found = re.fullmatch("([^,]+?)".join(words), name)
+        return list(found.groups()) if found else None
 
 
 @dataclass(frozen=True)
@@ -60,29 +89,35 @@ class Layout:
     stars: Literal["better", "different"] = "better"
     """What stars say of a system: that it beats the baseline, or that it is not the same."""
     leakage: bool = False
-    """Whether there is a column for the AUC of membership inference."""
+    """Whether there are columns for the AUC of membership inference."""
+
+
+RAG = " + RAG, k = {predict.retrieve}"
+PAG = " + PAG, k = {predict.retrieve=0}"
+_PROFILE = {"predict.with-profile": True}
 
 
 def _contexts(system: System) -> list[System]:
-    """The system with the plain prompt and with k retrieved items."""
-    more = System(
-        f"{system.name} + RAG, k = {{predict.retrieve}}",
-        system.method,
-        system.settings,
-        baseline=system.baseline,
-        ranked=system.ranked,
-    )
-    return [system, more]
+    """The system with the plain prompt, with k retrieved items, and with the profile and k retrieved items."""
+    return [
+        system,
+        replace(system, name=system.name + RAG),
+        replace(system, name=system.name + PAG, settings={**system.settings, **_PROFILE}),
+    ]
 
 
-_PROMPTED = [
-    System("Non-personalized", "adapted", baseline=True),
-    System("RAG, k = {predict.retrieve}", "adapted", baseline=True),
-    *_contexts(System("PAG", "adapted", {"predict.with-profile": True}, baseline=True)),
-    *_contexts(System("PEFT retrieval", "retrieval", baseline=True)),
-]
+_ADAPTED = System("Non-personalized", "adapted", baseline=True)
+_RANDOM = System("Random history, k = {predict.random-history}", "adapted", baseline=True)
+_RAG = System("RAG, k = {predict.retrieve}", "adapted", baseline=True)
+_PAG = System("PAG, k = {predict.retrieve=0}", "adapted", _PROFILE, baseline=True)
+_PROMPTED = [_ADAPTED, _RANDOM, _RAG, _PAG]
+_RETRIEVAL = System("PEFT retrieval", "retrieval", baseline=True)
+_PER_PCS = System("Per-PCs", "per-pcs")
+_PRIME = System("PriME", "prime")
+_ALPHA = System("PriME, α = {prime.alpha=0}", "prime")
 _OPPU = _contexts(System("OPPU", "oppu", ranked=False))
 _UNIFORM = {"assemble.aggregate": "uniform"}
+_SAMPLE = {"assemble.sample": True}
 
 LAYOUTS = {
     layout.name: layout
@@ -90,20 +125,80 @@ LAYOUTS = {
         Layout(
             "per-pcs-1",
             "main results",
-            [*_PROMPTED, *_contexts(System("Per-PCs", "per-pcs")), *_OPPU],
+            [*_PROMPTED, *_contexts(_RETRIEVAL), *_contexts(_PER_PCS), *_OPPU],
             across=True,
         ),
         Layout(
             "per-pcs-2",
+            "how pieces are chosen and weighted",
+            [
+                replace(_PER_PCS, baseline=True),
+                System("without attention", "per-pcs", _UNIFORM),
+                System("top-p = {assemble.top-p}", "per-pcs"),
+                System(
+                    "sampling one of the top {assemble.sample-from=10}", "per-pcs", {**_SAMPLE, "assemble.top-k": 1}
+                ),
+            ],
+            across=False,
+            stars="different",
+        ),
+        Layout(
+            "prime-1",
+            "main results",
+            [
+                *_PROMPTED,
+                *_contexts(_RETRIEVAL),
+                *_contexts(replace(_PER_PCS, baseline=True)),
+                *_contexts(_PRIME),
+                *_contexts(_ALPHA),
+                *_OPPU,
+            ],
+            across=True,
+        ),
+        Layout(
+            "prime-2",
+            "privacy and utility",
+            [
+                System("Non-personalized", "adapted"),
+                System("PEFT retrieval", "retrieval"),
+                replace(_PER_PCS, baseline=True),
+                System("Per-PCs, {assemble.similar} similar sharers", "per-pcs", baseline=True),
+                _ALPHA,
+            ],
+            across=False,
+            leakage=True,
+        ),
+        Layout(
+            "prime-4",
+            "number of LoRAs",
+            [
+                replace(_PER_PCS, baseline=True),
+                System("PriME, n = {prime.similar}", "prime"),
+            ],
+            across=False,
+        ),
+        Layout("prime-9", "prompts, with standard errors", [_RAG, _PAG], across=False),
+        Layout(
+            "prime-10",
+            "profiles as written and rephrased",
+            [
+                _PAG,
+                System("PAG rephrased by GPT, k = 0", "", ranked=False),
+                System("PAG rephrased by GPT, k = 1", "", ranked=False),
+            ],
+            across=False,
+        ),
+        Layout(
+            "ablations-per-pcs",
             "ablations of Per-PCs",
             [
-                System("Per-PCs", "per-pcs", baseline=True),
+                replace(_PER_PCS, baseline=True),
                 System("without attention", "per-pcs", _UNIFORM),
                 System("without attention, top-k = {assemble.top-k}", "per-pcs", _UNIFORM),
                 System("top-k = {assemble.top-k}", "per-pcs"),
                 System("top-p = {assemble.top-p}", "per-pcs"),
-                System("sampling", "per-pcs", {"assemble.sample": True}),
-                System("sampling, top-k = {assemble.top-k}", "per-pcs", {"assemble.sample": True}),
+                System("sampling from the top {assemble.sample-from=10}", "per-pcs", _SAMPLE),
+                System("sampling {assemble.top-k} of the top {assemble.sample-from=10}", "per-pcs", _SAMPLE),
                 System("{select.clusters} sharers", "per-pcs"),
                 System("selection: {select.strategy}", "per-pcs"),
                 System("selection: {select.strategy}, {select.clusters} sharers", "per-pcs"),
@@ -114,23 +209,11 @@ LAYOUTS = {
             stars="different",
         ),
         Layout(
-            "prime-1",
-            "main results",
-            [
-                *_PROMPTED,
-                *_contexts(System("Per-PCs", "per-pcs", baseline=True)),
-                *_contexts(System("PriME", "prime")),
-                *_contexts(System("PriME, α = {prime.alpha}", "prime")),
-                *_OPPU,
-            ],
-            across=True,
-        ),
-        Layout(
-            "prime-2",
+            "ablations-prime",
             "ablations of PriME",
             [
-                System("PriME", "prime", baseline=True),
-                System("LoRAs: {prime.similar}", "prime"),
+                replace(_PRIME, baseline=True),
+                System("n = {prime.similar}", "prime"),
                 System("weights per {prime.granularity}", "prime"),
                 System("optimizer: {prime.optimizer}", "prime"),
                 System("data fraction = {prime.data-fraction}", "prime"),
@@ -140,49 +223,37 @@ LAYOUTS = {
             across=False,
             stars="different",
         ),
-        Layout(
-            "prime-4",
-            "privacy and utility",
-            [
-                System("Non-personalized", "adapted"),
-                System("PEFT retrieval", "retrieval"),
-                System("Per-PCs", "per-pcs", baseline=True),
-                System("PriME", "prime"),
-                System("PriME, α = {prime.alpha}", "prime"),
-            ],
-            across=False,
-            leakage=True,
-        ),
     )
 }
 """The tables that `perpcs table --like` knows, by name."""
 
 
 def check_published(layout: Layout, table: PublishedTable, where: object) -> None:
-    """Raise DataError for a figure whose task, metric or system the layout does not have."""
-    for figure in table.figures:
-        if figure.task not in TASKS:
-            raise DataError(f"no such task: {figure.task!r}", where=where, hint=f"The tasks are {', '.join(TASKS)}.")
-        metrics = [*TASKS[figure.task].metrics, *([AUC] if layout.leakage else [])]
-        if figure.metric not in metrics:
-            what = f"{layout.name} has no metric {figure.metric!r} for {figure.task}"
-            raise DataError(what, where=where, hint=f"It has {', '.join(metrics)}.")
-        if place_of(layout, figure) is None:
-            names = ", ".join(system.name for system in layout.systems)
-            raise DataError(f"{layout.name} has no system {figure.system!r}", where=where, hint=f"It has {names}.")
+    """Raise DataError for a row whose task, metrics or system the layout does not have."""
+    for row in table.rows:
+        if row.task not in TASKS:
+            raise DataError(f"no such task: {row.task!r}", where=where, hint=f"The tasks are {', '.join(TASKS)}.")
+        metrics = [*TASKS[row.task].metrics, *([AUC] if layout.leakage else [])]
+        for metric in row.values:
+            if metric not in metrics:
+                what = f"{layout.name} has no metric {metric!r} for {row.task}"
+                raise DataError(what, where=where, hint=f"It has {', '.join(metrics)}.")
+        if place_of(layout, row.system) is None:
+            names = "; ".join(system.name for system in layout.systems)
+            raise DataError(f"{layout.name} has no system {row.system!r}", where=where, hint=f"It has {names}.")
 
 
-def place_of(layout: Layout, figure: PublishedFigure) -> int | None:
-    """The system that a published figure is of; an exact name goes before a pattern."""
-    exact = [n for n, system in enumerate(layout.systems) if system.name == figure.system and not system.varying]
-    patterns = [
-        n
-        for n, system in enumerate(layout.systems)
-        if system.varying and re.fullmatch(re.sub(r"\\\{.+?\\\}", r"[^,]+?", re.escape(system.name)), figure.system)
-    ]
-    return next(iter([*exact, *patterns]), None)
+def place_of(layout: Layout, name: str) -> tuple[int, list[str]] | None:
+    """The place in a layout of the system that is called so, and the values in its name; None where there is none.
+
+    An exact name goes before a pattern.
+    """
+    found = [(n, values) for n, system in enumerate(layout.systems) if (values := system.read(name)) is not None]
+    return min(found, key=lambda one: len(one[1]), default=None)
 
 
-def better(metric: str) -> Literal["higher", "lower"]:
-    """What is better in a column: a lower AUC of membership inference reveals less."""
-    return "higher" if metric != AUC and higher_is_better(metric) else "lower"
+def better(metric: str) -> Literal["higher", "lower"] | None:
+    """What is better in a column: a lower AUC reveals less, once it is turned round; as it is, none is."""
+    if metric == AUC:
+        return None
+    return "higher" if metric != MIRRORED and higher_is_better(metric) else "lower"

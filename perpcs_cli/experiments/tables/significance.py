@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perpcs_cli.artifacts.metrics import Difference
+from perpcs_cli.artifacts.metrics import Difference, Interval
 from perpcs_cli.artifacts.users import User, read_users
 from perpcs_cli.errors import DataError
 from perpcs_cli.experiments.tables.systems import Entry, Panel, Row
-from perpcs_cli.methods.statistics.bootstrap import Floats, bootstrap
+from perpcs_cli.methods.statistics.bootstrap import Bootstrapped, Floats, bootstrap
 from perpcs_cli.methods.statistics.comparison import matched, read_answers, references_of, restricted
+from perpcs_cli.methods.statistics.corrections import Correction, corrected
 from perpcs_cli.tasks.metrics import from_sums, higher_is_better, per_example
 from perpcs_cli.tasks.spec import Task, get_task
 
@@ -97,17 +98,33 @@ def _check(row: Row, scored: Scored) -> None:
 
 @dataclass(frozen=True)
 class Tested:
-    """A panel's comparisons: each metric's baseline, and the differences to it by system and metric."""
+    """A panel's comparisons: each metric's baseline, and by system and metric what was found."""
 
     baselines: dict[str, str]
     differences: dict[tuple[str, str], Difference]
+    p: dict[tuple[str, str], float]
+    """Of the differences, corrected for the number of systems that are compared in a metric."""
+    intervals: dict[tuple[str, str], Interval]
+    """Over users, of systems with several seeds, which are pooled."""
     apart: list[str]
     """Systems that did not answer the queries of a baseline, and are not compared with it."""
 
+    @property
+    def families(self) -> list[int]:
+        """How many systems are compared with the baseline in each metric."""
+        return [sum(metric == one for _, metric in self.p) for one in self.baselines]
 
-def test(
-    entries: Sequence[Entry], panel: Panel, reader: Reader, *, baseline: str | None, resamples: int, seed: int
-) -> Tested:
+
+@dataclass(frozen=True)
+class Method:
+    """How systems are compared."""
+
+    resamples: int
+    seed: int
+    correction: Correction = "holm"
+
+
+def test(entries: Sequence[Entry], panel: Panel, reader: Reader, method: Method, baseline: str | None) -> Tested:
     """Compare a panel's entries with `baseline`, or for each metric with the best entry that may be one.
 
     Where there is no baseline, or nothing to compare with it, there are no comparisons.
@@ -121,15 +138,30 @@ def test(
         chosen = baseline if baseline in cells else best.name if baseline is None and best else None
         if chosen is not None and len(cells) > 1:
             baselines[metric] = chosen
-    scored = {name: reader.scored(rows) for name, rows in cells.items()} if baselines and resamples else {}
+    read = [name for name, rows in cells.items() if baselines or len(rows) > 1]
+    scored = {name: reader.scored(cells[name]) for name in read}
     found: dict[tuple[str, str], Difference] = {}
     apart: dict[str, None] = {}
-    for name in dict.fromkeys(baselines.values()) if scored else ():
-        compared, strangers = differences(scored, name, resamples=resamples, seed=seed)
+    for name in dict.fromkeys(baselines.values()):
+        compared, strangers = differences(scored, name, resamples=method.resamples, seed=method.seed)
         apart |= dict.fromkeys(strangers)
         for system, values in compared.items():
             found |= {(system, metric): values[metric] for metric, of in baselines.items() if of == name}
-    return Tested(baselines if found else {}, found, list(apart))
+    p: dict[tuple[str, str], float] = {}
+    for metric in baselines:
+        family = [key for key in found if key[1] == metric]
+        p |= dict(zip(family, corrected([found[key].p for key in family], method.correction), strict=True))
+    several = {name: one for name, one in scored.items() if len(cells[name]) > 1}
+    return Tested(baselines if found else {}, found, p, _intervals(several, method), list(apart))
+
+
+def _intervals(systems: Mapping[str, Scored], method: Method) -> dict[tuple[str, str], Interval]:
+    found: dict[tuple[str, str], Interval] = {}
+    for name, scored in systems.items():
+        if len(set(scored.users)) > 1:
+            alone = _drawn({name: scored}, name, method.resamples, method.seed)
+            found |= {(name, metric): interval for metric, interval in alone[name].intervals.items()}
+    return found
 
 
 def differences(
@@ -145,9 +177,16 @@ def differences(
     apart = [name for name in systems if name not in paired]
     if len(set(first.users)) < 2 or len(paired) < 2:
         return {}, apart
+    drawn = _drawn(paired, baseline, resamples, seed)
+    return {name: result.differences for name, result in drawn.items() if name != baseline}, apart
+
+
+def _drawn(systems: Mapping[str, Scored], baseline: str, resamples: int, seed: int) -> dict[str, Bootstrapped]:
+    """The bootstrap over users of systems that answered the same queries."""
+    first = systems[baseline]
     order = {key: number for number, key in enumerate(first.keys)}
-    rows = {name: scored.rows[np.argsort([order[key] for key in scored.keys])] for name, scored in paired.items()}
-    drawn = bootstrap(
+    rows = {name: scored.rows[np.argsort([order[key] for key in scored.keys])] for name, scored in systems.items()}
+    return bootstrap(
         rows,
         lambda sums: from_sums(first.task, sums),
         baseline,
@@ -155,14 +194,13 @@ def differences(
         resamples=resamples,
         seed=seed,
     )
-    return {name: result.differences for name, result in drawn.items() if name != baseline}, apart
 
 
-def stars(difference: Difference, *, larger_is_better: bool, either_way: bool) -> str:
-    """The stars of a difference to the baseline: only of a better system, unless `either_way`."""
-    if not either_way and (difference.value > 0) is not larger_is_better:
+def stars(value: float, p: float, *, larger_is_better: bool, either_way: bool) -> str:
+    """The stars of a difference of `value` to the baseline: only of a better system, unless `either_way`."""
+    if not either_way and (value > 0) is not larger_is_better:
         return ""
-    return next((sign for level, sign in LEVELS.items() if difference.p < level), "")
+    return next((sign for level, sign in LEVELS.items() if p < level), "")
 
 
 def by_activity(lengths: Mapping[str, int], bins: Sequence[int] | None = None) -> dict[str, set[str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perpcs_cli.artifacts.published import PublishedFigure
+from perpcs_cli.artifacts.published import PublishedRow
 from perpcs_cli.artifacts.results import Result
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.tables.paper_layouts import Layout, System, in_words, place_of
@@ -15,13 +16,22 @@ from perpcs_cli.tasks.spec import TASKS
 
 _USUAL: dict[str, object] = {
     "predict.retrieve": 0,
+    "predict.random-history": None,
+    "predict.with-profile": False,
     "assemble.aggregate": "attention",
-    "pool.share-ratio": 1.0,
-    "select.strategy": "history-cluster",
+    "assemble.sample": False,
+    "assemble.sample-from": 10,
+    "assemble.similar": None,
+    "assemble.top-p": None,
+    "prime.alpha": 0,
     "prime.granularity": "lora",
     "prime.optimizer": "cma",
+    "pool.share-ratio": 1.0,
+    "select.strategy": "history-cluster",
 }
 """What a setting is where a cell does not set it: to set it so is to leave it out."""
+_METHOD = ("predict", "assemble", "prime")
+"""The steps that are the method: what a sweep sets so for all cells tells what its cells are, and is no set-up."""
 
 
 class Row(NamedTuple):
@@ -45,22 +55,46 @@ class Entry:
     name: str
     system: System
     cells: dict[Panel, list[Row]]
+    values: Sequence[object] = ()
+    """Of the settings in the system's name."""
+
+    def each(self, panel: Panel, metric: str) -> list[float]:
+        """The metric of each seed."""
+        return [row.result.metrics[metric] for row in self.cells.get(panel, ())]
 
     def value(self, panel: Panel, metric: str) -> float | None:
-        """The metric, averaged over the seeds; None where there is no cell."""
-        values = [row.result.metrics[metric] for row in self.cells.get(panel, ())]
+        """The mean over the seeds; None where there is no cell."""
+        values = self.each(panel, metric)
         return sum(values) / len(values) if values else None
+
+    def error(self, panel: Panel, metric: str) -> float | None:
+        """The standard error of the mean over the seeds; None where there are not several."""
+        values = self.each(panel, metric)
+        return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, object]:
     """A cell's settings under one name each, without those that are as usual: `assemble.top-k`, not
     `settings.assemble.top_k`."""
-    named = {key.removeprefix("settings.").replace("_", "-"): value for key, value in settings.items()}
     return {
         key: value
-        for key, value in named.items()
+        for key, value in _named(settings).items()
         if value is not None and value is not False and value != _USUAL.get(key)
     }
+
+
+def settings_of(result: Result) -> dict[str, object]:
+    """What tells a cell's system: its own settings, and what its sweep sets otherwise than usual for all cells."""
+    common = {
+        key: value for key, value in _named(result.common).items() if key in _USUAL and key.partition(".")[0] in _METHOD
+    }
+    return plain({**common, **_named(result.settings)})
+
+
+def _named(settings: Mapping[str, Any]) -> dict[str, object]:
+    """By one name each; alpha is a list in `perpcs.toml`, and one number in a sweep."""
+    named = {key.removeprefix("settings.").replace("_", "-"): value for key, value in settings.items()}
+    return {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in named.items()}
 
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
@@ -79,26 +113,26 @@ def arrange(layout: Layout, rows: Sequence[Row], *, setup: bool = False) -> tupl
     """
     own = {key for system in layout.systems for key in (*system.settings, *system.varying)}
     shared = _constant(rows) if setup else {}
-    found: dict[tuple[int, tuple[object, ...]], Entry] = {}
+    found: dict[tuple[int, str], Entry] = {}
     left_out = []
     for row in rows:
-        settings = plain(row.result.settings)
+        settings = settings_of(row.result)
         for key in shared.get((row.result.experiment, row.result.method), ()):
             if key not in own and not key.startswith("predict."):
                 settings.pop(key, None)
-        place = next(
-            (n for n, system in enumerate(layout.systems) if _is(system, row.result.method, settings)),
-            None,
-        )
-        if place is None:
+        found_in = [
+            (n, values)
+            for n, system in enumerate(layout.systems)
+            if (values := system.values(row.result.method, settings)) is not None
+        ]
+        if not found_in:
             left_out.append(row)
             continue
+        place, values = found_in[0]
         system = layout.systems[place]
-        values = tuple(settings[key] for key in system.varying)
-        entry = found.setdefault((place, values), Entry(system.named(settings), system, {}))
-        _add(entry, row)
-    ordered = sorted(found, key=lambda key: (key[0], [_sortable(value) for value in key[1]]))
-    return [found[key] for key in ordered], left_out
+        name = system.named(values)
+        _add(found.setdefault((place, name), Entry(name, system, {}, values)), row)
+    return sorted(found.values(), key=lambda entry: _order(layout, entry)), left_out
 
 
 def each(rows: Sequence[Row]) -> list[Entry]:
@@ -140,26 +174,21 @@ def varying(cells: Sequence[Mapping[str, object]]) -> list[str]:
 def called(entry: Entry, name: str) -> bool:
     """Whether `name` is the entry's own, or that of the directory of its recipes or predictions: `prime-0.2`."""
     known = {"adapted": {"base", "adapted"}, "retrieval": {"retrieval", "retrieve"}}
-    method = entry.system.method
-    row = next(iter(next(iter(entry.cells.values()), [])), None)
-    values = [plain(row.result.settings)[key] for key in entry.system.varying] if row else []
-    words = [in_words(value) for value in values]
-    plain_prompt = not entry.system.settings and not any(key.startswith("predict.") for key in entry.system.varying)
-    names = {"-".join([first, *words]) for first in known.get(method, {method})} if plain_prompt and row else set()
-    return name == entry.name or name in names
-
-
-def _is(system: System, method: str, settings: Mapping[str, object]) -> bool:
-    if method != system.method or set(settings) != {*system.settings, *system.varying}:
+    system = entry.system
+    if name == entry.name:
+        return True
+    if not entry.cells or system.settings or any(key.startswith("predict.") for key in system.varying):
         return False
-    return all(settings[key] == value for key, value in system.settings.items())
+    usual = all(in_words(value) == told for value, told in zip(entry.values, system.varying.values(), strict=True))
+    words = [[in_words(value) for value in entry.values], *([[]] if usual else [])]
+    return name in {"-".join([first, *some]) for first in known.get(system.method, {system.method}) for some in words}
 
 
 def _constant(rows: Sequence[Row]) -> dict[tuple[str, str], set[str]]:
     """(experiment, method) → the settings that all of its cells set alike."""
     groups: dict[tuple[str, str], list[dict[str, object]]] = {}
     for row in rows:
-        groups.setdefault((row.result.experiment, row.result.method), []).append(plain(row.result.settings))
+        groups.setdefault((row.result.experiment, row.result.method), []).append(settings_of(row.result))
     return {
         group: {key for key in cells[0] if all(key in cell and cell[key] == cells[0][key] for cell in cells)}
         for group, cells in groups.items()
@@ -182,19 +211,23 @@ def _add(entry: Entry, row: Row) -> None:
     cells.append(row)
 
 
-def _sortable(value: object) -> tuple[bool, float, str]:
-    number = isinstance(value, int | float)
-    return (not number, float(value) if isinstance(value, int | float) else 0.0, str(value))
+def _order(layout: Layout, entry: Entry) -> tuple[int, list[tuple[bool, float, str]]]:
+    """By the layout's order, then by the values in the name."""
+    return layout.systems.index(entry.system), [_sortable(in_words(value)) for value in entry.values]
 
 
-def with_published(layout: Layout, entries: Sequence[Entry], figures: Sequence[PublishedFigure]) -> list[Entry]:
+def _sortable(word: str) -> tuple[bool, float, str]:
+    try:
+        return (False, float(word), word)
+    except ValueError:
+        return (True, 0.0, word)
+
+
+def with_published(layout: Layout, entries: Sequence[Entry], rows: Sequence[PublishedRow]) -> list[Entry]:
     """The entries, and one without cells for each system that only the paper has, in the layout's order."""
-    names = {entry.name for entry in entries}
-    only = dict.fromkeys(figure for figure in figures if figure.system not in names)
-    more: dict[str, Entry] = {}
-    for figure in only:
-        place = place_of(layout, figure)
-        if place is not None:
-            more[figure.system] = Entry(figure.system, layout.systems[place], {})
-    # Stable: the ones of a system that have cells stay in front.
-    return sorted([*entries, *more.values()], key=lambda entry: layout.systems.index(entry.system))
+    more = {}
+    for name in dict.fromkeys(row.system for row in rows) - dict.fromkeys(entry.name for entry in entries).keys():
+        if found := place_of(layout, name):
+            place, values = found
+            more[name] = Entry(name, layout.systems[place], {}, values)
+    return sorted([*entries, *more.values()], key=lambda entry: _order(layout, entry))

@@ -101,16 +101,16 @@ class HistoryBatch:
     user_id: str
     number: int
     rows: Sequence[Encoded]
-    own: Collection[int] = ()
-    """The user's own places among the sharers, whose pieces are not on offer."""
+    withheld: Collection[int] = ()
+    """The places among the sharers whose pieces are not on offer: the user's own, and those who are not similar."""
 
 
 def make_batches(
-    user_id: str, history: Sequence[Encoded], batch_size: int, own: Collection[int] = ()
+    user_id: str, history: Sequence[Encoded], batch_size: int, withheld: Collection[int] = ()
 ) -> list[HistoryBatch]:
     """A user's history in batches, in order."""
     starts = range(0, len(history), batch_size)
-    return [HistoryBatch(user_id, number, history[at : at + batch_size], own) for number, at in enumerate(starts)]
+    return [HistoryBatch(user_id, number, history[at : at + batch_size], withheld) for number, at in enumerate(starts)]
 
 
 class Assembler:
@@ -139,7 +139,7 @@ class Assembler:
                 raise DataError("a history example has no answer, at which it could be scored", where=group.user_id)
         batch = make_batch(self.base, [row for group in batches for row in group.rows])
         self._owners = [index for index, group in enumerate(batches) for _ in group.rows]
-        self._own = [group.own for group in batches]
+        self._withheld_of = [group.withheld for group in batches]
         self._rows, self._positions = answer_positions(batch, self.settings.scoring).nonzero(as_tuple=True)
         self._generators = [
             torch.Generator().manual_seed(hashing.derive_seed(self.seed, g.user_id, g.number)) for g in batches
@@ -169,7 +169,7 @@ class Assembler:
         mixes = []
         for index, chosen in enumerate(self._chosen):
             mean = scores[owners == index].mean(0)
-            mean[list(self._own[index])] = -torch.inf
+            mean[list(self._withheld_of[index])] = -torch.inf
             mix = choose(mean, self.settings, self._generators[index])
             chosen[module] = mix
             mixes.append(mix)

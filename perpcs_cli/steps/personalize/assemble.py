@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.pool import check_base, check_layers, open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import own_names
 from perpcs_cli.artifacts.pools.secret import existing_secret
 from perpcs_cli.artifacts.recipe import Recipe
-from perpcs_cli.artifacts.users import newest
+from perpcs_cli.artifacts.users import User, newest
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, run
 from perpcs_cli.steps.personalize.recipes import recipe_output, write
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.similar_sharers import open_similar
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
@@ -26,6 +29,7 @@ def assemble(
     *,
     shown: Shown = PUBLISHED,
     pool: Path | None = None,
+    embeddings: Path | None = None,
     out: Path | None = None,
     force: bool = False,
     dry_run: bool = False,
@@ -34,18 +38,20 @@ def assemble(
     """Write OUT/USER.json for each target user, by the section `assemble` of the settings.
 
     The history runs through the model once; at each linear layer gate scores choose and weight pieces, which shape
-    what the next layer sees. A user who shares is not offered its own pieces. `shown`: what the history's examples
-    show.
+    what the next layer sees. A user who shares is not offered its own pieces, and with `assemble.similar` a user is
+    offered only those of the sharers that are most similar by `embeddings`, as PriME chooses them. `shown`: what the
+    history's examples show.
     """
     settings = workspace.settings
     users = who.select(workspace, "target")
     directory = out or workspace.recipes
     opened = open_pool(pool or workspace.pool)
-    if settings.assemble.top_p is None and settings.assemble.top_k > len(opened.ids):
+    offered = _offered(workspace, users, pool, embeddings)
+    similar = settings.assemble.similar
+    if settings.assemble.top_p is None and settings.assemble.top_k > (similar or len(opened.ids)):
+        offer = f"similar is {similar}" if similar else f"the pool has {len(opened.ids)} sharers"
         raise UsageError(
-            f"top-k is {settings.assemble.top_k} and the pool has {len(opened.ids)} sharers",
-            where=opened.path,
-            hint="Give a smaller --top-k.",
+            f"top-k is {settings.assemble.top_k} and {offer}", where=opened.path, hint="Give a smaller --top-k."
         )
     if not opened.manifest.gates:
         raise DataError(
@@ -63,7 +69,15 @@ def assemble(
     check_base(opened, model.fingerprint, settings.model)
     changes = {"assemble": settings.assemble, "prompts": shown, "max_length": settings.max_length, **model.describe()}
     origins = {
-        name: workspace.provenance("assemble", changes, {"examples": digest(some)}, model.fingerprint)
+        name: workspace.provenance(
+            "assemble",
+            changes,
+            {
+                "examples": digest(some),
+                **({"offered": hashing.digest_value(sorted(offered[name]))} if name in offered else {}),
+            },
+            model.fingerprint,
+        )
         for name, some in prompts.items()
     }
     outputs = [recipe_output(directory / f"{name}.json", opened, origin) for name, origin in origins.items()]
@@ -79,8 +93,9 @@ def assemble(
         batches = []
         for name in origins:
             rows = model.encode(prompts[name], who=f"user {name}")
-            own = [opened.ids.index(one) for one in own_names(opened, secret, name) if one in opened.ids]
-            batches += make_batches(name, rows, settings.assemble.batch_size, own)
+            away = own_names(opened, secret, name) | (set(opened.ids) - offered.get(name, set(opened.ids)))
+            places = [place for place, one in enumerate(opened.ids) if one in away]
+            batches += make_batches(name, rows, settings.assemble.batch_size, places)
         cache = PieceCache(model.base, opened.adapter)
         assembler = Assembler(model.base, opened, cache, settings.assemble, settings.seed)
         with report.progress("assembling", len(left)) as bar:
@@ -95,3 +110,14 @@ def assemble(
             assemble_all(assembler, batches, batch_tokens=settings.predict.batch_tokens, wanted=left, done=done)
 
     return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
+
+
+def _offered(
+    workspace: Workspace, users: Sequence[User], pool: Path | None, embeddings: Path | None
+) -> dict[str, set[str]]:
+    """The sharers on offer to each user by `assemble.similar`; nothing where all are."""
+    count = workspace.settings.assemble.similar
+    if count is None:
+        return {}
+    near = open_similar(workspace, pool, embeddings)
+    return {user.user_id: {one.user_id for one in near.nearest(user, count)} for user in users}

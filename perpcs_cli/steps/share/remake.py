@@ -21,7 +21,7 @@ def remake(lost: Lost, workspace: Path, pool: Path, sharers: int, report: Report
     """Make a recipe of Per-PCs or of retrieval again, over a pool that has `sharers` sharers now."""
     settings, who, out = lost.provenance.settings, Who((lost.user_id,)), Path(lost.path).parent
     if lost.method == "per-pcs":
-        found = {**settings["assemble"], "top_k": min(settings["assemble"]["top_k"], sharers)}
+        found = {**settings["assemble"], **_fewer(settings["assemble"], sharers)}
         opened = open_workspace(workspace, **_base(lost), assemble=found)
         shown = msgspec.convert(settings["prompts"], Shown)
         assemble(opened, who, shown=shown, pool=pool, out=out, report=report)
@@ -44,12 +44,16 @@ def command_line(lost: Lost, workspace: Path, pool: Path, sharers: int) -> tuple
         return ("retrieve", *places, *_flags(given))
     name = "assemble" if lost.method == "per-pcs" else "prime"
     found = dict(settings[name])
-    if name == "assemble":
-        found["top_k"] = min(found["top_k"], sharers)
-    else:
-        found |= {"alpha": [settings["alpha"]], "similar": min(found["similar"], sharers)}
+    found |= _fewer(found, sharers)
+    if name == "prime":
+        found["alpha"] = [settings["alpha"]]
     asked = _prompt_flags(settings["prompts"], plain=name == "assemble")
     return (name, *places, *_flags(_base(lost)), *_flags(found, f"{name}."), *asked)
+
+
+def _fewer(settings: Mapping[str, Any], sharers: int) -> dict[str, int]:
+    """The settings that count sharers, for a pool that has `sharers` of them."""
+    return {key: min(settings[key], sharers) for key in ("top_k", "similar") if settings.get(key) is not None}
 
 
 def _base(lost: Lost) -> dict[str, Any]:

@@ -92,6 +92,8 @@ def test_every_cell_gets_a_line_in_the_configs_order(done: Shell) -> None:
     assert [f"{row.experiment}\t{row.method}" for row in found] == [cell.rsplit("\t", 2)[0] for cell in CELLS]
     assert verify_results(done.root / "out/results.jsonl") == []
     assert {(row.count, row.user_count) for row in found} == {(6, 3)}
+    # What holds for all cells is told where it concerns this one.
+    assert (found[6].common["assemble.top-k"], "assemble.top-k" in found[0].common) == (2, False)
     assert list(found[6].seconds) == [
         "import",
         "split",
@@ -114,11 +116,11 @@ def test_what_cells_share_is_computed_once(done: Shell) -> None:
     }
     # Sharers and targets; two alphas, whose searches share a trace.
     assert counts == {"import": 1, "split": 1, "adapt": 1, "select": 1, "train-sharer": 2, "gate": 1, "prime": 2}
-    # top-k = 2 with attention, and alpha = 1, are the cells of "main".
+    # top-k = 2 with attention, and alpha = 0, are the cells of "main".
     assert stderr.count("$ perpcs predict") == len(CELLS) - 2
     predictions = [row.predictions for row in rows(done)]
     assert len(set(predictions)) == len(CELLS) - 2
-    assert predictions[-1] == predictions[8]
+    assert predictions[-2] == predictions[8]
     # Without and with the task adapter: two bases, each loaded once.
     assert stderr.count("base: ") == 2
 

@@ -8,7 +8,7 @@ from perpcs_cli.artifacts.sweep import PlanSettings
 from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.experiments.costs import token_lengths
 from perpcs_cli.experiments.costs.step_costs import Length
-from perpcs_cli.experiments.costs.token_lengths import Data, Typical
+from perpcs_cli.experiments.costs.token_lengths import Data, Typical, typical_users
 from perpcs_cli.methods.prime.search import sample_items
 from perpcs_cli.model.engine.batching import encode
 from perpcs_cli.model.loading.base import Base
@@ -95,7 +95,28 @@ def test_a_profile_that_is_not_written_yet_has_a_stand_in(tiny: Base) -> None:
     assert shown[0].prompt > plain[0].prompt
 
 
-PLAN = PlanSettings(base_users=2, targets=3, candidates=4, items=6, queries=2, prompt_tokens=100, answer_tokens=7)
+def test_typical_users_are_those_of_the_task_unless_the_config_says_otherwise() -> None:
+    found = typical_users("movie_tagging", {"candidates": 7})
+    assert (found.candidates, found.items, found.target_items, found.queries) == (7, 12, 37, 22)
+    # 92.3 and 2.0 words.
+    assert (found.prompt_tokens, found.answer_tokens) == (125, 4)
+    assert typical_users("movie_tagging", {"items": 5}).target_items == 5
+    assert typical_users("news_category", {}) == PlanSettings()
+    users = Typical(found, 2048)
+    assert (users.items("target-0"), users.items("candidate-0"), users.items("base-0")) == (37, 12, 12)
+    assert len(users.examples("target-0", PLAIN, None, 0.0)) == 37
+
+
+PLAN = PlanSettings(
+    base_users=2,
+    targets=3,
+    candidates=4,
+    items=6,
+    target_items=6,
+    queries=2,
+    prompt_tokens=100,
+    answer_tokens=7,
+)
 
 
 def test_typical_users_have_the_plans_means() -> None:

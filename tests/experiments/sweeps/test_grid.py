@@ -49,6 +49,16 @@ def test_an_axis_counts_for_the_methods_that_it_concerns() -> None:
     ]
 
 
+def test_what_the_sweep_sets_for_all_cells_that_concerns_this_one() -> None:
+    one = experiment("per-pcs", "base", settings__train__lr=(1e-2,))
+    first, second = cells(sweep(one))
+    assert first.common == {"predict.batch-rows": 4, "settings.max_length": 64}
+    # The base has no training, and no axis of it.
+    assert (second.common, second.settings) == (first.common, {})
+    (other,) = cells(sweep(experiment("oppu")))
+    assert other.common == {**first.common, "settings.train.lr": 1e-3}
+
+
 def test_all_of_the_grid_is_repeated_for_each_seed() -> None:
     found = cells(sweep(experiment("base"), Experiment(name="y", methods=("oppu",)), seeds=(5, 6)))
     assert [(c.seed, c.experiment, c.method) for c in found] == [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perpcs_cli.artifacts.sweep import Experiment, Method, Sweep
+from perpcs_cli.artifacts.sweep import Experiment, Method, Sweep, read_sweep
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.inprocess import Shell
 from perpcs_cli.errors import UsageError
@@ -81,6 +81,16 @@ def test_per_pcs() -> None:
         f"perpcs predict {TARGETS} --recipes o/steps/assemble/recipes --pool {pool} {ADAPTED} --name per-pcs --seed 0 "
         "--out o/steps/predict/per-pcs.jsonl",
     ]
+
+
+@pytest.mark.parametrize("more", [{"given": {"assemble": {"similar": 2}}}, {"assemble": {"similar": 2}}])
+def test_per_pcs_of_similar_sharers_needs_embeddings(more: dict[str, Any]) -> None:
+    found = steps("per-pcs", **more)
+    assert "embed" not in steps("per-pcs")
+    assert "--embeddings o/steps/embed/embeddings.safetensors" in short(found["assemble"])
+    # Pool and gates are those of all sharers.
+    assert found["pool"].digest == steps("per-pcs")["pool"].digest
+    assert found["assemble"].digest != steps("per-pcs")["assemble"].digest
 
 
 def test_prime_with_selected_sharers() -> None:
@@ -243,3 +253,11 @@ def test_prime_settings_that_no_search_can_have() -> None:
         steps("prime", prime={"alpha": [0, 1]})
     with pytest.raises(UsageError, match=r"prime.bounds: not numbers separated by commas: 'a'"):
         steps("prime", {"prime": {"bounds": "a"}})
+
+
+def test_the_commands_take_every_line_of_the_papers_grid() -> None:
+    config = Path(__file__).parents[3] / "examples" / "configs" / "reproduce.toml"
+    lines = {step.line for one in cells(read_sweep(config)) for step in pipeline(one, KIT)}
+    assert len(lines) > 100
+    for line in lines:
+        COMMANDS.check(line)

@@ -72,7 +72,7 @@ def test_one_user_is_no_sample() -> None:
     ],
 )
 def test_stars(value, p, larger_is_better, either_way, found) -> None:
-    assert stars(difference(value, p), larger_is_better=larger_is_better, either_way=either_way) == found
+    assert stars(value, p, larger_is_better=larger_is_better, either_way=either_way) == found
 
 
 def test_activity_by_bins_and_by_quartiles() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perpcs_cli.artifacts.published import PublishedFigure
+from perpcs_cli.artifacts.published import PublishedRow
 from perpcs_cli.artifacts.results import Result
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.tables.paper_layouts import LAYOUTS
@@ -45,6 +45,18 @@ def test_settings_have_one_name_and_usual_ones_are_left_out() -> None:
     assert plain(given) == {"assemble.top-k": 2}
 
 
+def test_what_a_sweep_sets_for_all_cells_tells_what_they_are() -> None:
+    common = {"settings.prime.alpha": [0.2], "settings.max_length": 512, "select.strategy": "random"}
+    rows = [row("prime", common=common), row("prime", common=common, settings={"prime.alpha": 0.0})]
+    assert names("prime-2", *rows) == ["PriME, α = 0", "PriME, α = 0.2"]
+    assert names("prime-1", row("prime", common=common)) == ["PriME, α = 0.2"]
+    asked = {"predict.retrieve": 1, "predict.with-profile": True}
+    assert names("per-pcs-1", row("adapted", common=asked), row("per-pcs", common={"select.clusters": 9})) == [
+        "PAG, k = 1",
+        "Per-PCs",
+    ]
+
+
 def test_a_layouts_order_and_a_column_for_each_value() -> None:
     rows = [
         row("oppu"),
@@ -61,7 +73,7 @@ def test_a_layouts_order_and_a_column_for_each_value() -> None:
         "Non-personalized",
         "RAG, k = 1",
         "RAG, k = 4",
-        "PAG + RAG, k = 1",
+        "PAG, k = 1",
         "Per-PCs",
         "Per-PCs + RAG, k = 2",
         "PriME, α = 0.2",
@@ -71,7 +83,7 @@ def test_a_layouts_order_and_a_column_for_each_value() -> None:
 
 
 def test_what_no_system_asks_for_is_left_out() -> None:
-    rows = [row("base"), row("adapted"), row("adapted", settings={"predict.random-history": 1})]
+    rows = [row("base"), row("adapted"), row("adapted", settings={"predict.plain": True})]
     entries, left_out = arrange(LAYOUTS["per-pcs-1"], rows)
     assert [entry.name for entry in entries] == ["Non-personalized"]
     assert left_out == [rows[0], rows[2]]
@@ -83,16 +95,23 @@ def test_a_constant_setting_is_the_set_up_only_of_a_chosen_experiment() -> None:
     assert names("per-pcs-1", *rows, setup=True) == ["Per-PCs", "Per-PCs + RAG, k = 1"]
     varied = [*rows, row("per-pcs", settings={"train-sharer.recent": 16})]
     assert names("per-pcs-1", *varied, setup=True) == []
+    layered = row("prime", common={"settings.prime.granularity": "layer"})
+    assert [names("prime-1", layered, setup=setup) for setup in (False, True)] == [[], ["PriME"]]
+    assert names("ablations-prime", layered, setup=True) == ["weights per layer"]
     # What a layout tells systems apart by is never set-up, nor is what a prompt shows.
     assert names("per-pcs-2", row("per-pcs", settings={"assemble.aggregate": "uniform"}), setup=True) == [
         "without attention"
     ]
-    assert names("per-pcs-1", row("adapted", settings={"predict.random-history": 1}), setup=True) == []
+    assert names("per-pcs-1", row("adapted", settings={"predict.plain": True}), setup=True) == []
 
 
 def test_seeds_are_averaged() -> None:
     (entry,), _ = arrange(LAYOUTS["per-pcs-1"], [row("per-pcs", 1.0), row("per-pcs", 2.0, seed=1)])
     assert entry.value(PANEL, "mae") == 1.5
+    # The deviation of 1 and 2 is 0.5 ** 0.5, and of their mean that by 2 ** 0.5.
+    assert entry.error(PANEL, "mae") == pytest.approx(0.5)
+    (alone,), _ = arrange(LAYOUTS["per-pcs-1"], [row("per-pcs", 1.0)])
+    assert alone.error(PANEL, "mae") is None
     assert entry.value(Panel("citation", "tiny"), "accuracy") is None
 
 
@@ -140,28 +159,29 @@ def test_panels_are_in_lamps_order() -> None:
     [
         ("prime", {"prime.alpha": 0.2}, {"prime-0.2", "PriME, α = 0.2"}),
         ("prime", {"prime.alpha": 1.0}, {"prime-1"}),
+        ("prime", {}, {"prime", "prime-0", "PriME, α = 0"}),
+        ("per-pcs", {"assemble.similar": 3}, {"per-pcs-3"}),
         ("per-pcs", {}, {"per-pcs", "Per-PCs"}),
         ("adapted", {}, {"base", "adapted", "Non-personalized"}),
         ("retrieval", {}, {"retrieve", "retrieval"}),
     ],
 )
 def test_what_an_attacked_system_may_be_called(method, settings, known) -> None:
-    (entry,), _ = arrange(LAYOUTS["prime-4"], [row(method, settings=settings)])
-    everything = {"prime-0.2", "prime-1", "per-pcs", "base", "adapted", "retrieve", "retrieval", "prime"}
+    (entry,), _ = arrange(LAYOUTS["prime-2"], [row(method, settings=settings)])
+    everything = {"prime", "prime-0", "prime-0.2", "prime-1", "per-pcs", "per-pcs-3", "base", "adapted"}
+    everything |= {"retrieve", "retrieval"}
     assert {name for name in everything | known if called(entry, name)} == known
 
 
 def test_a_system_that_only_the_paper_has_gets_its_place() -> None:
     entries, _ = arrange(LAYOUTS["per-pcs-1"], [row("adapted"), row("oppu")])
-    figures = [
-        PublishedFigure(task="citation", metric=metric, system=system, value=0.5)
-        for system in ("OPPU", "Per-PCs", "RAG, k = 4")
-        for metric in ("accuracy", "f1")
-    ]
-    found = with_published(LAYOUTS["per-pcs-1"], entries, figures)
+    names = ("OPPU", "Per-PCs", "RAG, k = 10", "RAG, k = 4", "a stranger")
+    rows = [PublishedRow(task="citation", system=name, values={"f1": 0.5}) for name in names]
+    found = with_published(LAYOUTS["per-pcs-1"], entries, rows)
     assert [(entry.name, bool(entry.cells)) for entry in found] == [
         ("Non-personalized", True),
         ("RAG, k = 4", False),
+        ("RAG, k = 10", False),
         ("Per-PCs", False),
         ("OPPU", True),
     ]

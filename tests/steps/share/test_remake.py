@@ -50,6 +50,12 @@ def test_assemble(tmp_path: Path, shown: dict[str, object], flags: list[str]) ->
     assert (found["top_k"], found["sample"], found["seed"], found["user"]) == (2, True, 7, ["u1"])
 
 
+def test_no_more_similar_sharers_than_there_are() -> None:
+    settings = {"assemble": {**ASSEMBLE, "similar": 5}, "prompts": PUBLISHED}
+    assert [parses(line_of(lost("per-pcs", settings), count))["similar"] for count in (9, 4)] == [5, 4]
+    assert not any("similar" in word for word in line_of(lost("per-pcs", {**settings, "assemble": ASSEMBLE}), 4))
+
+
 def test_prime_and_retrieve() -> None:
     published = published_settings("movie_tagging", "prime")["prime"]
     settings = {**published, "bounds": [-1.5, 1.5], "popsize": None, "granularity": "layer"}

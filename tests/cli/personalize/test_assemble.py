@@ -1,0 +1,56 @@
+"""`perpcs assemble --similar`: only the most similar sharers are on offer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from shell import DATA, USAGE, Shell, named, refused
+
+from perpcs_cli.artifacts.io.typed_files import read_json
+from perpcs_cli.artifacts.recipe import Recipe
+
+LINE = "assemble --plain --user TARGET --out few"
+
+
+def nearest(shell: Shell, count: int) -> set[str]:
+    target = shell.ids("target")[0]
+    return {one["user_id"] for one in json.loads(shell(f"similar --similar {count} --json").stdout)[target]}
+
+
+def used(shell: Shell, directory: str = "few") -> Recipe:
+    return read_json(shell.root / directory / f"{shell.ids('target')[0]}.json", Recipe)
+
+
+def test_only_the_most_similar_sharers_are_on_offer(near: Shell) -> None:
+    done = near(named(near, f"{LINE} --similar 2 --top-k 2"))
+    assert done.exit_code == 0, done.stderr
+    recipe = used(near)
+    assert set(recipe.sharers) == nearest(near, 2)
+    # Two of two are chosen at every linear layer.
+    assert all({index for index, _ in mix} == {0, 1} for layers in recipe.weights.values() for mix in layers)
+    assert near(named(near, "predict --user TARGET --recipes few --name few")).exit_code == 0
+
+
+def test_all_sharers_are_what_no_restriction_gives(near: Shell) -> None:
+    for flags in ("few --similar 4", "all"):
+        assert near(named(near, f"assemble --plain --user TARGET --top-k 2 --out {flags}")).exit_code == 0
+    assert used(near).weights == used(near, "all").weights
+
+
+def test_a_recipe_of_others_on_offer_is_another_one(near: Shell) -> None:
+    assert near(named(near, f"{LINE} --top-k 2 --similar 2")).exit_code == 0
+    assert "already" in near(named(near, f"{LINE} --top-k 2 --similar 2")).stderr
+    assert "similar 2 -> 3" in refused(near(named(near, f"{LINE} --top-k 2 --similar 3")), DATA)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--similar 2 --top-k 3", "top-k is 3 and similar is 2"),
+        ("--similar 9 --top-k 1", "9 sharers are asked for, and there are 4"),
+        ("--similar 0", "--similar"),
+    ],
+)
+def test_wrong_usage(ready: Shell, flags: str, message: str) -> None:
+    assert message in refused(ready(named(ready, f"{LINE} {flags}")), USAGE)
