@@ -76,6 +76,8 @@ def choose_device(name: str) -> torch.device:
         # Without room of its own for each stream, cuBLAS adds up in an order that changes from run to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # With a mask and 64, 192, 320 … tokens, its gradients can be NaN (pytorch/pytorch#196678).
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 

@@ -26,6 +26,7 @@ from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.keyed_noise import SecretStream
 from perpcs_cli.model.training.order import total_steps
+from perpcs_cli.model.training.repeatable import repeatable
 from perpcs_cli.model.training.train import Job, answer_losses, new_optimizer, new_schedule
 
 
@@ -77,7 +78,7 @@ def train_private(
     )
     schedule = new_schedule(optimizer, settings, steps)
     fitting = Halving[Encoded](lambda row: [row])
-    with checkpointing(base, settings.checkpointing):
+    with checkpointing(base, settings.checkpointing), repeatable(base.device):
         for step in range(steps):
             drawn = np.flatnonzero(stream.uniform(len(job.examples)) < sample_rate)
             rows = [job.examples[int(i)] for i in drawn]

@@ -24,6 +24,7 @@ from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.dropout import Drawn, Dropout
 from perpcs_cli.model.training.order import draw_steps, side_by_side, total_steps
+from perpcs_cli.model.training.repeatable import repeatable
 
 What = Literal["lora", "gate"]
 
@@ -131,7 +132,7 @@ def train(
         raise PerpcsError(f"{empty[0]!r} has no examples to train on")
     running = [_Run(job, settings, seed) for job in jobs]
     passes = _Passes(base, dropout, seed)
-    with checkpointing(base, settings.checkpointing):
+    with checkpointing(base, settings.checkpointing), repeatable(base.device):
         for step in side_by_side([run.batches for run in running]):
             together = [running[number] for number in step[0]]
             batches = [[(running[number], *batch) for number, batch in some.items()] for some in step]

@@ -227,14 +227,15 @@ def test_devices_and_dtypes(tiny_dir):
     assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
 
 
-def test_sums_have_one_order_on_cuda(monkeypatch):
+def test_cuda_is_made_reliable(monkeypatch):
     asked = []
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     monkeypatch.setattr(torch, "empty", lambda *_, **how: None)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, warn_only: asked.append(on))
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", asked.append)
     assert choose_device("cuda:0") == torch.device("cuda", 0)
-    assert (os.environ["CUBLAS_WORKSPACE_CONFIG"], asked) == (":4096:8", [True])
+    assert (os.environ["CUBLAS_WORKSPACE_CONFIG"], asked) == (":4096:8", [True, False])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
