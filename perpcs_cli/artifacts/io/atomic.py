@@ -73,9 +73,12 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the system's refusals into errors that name the file that was to be written."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        # safetensors has an error of its own for what the system says.
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
         raise PerpcsError(
-            f"cannot be written: {error.strerror or error}",
+            f"cannot be written: {getattr(error, 'strerror', None) or error}",
             where=path,
             hint="Check the directory's permissions and the free space, or choose another place with --out.",
         ) from error

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import resource
+import signal
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 import torch
 
 from perpcs_cli.artifacts.io import limits, tensors
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, PerpcsError
 
 
 def write(path: Path, header: dict[str, Any], data: bytes = b"") -> Path:
@@ -71,3 +74,19 @@ def test_too_many_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_layers_are_in_the_order_of_their_numbers() -> None:
     ordered = ["l", "l.02.p", "l.2.q", "l.10.q", f"l.{'9' * 5000}.q", "l.²"]
     assert sorted(set(ordered), key=tensors.natural) == ordered
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """safetensors writes by itself, and its error is not the system's. A limit on files' sizes stands for the disk."""
+
+    def child() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        with pytest.raises(PerpcsError, match=r"t\.safetensors: cannot be written: .*File too large"):
+            tensors.write_tensors(tmp_path / "t.safetensors", {"a": torch.ones(10_000)}, {})
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert list(tmp_path.iterdir()) == []
