@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
-# Every command killed at every write, raced by four processes; every reader fuzzed. About an hour.
+# Every command killed at every write, raced by four processes; every reader fuzzed. About 40 minutes on two cores.
 torture: $(READY)
 	PERPCS_TORTURE=1 $(BIN)/python -m pytest -n auto tests/robustness
 

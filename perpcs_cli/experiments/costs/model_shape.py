@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io.limits import Size
 from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.model.loading.fetch import resolve_model
 
@@ -84,36 +87,53 @@ def shape_of(config: dict[str, Any], *, where: object = None) -> Shape:
     """
     if isinstance(text := config.get("text_config"), dict):
         config = {**config, **text}
-    needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-    if missing := [name for name in needed if not isinstance(config.get(name), int)]:
+    try:
+        read = msgspec.convert(config, _Config)
+    except msgspec.ValidationError as error:
         raise DataError(
-            f"describes no decoder of Llama's kind: there is no {missing[0]}",
+            f"describes no decoder of Llama's kind: {error}",
             where=where,
             hint="Plans are made for models with separate q, k, v and o linear layers.",
-        )
-    heads = config["num_attention_heads"]
-    family = str(config.get("model_type"))
+        ) from None
+    family = read.model_type
     shape = Shape(
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        vocab=config["vocab_size"],
+        layers=read.num_hidden_layers,
+        hidden=read.hidden_size,
+        intermediate=read.intermediate_size,
+        heads=read.num_attention_heads,
+        kv_heads=read.num_key_value_heads or read.num_attention_heads,
+        head_dim=read.head_dim or read.hidden_size // read.num_attention_heads,
+        vocab=read.vocab_size,
         # transformers leaves out what is the family's default.
-        tied=config.get("tie_word_embeddings", family.startswith("gemma")),
-        context=config.get("max_position_embeddings") or 1 << 30,
+        tied=family.startswith("gemma") if read.tie_word_embeddings is None else read.tie_word_embeddings,
+        context=read.max_position_embeddings or 1 << 30,
         norms=4 if family in ("gemma2", "gemma3_text") else 2,
         head_norms=2 if family in ("qwen3", "gemma3_text") else 0,
     )
-    return replace(shape, biases=_biases(config, family, shape))
+    return replace(shape, biases=_biases(read, shape))
 
 
-def _biases(config: dict[str, Any], family: str, shape: Shape) -> int:
-    biased = ["q_proj", "k_proj", "v_proj"] if family == "qwen2" or config.get("attention_bias") else []
-    biased += ["o_proj"] if config.get("attention_bias") else []
-    biased += ["gate_proj", "up_proj", "down_proj"] if config.get("mlp_bias") else []
+class _Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of a `config.json`."""
+
+    num_hidden_layers: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_attention_heads: Size
+    vocab_size: Size
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    max_position_embeddings: Size | None = None
+    tie_word_embeddings: bool | None = None
+    model_type: str = ""
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+
+def _biases(config: _Config, shape: Shape) -> int:
+    biased = ["q_proj", "k_proj", "v_proj"] if config.model_type == "qwen2" or config.attention_bias else []
+    biased += ["o_proj"] if config.attention_bias else []
+    biased += ["gate_proj", "up_proj", "down_proj"] if config.mlp_bias else []
     return sum(shape.linears[name][0] for name in biased)
 
 

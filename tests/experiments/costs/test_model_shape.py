@@ -59,5 +59,5 @@ def test_an_unknown_model_is_an_error() -> None:
 
 def test_another_kind_of_model_is_an_error(model_dir: Callable[[str], Path]) -> None:
     config = json.loads((model_dir("gpt2") / "config.json").read_text())
-    with pytest.raises(DataError, match="there is no num_hidden_layers"):
+    with pytest.raises(DataError, match="missing required field `num_hidden_layers`"):
         shape_of(config)
