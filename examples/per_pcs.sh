@@ -28,8 +28,8 @@ step init perpcs init "$w" --task "$task" --model "$model"
 step import perpcs import "$data" --out "$w/users.jsonl"
 step split perpcs split --base-share 0.25 --targets "$targets" --min-history "$min_history"
 step adapt perpcs adapt $adapt
-head -n "$sharers" "$w/splits/candidate.txt" >"$w/sharers.txt"
-step train-sharer perpcs train-sharer --users "@$w/sharers.txt" $train
+step select perpcs select --strategy random --count "$sharers" --min-items "$min_history"
+step train-sharer perpcs train-sharer $train
 step gate perpcs gate $gate
 step pool perpcs pool build
 step assemble perpcs assemble $assemble
