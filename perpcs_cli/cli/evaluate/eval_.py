@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -10,11 +12,16 @@ import typer
 from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.process import visible
 from perpcs_cli.cli.tables import Cell, Column, Estimate, Row, Table, render
 from perpcs_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.metrics import Metrics, SystemMetrics
+    from perpcs_cli.steps.evaluate.side_by_side import SideBySide
+
+LINE = 100
+"""Characters that are shown of an answer."""
 
 
 @command
@@ -42,6 +49,12 @@ def eval_(
         typer.Option("--unit", help="What a resample draws.", show_default="users, where the references name them"),
     ] = None,
     per_user: Annotated[bool, typer.Option("--per-user", help="Also give the metrics of each user.")] = False,
+    answers: Annotated[
+        int | None,
+        typer.Option(
+            "--answers", min=1, help="Also show so many answers of each user, side by side.", show_default="none"
+        ),
+    ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Evaluate the queries that every file answers, and say how many.")
     ] = False,
@@ -59,11 +72,13 @@ def eval_(
     """Evaluate predictions with LaMP's metrics.
 
     Prints a table with 95 % bootstrap intervals, and with differences to the baseline for several files. --out also
-    writes the metrics, as JSON.
+    writes the metrics, as JSON. --answers shows what each file says, beside the reference.
     """
     from perpcs_cli.steps.evaluate import metrics
 
     shown = flags.form_of(form, console)
+    if answers and (console.json or labels):
+        raise UsageError("shows text, of users who are known", where="--answers with --json or --labels")
     files = _named(predictions)
     if write_lamp is not None:
         metrics.write_lamp(files, here.places, write_lamp, task=task, **write.mode(console))
@@ -84,6 +99,22 @@ def eval_(
         **write.mode(console),
     )
     console.result(result, render(_table(result), shown))
+    if answers:
+        from perpcs_cli.steps.evaluate.side_by_side import side_by_side
+
+        console.data(_side_by_side(side_by_side(files, here.places, who.who(), first=answers)))
+
+
+def _side_by_side(rows: Sequence[SideBySide]) -> str:
+    """A block for each query: what it is, the reference, and a line for each system, as far as a line goes."""
+    width = max(map(len, ("reference", *(name for row in rows for name in row.answers))), default=0)
+    lines = []
+    for row in rows:
+        lines += ["", f"{row.user_id}, {row.id}"]
+        for name, text in (("reference", row.reference), *row.answers.items()):
+            said = "(none)" if text is None else shorten(text, LINE, placeholder=" …")
+            lines.append(f"  {name:{width}}  {visible(said)}")
+    return "\n".join(lines)
 
 
 def _named(arguments: list[str]) -> dict[str, Path]:

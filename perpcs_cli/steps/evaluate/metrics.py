@@ -59,7 +59,7 @@ def evaluate_predictions(
             raise UsageError("LaMP's labels name no users", where="--labels", hint=hint)
         references, systems = _by_labels(labels, systems)
     else:
-        references, systems = _by_users(who.path(places), who.ids, systems)
+        references, systems = by_users(who.path(places), who.ids, systems)
     chosen = _task(task, [*systems.values(), references], settings.task if settings else None)
     unit = unit or ("users" if references.names_users else "examples")
     provenance = Provenance(
@@ -163,7 +163,7 @@ def _by_labels(path: Path, systems: dict[str, Answers]) -> tuple[Answers, dict[s
     return references, {name: aligned(answers, references) for name, answers in systems.items()}
 
 
-def _by_users(path: Path, wanted: Sequence[str], systems: dict[str, Answers]) -> tuple[Answers, dict[str, Answers]]:
+def by_users(path: Path, wanted: Sequence[str], systems: dict[str, Answers]) -> tuple[Answers, dict[str, Answers]]:
     """References and systems of the wanted users; by default of all users that any file answers for."""
     from perpcs_cli.methods.statistics.comparison import aligned, references_of, restricted
 

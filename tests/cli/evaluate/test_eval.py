@@ -297,3 +297,17 @@ def test_ids_that_several_users_share_need_their_users():
 def test_what_cannot_be(arguments, task, code, message):
     found = error(*arguments, task=task)
     assert found[0] == code and message in found[1], found
+
+
+def test_answers_side_by_side() -> None:
+    predictions(Path("better.jsonl"), {**BETTER, "u2": {"q1": "a " * 90}})
+    line = ("base.jsonl", "better.jsonl", "--partial", "--resamples", "0", "--answers")
+    shown = run(*line, "1").stdout.partition("\n\n")[2]
+    assert shown == (
+        "u1, q1\n  reference  5\n  base       4\n  better     5\n\n"
+        f"u2, q1\n  reference  1\n  base       3\n  better     {'a ' * 49}…\n"
+    )
+    shown = run(*line, "9").stdout
+    assert "u2, q2\n  reference  2\n  base       5\n  better     (none)\n" in shown
+    refused = run("base.jsonl", "--answers", "1", "--json")
+    assert (refused.exit_code, "--answers with --json" in refused.stderr) == (2, True)
