@@ -33,5 +33,5 @@ for recipes in "$w"/recipes-prime*; do
   models+=("${name#recipes-}")
 done
 cd "$w/predictions"
-perpcs eval "${models[@]/%/.jsonl}" oppu.jsonl --workspace .. --answers 1 --out ../metrics/eval-prime.json --force
+perpcs eval "${models[@]/%/.jsonl}" oppu.jsonl --workspace .. --baseline adapted --answers 1 --out ../metrics/eval-prime.json --force
 { echo; echo "seconds per step:"; cat ../seconds.tsv; } >&2
