@@ -4,11 +4,11 @@ set -euo pipefail
 out=${1:-demo-run}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$out"
-[ -e "$out/synthetic.jsonl" ] || perpcs synth --count 24 --history 10 --queries 4 --out "$out/synthetic.jsonl"
-export TARGETS=4 SHARERS=8 MIN_HISTORY=1
+[ -e "$out/synthetic.jsonl" ] || perpcs synth --count 30 --history 10 --queries 10 --out "$out/synthetic.jsonl"
+export TARGETS=6 SHARERS=8 MIN_HISTORY=1
 export ADAPT="--plain --source both --max-examples 48 --batch-size 8 --epochs 1 --lr 2e-3"
 export TRAIN="--plain --batch-size 5 --steps 8 --lr 1e-2"
 export GATE="--plain --batch-size 4 --steps 8 --lr 1e-3"
 export ASSEMBLE="--plain"
-export ALPHAS=0 PRIME="--recent 6 --budget 13"
+export ALPHAS=0 PRIME="--recent 6 --budget 10"
 "$here/prime.sh" "$out/synthetic.jsonl" news_headline "$out"
