@@ -169,6 +169,7 @@ def test_another_seed_gives_others(walked: Shell, make_path: MakeShell) -> None:
 
 def test_adapt_names_the_adapter_and_saves_the_adapted_model(walked: Shell, tiny_dir: Path) -> None:
     assert read_settings(walked.root / FILE)["task_adapter"] == "task-adapter"
+    assert walked.results["adapt"].stderr.count("now names task-adapter") == 1
     ids = torch.arange(2, 40)[None]
     base = AutoModelForCausalLM.from_pretrained(tiny_dir)
     plain = base(ids).logits

@@ -97,7 +97,7 @@ def adapt(
 
     things = "outputs" if save_merged else ""
     adapted, *_ = run(outputs, make, place=target, things=things, force=force, dry_run=dry_run, report=report)
-    if adapted.value is not None and not dry_run:
+    if adapted.state == "finished" and not dry_run:
         named()
     return adapted
 
