@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-LARGEST = 1 << 53
-"""Above it a whole number is no longer itself as a float."""
+from perpcs_cli.artifacts.io.limits import LARGEST
 
 
 @dataclass(frozen=True)

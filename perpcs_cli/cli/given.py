@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from perpcs_cli.artifacts.declarations import LARGEST
+from perpcs_cli.artifacts.io.limits import LARGEST
 
 LONGEST = 400
 """Characters of a number; longer ones are not looked at."""

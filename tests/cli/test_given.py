@@ -13,7 +13,7 @@ from command_tree import COMMAND_TREE
 from shell import USAGE, refused
 from typer.testing import CliRunner
 
-from perpcs_cli.artifacts.declarations import LARGEST
+from perpcs_cli.artifacts.io.limits import LARGEST
 from perpcs_cli.cli.given import problem
 from perpcs_cli.cli.main import app
 

@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from kinds_of_files import KINDS, Kind
 from mutations import mutated
 from valid_files import write_all
+from writing_commands import TORTURE
 
 import perpcs_cli.artifacts
 from perpcs_cli.errors import PerpcsError
 
-LONG = bool(os.environ.get("PERPCS_TORTURE"))
 SHORT_CASES, LONG_CASES = 10, 750
-CASES = LONG_CASES if LONG else SHORT_CASES
+CASES = LONG_CASES if TORTURE else SHORT_CASES
 
 HOUSE = Path(perpcs_cli.artifacts.__file__).parent
 NAMES = ("read", "open", "load")
@@ -61,7 +61,7 @@ def fuzz(kind: Kind, root: Path, cases: int) -> None:
         max_examples=cases,
         deadline=None,
         database=None,
-        derandomize=not LONG,
+        derandomize=not TORTURE,
         suppress_health_check=list(HealthCheck),
         phases=(Phase.generate, Phase.shrink),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from helpers import provenance
+from helpers import names, provenance
 
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
@@ -58,10 +58,6 @@ class Maker:
     def __call__(self, todo: Sequence[Output[Thing]], keep: Keep[Thing]) -> None:
         for output in sorted(todo, key=lambda one: self.order(one.name)):
             keep(output, self.one(output))
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
 
 
 def test_all_are_made_and_come_back_in_the_order_given(tmp_path: Path) -> None:

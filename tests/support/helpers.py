@@ -163,3 +163,8 @@ def short_of_memory(base: Any, monkeypatch: Any, most: int) -> list[int]:
 
     monkeypatch.setattr(embeddings, "forward", forward)
     return sizes
+
+
+def names(directory: Path) -> list[str]:
+    """Everything in a directory, hidden files too."""
+    return sorted(path.name for path in directory.iterdir())

@@ -100,15 +100,23 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 
 def _refuse_other_kinds(path: Path, kind: str) -> None:
-    if path.is_symlink() or (path.exists() and not (path.is_file() if kind == "file" else path.is_dir())):
-        found = (
-            "link" if path.is_symlink() else "directory" if path.is_dir() else "file" if path.is_file() else "device"
-        )
+    if (found := _kind(path)) not in (kind, None):
         raise UsageError(
             f"is a {found}, where a {kind} is to be written",
             where=path,
             hint="It was left alone; move it away, or choose another place with --out.",
         )
+
+
+def _kind(path: Path) -> str | None:
+    """What stands there, in a word; None for nothing."""
+    if path.is_symlink():
+        return "link"
+    if path.is_dir():
+        return "directory"
+    if path.is_file():
+        return "file"
+    return "device" if path.exists() else None
 
 
 def _held_room(path: Path) -> tuple[Path, int]:

@@ -72,10 +72,6 @@ class Journal(Appender, Generic[Row]):
         self.append(rows)
         self.rows += rows
 
-    def end(self) -> None:
-        """Take the journal away: what it was for is written."""
-        self.path.unlink(missing_ok=True)
-
 
 def open_journal(path: Path, header: Heading, kind: type[Row], *, force: bool = False) -> Journal[Row]:
     """Open the journal of a run to go on with, or begin one.
@@ -113,7 +109,7 @@ def read_journal(path: Path, header: type[Any], kind: type[Row]) -> tuple[Any, l
 
 
 def end_journal(path: Path) -> None:
-    """Take away the journal of `NAME.SUFFIX`, whose run was killed after that was written."""
+    """Take away the journal of `NAME.SUFFIX`, which is written, or of which nothing was made."""
     partial_path(path).unlink(missing_ok=True)
 
 

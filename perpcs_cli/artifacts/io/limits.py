@@ -22,8 +22,11 @@ RANK = 4096
 LAYERS = 10_000
 """Of a model."""
 
-# Ranges of what stands in files. Above 2⁵³ a number is no longer itself as a float.
-Count = Annotated[int, Meta(ge=0, le=1 << 53)]
+LARGEST = 1 << 53
+"""Above it a whole number is no longer itself as a float."""
+
+# Ranges of what stands in files.
+Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Size = Annotated[int, Meta(ge=1, le=1 << 31)]
 """Of a dimension."""
 Fraction = Annotated[float, Meta(ge=0, le=1)]

@@ -107,7 +107,7 @@ def profile(
         except DataError:
             if not journal.rows:
                 # Nothing was made that another run would have to respect.
-                journal.end()
+                end_journal(path)
             raise
         answer(
             model,
@@ -124,7 +124,7 @@ def profile(
         write_profiles(path, profiles)
         info = ProfilesInfo(task=workspace.task.name, sha256=hashing.digest_file(path), provenance=provenance)
         write_info(path, info)
-        journal.end()
+        end_journal(path)
         for user, one in wanted.items():
             keep(one, profiles[user])
         if silent := [user for user in wanted if not profiles[user].profile]:

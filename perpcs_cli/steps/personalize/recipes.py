@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
-from perpcs_cli.artifacts.pool import OpenPool, open_pool
+from perpcs_cli.artifacts.pool import OpenPool, refuse_half_revoked
 from perpcs_cli.artifacts.recipe import Method, Recipe, pack, read_recipe, write_recipe
 from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.errors import DataError
@@ -46,7 +47,8 @@ def write(
         provenance=provenance,
     )
     with locked(pool.path, report.note):
-        if open_pool(pool.path).digest != pool.digest:
+        refuse_half_revoked(pool.path)
+        if hashing.digest_file(pool.path) != pool.digest:
             hint = "Run the command again; what it has made so far is made anew."
             raise DataError("the pool has changed while this command ran", where=pool.path, hint=hint)
         write_recipe(path, recipe)

@@ -106,11 +106,14 @@ def build_pool(
 
 def _who_may_share(places: Places, found: list[str], report: Report) -> list[str]:
     """Those of `found` who are selected, or candidates, where there is such a list."""
-    listed = next((ids for ids in (places.split("sharer"), places.split("candidate")) if ids is not None), None)
+    listed = places.split("sharer")
+    if listed is None:
+        listed = places.split("candidate")
     if listed is None:
         return found
-    able = [name for name in found if name in set(listed)]
-    if left_out := [name for name in found if name not in able]:
+    may = set(listed)
+    able = [name for name in found if name in may]
+    if left_out := [name for name in found if name not in may]:
         report.note(
             f"{shortened(left_out)}: left out, for the split gives them another part; name them to take them in"
         )

@@ -7,15 +7,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from helpers import names
 
 from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.artifacts.io.journal import Appender
 from perpcs_cli.errors import PerpcsError, UsageError
-
-
-def names(directory):
-    """Everything in a directory, hidden files too."""
-    return sorted(path.name for path in directory.iterdir())
 
 
 def test_a_written_file_is_whole_and_ordinary(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from helpers import provenance
 
 from perpcs_cli.artifacts.io import typed_files
-from perpcs_cli.artifacts.io.journal import Appender, Header, open_journal, partial_path, read_journal
+from perpcs_cli.artifacts.io.journal import Appender, Header, end_journal, open_journal, partial_path, read_journal
 from perpcs_cli.errors import DataError
 
 HEADER = Header(of="perpcs.rows/1", provenance=provenance())
@@ -139,9 +139,12 @@ def test_a_file_without_a_whole_line_holds_nothing(tmp_path):
 
 
 def test_when_it_has_ended_it_is_gone(tmp_path):
-    path = begun(tmp_path)
-    open_journal(path, HEADER, Row).end()
-    assert not path.exists()
+    path = partial_path(tmp_path / "top.json")
+    open_journal(path, HEADER, Row)
+    assert path.exists()
+    for _ in range(2):
+        end_journal(tmp_path / "top.json")
+        assert not path.exists()
 
 
 def test_the_place_of_what_is_not_ended():

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from helpers import names
+
 from perpcs_cli.artifacts.io import atomic, leftovers
 from perpcs_cli.artifacts.io.lock import locked
-
-
-def names(directory):
-    """Everything in a directory, hidden files too."""
-    return sorted(path.name for path in directory.iterdir())
 
 
 def test_a_kill_between_the_two_renames_is_mended(tmp_path, monkeypatch):

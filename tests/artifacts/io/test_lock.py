@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers import names
 
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.errors import PerpcsError
@@ -55,10 +56,6 @@ def held(place: Path) -> Iterator[subprocess.Popen[str]]:
             yield other
         finally:
             other.kill()
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
 
 
 def test_while_it_is_held_its_file_lies_beside_the_place(tmp_path):
