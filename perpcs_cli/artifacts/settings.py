@@ -21,7 +21,9 @@ from perpcs_cli.errors import UsageError
 
 FILE = "perpcs.toml"
 
-Preset = Literal["per-pcs", "prime"]
+Paper = Literal["per-pcs", "prime"]
+Preset = Literal["perpcs", "paper", "published-code"]
+Init = Literal["shared", "own"]
 Schedule = Literal["linear", "cosine", "constant"]
 Merge = Literal["product", "factor"]
 Scoring = Literal["published", "paper"]
@@ -35,6 +37,7 @@ Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 FromZero = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
+Dropout = Annotated[float, Meta(ge=0, lt=1, description="Dropout of the LoRA's input.")]
 Length = Annotated[int, Meta(ge=8, description="Longest sequence in tokens; the model's own limit holds too.")]
 MergeSetting = Annotated[Merge, Meta(description="Sum w·BA (the papers), or (Sum w·B)(Sum w·A) (their code).")]
 
@@ -44,7 +47,8 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     rank: Annotated[Count, Meta(le=RANK, description="Rank of the LoRA.")] = 8
     alpha: Annotated[Positive, Meta(description="The LoRA's scale is this / rank.", extra={"flag": "lora-alpha"})] = 8.0
-    dropout: Annotated[float, Meta(ge=0, lt=1, description="Dropout of the LoRA's input.")] = 0.05
+    dropout: Dropout = 0.05
+    init: Annotated[Init, Meta(description="All LoRAs of a seed start from one A, or each from its own.")] = "shared"
     targets: Annotated[
         tuple[str, ...],
         Meta(min_length=1, description="Linear layers with a piece, by their last name.", extra={"flag": None}),
@@ -64,6 +68,12 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     clip: Annotated[FromZero, Meta(description="Largest gradient norm; 0 for no clipping.")] = 0.3
     accumulate: Annotated[Count, Meta(description="Batches per optimizer step; an epoch's last may have fewer.")] = 1
     checkpointing: Annotated[bool, Meta(description="Recompute activations: less memory, more time.")] = False
+
+
+class GateSettings(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same for gates. While they are trained, their LoRA may see dropout as it did in its own training."""
+
+    dropout: Dropout = 0.0
 
 
 class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,7 +135,7 @@ class PredictSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Settings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.workspace/2"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.workspace/3"
 ):
     """Everything that `perpcs.toml` can say."""
 
@@ -133,7 +143,10 @@ class Settings(
     model: Annotated[
         str, Meta(description="Base model: a name from `perpcs model list`, a local directory or a hub id.")
     ]
-    preset: Annotated[Preset, Meta(description="The paper whose published settings to start from.")] = "per-pcs"
+    paper: Annotated[Paper, Meta(description="The paper whose published hyperparameters to start from.")] = "per-pcs"
+    preset: Annotated[
+        Preset, Meta(description="Whose ways to start from: this tool's, the papers' text, or their published code.")
+    ] = "perpcs"
     task_adapter: Annotated[
         str, Meta(description="Task adapter from `perpcs adapt`, merged into the base; 'none' for none.")
     ] = ""
@@ -144,7 +157,7 @@ class Settings(
     lora: LoraSettings
     adapt: TrainSettings
     train: TrainSettings
-    gate: TrainSettings
+    gate: GateSettings
     assemble: AssembleSettings
     embed: EmbedSettings
     prime: PrimeSettings

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from perpcs_cli.artifacts.io import typed_files
-from perpcs_cli.artifacts.settings import Preset
+from perpcs_cli.artifacts.settings import Paper, Preset
 from perpcs_cli.errors import UsageError
 
 FORMAT = "perpcs.sweep/1"
@@ -81,7 +81,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 
     task: str
     model: str
-    preset: Preset = "per-pcs"
+    paper: Paper = "per-pcs"
+    preset: Preset = "perpcs"
     data: tuple[str, ...] = ()
     """Directories or files for `perpcs import`: absolute, or relative to the config's directory, which is in front."""
     seeds: tuple[int, ...] = (0,)
@@ -97,7 +98,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 class _Raw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     task: str
     model: str
-    preset: Preset = "per-pcs"
+    paper: Paper = "per-pcs"
+    preset: Preset = "perpcs"
     data: str | list[str] = []
     seed: int | None = None
     seeds: list[int] | None = None
@@ -131,6 +133,7 @@ def read_sweep(path: Path) -> Sweep:
     return Sweep(
         task=raw.task,
         model=raw.model,
+        paper=raw.paper,
         preset=raw.preset,
         data=tuple(str(path.parent / one) for one in ([raw.data] if isinstance(raw.data, str) else raw.data)),
         seeds=tuple(seeds),
@@ -143,7 +146,7 @@ def read_sweep(path: Path) -> Sweep:
 
 def _refuse_top(settings: Collection[str], where: object) -> None:
     """Raise UsageError for what is no setting of a step: it would be overridden, or mix two tasks."""
-    top = [key for key in ("task", "model", "preset", "seed", "task_adapter") if key in settings]
+    top = [key for key in ("task", "model", "paper", "preset", "seed", "task_adapter") if key in settings]
     if top:
         hint = "`adapt` makes the task adapter." if top[0] == "task_adapter" else f"Give {top[0]} at the top."
         raise UsageError(f"{top[0]} is not for settings", where=where, hint=hint)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perpcs_cli.artifacts.io import typed_files
-from perpcs_cli.artifacts.settings import Preset, Settings, make_settings, to_toml
+from perpcs_cli.artifacts.settings import Paper, Preset, Settings, make_settings, to_toml
 from perpcs_cli.model.loading.catalogue import absolute
 from perpcs_cli.steps.job import Outcome, Output, run_one, same_bytes
 from perpcs_cli.steps.report import SILENT, Report
@@ -19,7 +19,8 @@ def init(
     *,
     task: str,
     model: str,
-    preset: Preset = "per-pcs",
+    paper: Paper = "per-pcs",
+    preset: Preset = "perpcs",
     force: bool = False,
     dry_run: bool = False,
     report: Report = SILENT,
@@ -27,7 +28,7 @@ def init(
 ) -> tuple[Settings, Outcome[bool]]:
     """Write perpcs.toml with the published settings of a task, and others of the top by name."""
     path = Places(directory).settings_file
-    made = make_settings(published_settings(task, preset), {"model": absolute(model), **settings})
+    made = make_settings(published_settings(task, paper, preset), {"model": absolute(model), **settings})
     text = to_toml(made)
 
     def make() -> bool:

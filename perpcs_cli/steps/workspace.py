@@ -135,7 +135,7 @@ def open_workspace(root: Path, **given: Any) -> Workspace:
     given = {key: value for key, value in given.items() if value is not None}
     path = root / FILE
     stored = read_settings(path) if path.exists() else {}
-    for key in ("task", "model", "task_adapter"):
+    for key in ("task", "model", "task_adapter", "paper", "preset"):
         if not isinstance(stored.get(key, ""), str):
             raise UsageError(f"settings: {key} must be text, and is {stored[key]!r}", where=path)
     if given.get("task_adapter") == "none":
@@ -150,7 +150,8 @@ def open_workspace(root: Path, **given: Any) -> Workspace:
                 hint=f"Give --{key}, or make a workspace with `perpcs init`.",
             )
     task = get_task({**stored, **given}["task"]).name
-    published = published_settings(task, given.get("preset") or stored.get("preset") or "per-pcs")
+    start = {key: {**stored, **given}[key] for key in ("paper", "preset") if {**stored, **given}.get(key)}
+    published = published_settings(task, **start)
     if "task" in given and "task" in stored and get_task(stored["task"]).name != task:
         # Another task than the workspace's: its published settings, not the stored ones.
         stored = {key: value for key, value in stored.items() if not isinstance(value, dict)}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from perpcs_cli.artifacts.settings import Preset
+from perpcs_cli.artifacts.settings import Paper, Preset
+from perpcs_cli.tasks.presets import preset_settings
 from perpcs_cli.tasks.spec import get_task
 
 
@@ -37,15 +38,19 @@ PUBLISHED = {
 }
 
 
-def published_settings(task_name: str, preset: Preset) -> dict[str, Any]:
-    """The settings layer of a task and a paper. Raises UsageError for an unknown task."""
+def published_settings(task_name: str, paper: Paper = "per-pcs", preset: Preset = "perpcs") -> dict[str, Any]:
+    """The settings layer of a task: the hyperparameters of a paper, and over them what the preset states.
+
+    Raises UsageError for an unknown task.
+    """
     task = get_task(task_name)
     row = PUBLISHED[task.name]
-    batch, epochs, lr = row.per_pcs if preset == "per-pcs" else row.prime
+    batch, epochs, lr = row.per_pcs if paper == "per-pcs" else row.prime
     gate_batch, gate_steps, gate_lr = row.gate
     similar, budget, share = row.search
-    return {
+    layer: dict[str, Any] = {
         "task": task.name,
+        "paper": paper,
         "preset": preset,
         "lora": {},
         "adapt": {"batch_size": row.adapt_batch, "epochs": 3, "lr": 1e-4},
@@ -56,3 +61,6 @@ def published_settings(task_name: str, preset: Preset) -> dict[str, Any]:
         "prime": {"similar": similar, "budget": budget, "data_fraction": share},
         "predict": {"max_new_tokens": task.max_new_tokens},
     }
+    for key, value in preset_settings(preset, paper).items():
+        layer[key] = {**layer[key], **value} if isinstance(value, dict) else value
+    return layer

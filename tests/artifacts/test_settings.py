@@ -11,6 +11,7 @@ from perpcs_cli.artifacts.settings import (
     FILE,
     AssembleSettings,
     EmbedSettings,
+    GateSettings,
     LoraSettings,
     PredictSettings,
     PrimeSettings,
@@ -31,7 +32,7 @@ SETTINGS = Settings(
     lora=LoraSettings(),
     adapt=TRAIN,
     train=TRAIN,
-    gate=TrainSettings(batch_size=4, lr=1e-5, steps=100),
+    gate=GateSettings(batch_size=4, lr=1e-5, steps=100),
     assemble=AssembleSettings(top_k=3, batch_size=16, top_p=0.9, sample=True),
     embed=EmbedSettings(),
     prime=PrimeSettings(similar=3, budget=30, data_fraction=0.6),
@@ -47,11 +48,11 @@ def test_round_trip(tmp_path):
 
 def test_the_text():
     lines = to_toml(SETTINGS).splitlines()
-    assert lines[0] == 'format = "perpcs.workspace/2"'
+    assert lines[0] == 'format = "perpcs.workspace/3"'
     assert lines[1] == 'task = "movie_tagging"'
     at = lines.index("[lora]")
     assert lines[at - 1] == ""
-    assert lines[at + 4] == 'targets = ["q_proj", "k_proj", "v_proj", "o_proj"]'
+    assert lines[at + 5] == 'targets = ["q_proj", "k_proj", "v_proj", "o_proj"]'
     assert "steps = 100" in lines
     assert sum(line.startswith("steps") for line in lines) == 1, "what is not set is not written"
 
@@ -126,8 +127,8 @@ def test_all_values_out_of_range_are_named_at_once():
     [
         (b"format = ", "not valid TOML"),
         (b"\xff", "not UTF-8"),
-        (b'task = "x"', "expected format = 'perpcs.workspace/2' and found None"),
-        (b'format = "perpcs.workspace/1"', "found 'perpcs.workspace/1'"),
+        (b'task = "x"', "expected format = 'perpcs.workspace/3' and found None"),
+        (b'format = "perpcs.workspace/2"', "found 'perpcs.workspace/2'"),
     ],
 )
 def test_broken_files(tmp_path, content, message):

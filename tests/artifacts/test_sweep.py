@@ -22,7 +22,8 @@ def test_a_config_becomes_axes(tmp_path: Path) -> None:
     text = """
     data = ["a", "/b"]
     seeds = [3, 4]
-    preset = "prime"
+    paper = "prime"
+    preset = "published-code"
     [settings]
     train = { lr = 1e-3 }
     [steps]
@@ -37,7 +38,8 @@ def test_a_config_becomes_axes(tmp_path: Path) -> None:
     assert read(tmp_path, TOP + text) == Sweep(
         task="movie_tagging",
         model="m",
-        preset="prime",
+        paper="prime",
+        preset="published-code",
         data=(str(tmp_path / "a"), "/b"),
         seeds=(3, 4),
         settings={"train": {"lr": 1e-3}},
@@ -71,7 +73,8 @@ def test_what_is_no_value(tmp_path: Path, value: str) -> None:
 
 def test_one_seed_and_no_data_are_the_default(tmp_path: Path) -> None:
     sweep = read(tmp_path, TOP + ONE)
-    assert (sweep.seeds, sweep.data, sweep.preset, sweep.steps) == ((0,), (), "per-pcs", {})
+    assert (sweep.seeds, sweep.data, sweep.steps) == ((0,), (), {})
+    assert (sweep.paper, sweep.preset) == ("per-pcs", "perpcs")
     assert read(tmp_path, TOP + "seed = 7\n" + ONE).seeds == (7,)
 
 

@@ -90,7 +90,10 @@ CASES = {
     "no such list": Case(nothing, "assemble --users @none.txt", DATA, "none.txt: no such file"),
     "list not UTF-8": Case(write("ids.txt", b"\xff\n"), "assemble --users @ids.txt", DATA, "ids.txt: not UTF-8"),
     "no such task": Case(nothing, "assemble --task LaMP_9", USAGE, "no such task: 'LaMP_9' … movie_tagging"),
-    "no such preset": Case(nothing, "init new --task LaMP_4 --preset best", USAGE, "'--preset' … 'best' … prime"),
+    "no such paper": Case(nothing, "init new --task LaMP_4 --paper best", USAGE, "'--paper' … 'best' … prime"),
+    "no such preset": Case(
+        nothing, "init new --task LaMP_4 --preset best", USAGE, "'--preset' … 'best' … published-code"
+    ),
     "no such device": Case(nothing, "predict --base --device abacus", USAGE, "--device: the device 'abacus'"),
     "no such model": Case(nothing, "predict --base --model ./none", DATA, "./none: no such model … smollm2-135m"),
     "no such sharer": Case(nothing, "predict --sharer none", DATA, "sharers/none: holds no adapter_model"),
@@ -119,6 +122,15 @@ CASES = {
     "task no text": Case(
         replace("perpcs.toml", "task = .*", "task = 5"), "assemble", USAGE, "perpcs.toml: settings: task"
     ),
+    "preset no text": Case(
+        replace("perpcs.toml", 'preset = ".*"', "preset = [1]"), "assemble", USAGE, "perpcs.toml: settings: preset"
+    ),
+    "preset unknown": Case(
+        replace("perpcs.toml", 'preset = ".*"', 'preset = "per-pcs"'),
+        "assemble",
+        USAGE,
+        "settings: … 'per-pcs' … preset",
+    ),
     "value out of range": Case(
         replace("perpcs.toml", "top_k = 1", "top_k = 0"),
         "assemble",
@@ -126,7 +138,7 @@ CASES = {
         "perpcs.toml: settings: assemble.top_k must be",
     ),
     "TOML of another version": Case(
-        replace("perpcs.toml", "workspace/2", "workspace/9"),
+        replace("perpcs.toml", "workspace/3", "workspace/9"),
         "assemble",
         DATA,
         "perpcs.toml: expected … 'perpcs.workspace/9'",

@@ -21,7 +21,7 @@ from perpcs_cli.artifacts.predictions import Prediction, info_path, read_info, r
 from perpcs_cli.artifacts.settings import FILE, read_settings
 
 SAYS = {
-    "init": r"perpcs\.toml\tnews_headline\t\S+\tpreset per-pcs\n",
+    "init": r"perpcs\.toml\tnews_headline\t\S+\tpaper per-pcs\tpreset perpcs\n",
     "synth": r"users\.jsonl\t8 users\t4 history items and 2 queries each\n",
     "split": r"splits/split\.json\t2 base users\t2 targets\t4 candidates\n",
     "adapt": r"task-adapter\tloss \d+\.\d{3} -> \d+\.\d{3}\t\d+ examples\n",
@@ -248,7 +248,7 @@ def test_flag_before_environment_before_file_before_published(
 ) -> None:
     item = {"text": "rain fell", "title": "Rain", "description": "a film on rain", "tag": "classic"}
     (tmp_path / "users.jsonl").write_text(json.dumps({"user_id": "u", "history": [item]}))
-    head = f'format = "perpcs.workspace/2"\ntask = "news_headline"\nmodel = "{tiny_dir}"\n'
+    head = f'format = "perpcs.workspace/3"\ntask = "news_headline"\nmodel = "{tiny_dir}"\n'
     (tmp_path / FILE).write_text(head + stored)
     result = Shell(tmp_path, tiny_dir)(f"train-sharer --steps 1 --device cpu {flags}", **environment)
     assert result.exit_code == 0, result.stderr

@@ -77,7 +77,8 @@ task = "movie_tagging"
 model = "m"
 data = ["a", "b"]
 seeds = [0, 1]
-preset = "prime"
+paper = "prime"
+preset = "published-code"
 [settings]
 train = { batch_size = 4, lr = 1e-3 }
 [steps]

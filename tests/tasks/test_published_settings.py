@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perpcs_cli.artifacts.settings import make_settings
+from perpcs_cli.tasks.presets import PRESETS
 from perpcs_cli.tasks.published_settings import PUBLISHED, published_settings
 from perpcs_cli.tasks.spec import TASKS
 
@@ -12,8 +13,9 @@ from perpcs_cli.tasks.spec import TASKS
 def test_every_task_has_settings_that_are_in_range() -> None:
     assert set(PUBLISHED) == set(TASKS)
     for name in TASKS:
-        for preset in ("per-pcs", "prime"):
-            assert make_settings(published_settings(name, preset), {"model": "m"}).task == name
+        for paper in ("per-pcs", "prime"):
+            for preset in PRESETS:
+                assert make_settings(published_settings(name, paper, preset), {"model": "m"}).task == name
 
 
 @pytest.mark.parametrize(

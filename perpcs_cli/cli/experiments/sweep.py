@@ -60,8 +60,9 @@ def sweep(
     predict = { retrieve = 1, with-profile = true }.
 
     Without select, the sharers are all candidates. Profiles are written where a flag asks for them; with profile
-    under [steps], training examples show them, too. preset = "prime" starts from the other paper's settings. seed = 1
-    is the seed, and seeds = [0, 1] repeats everything, the split included, unless split = { seed = 0 } keeps it.
+    under [steps], training examples show them, too. paper = "prime" and preset = "published-code" start from other
+    settings, as they do in `perpcs init`. seed = 1 is the seed, and seeds = [0, 1] repeats everything, the split
+    included, unless split = { seed = 0 } keeps it.
 
     What cells have in common is computed once, under OUT/steps, in places that are named by their content: a sweep that
     was stopped goes on, and one that was extended only adds. Command lines are shown on stderr as they run; --dry-run

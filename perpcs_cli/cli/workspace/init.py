@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from perpcs_cli.artifacts.settings import Preset
+from perpcs_cli.artifacts.settings import Paper, Preset
 from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
@@ -23,7 +23,8 @@ def init(
     directory: Annotated[Path, typer.Argument(help="The workspace to make.")] = Path(),
     task: flags.TaskOption = None,
     model: Annotated[str, setting("model")] = "smollm2-135m",
-    preset: Annotated[Preset, setting("preset")] = "per-pcs",
+    paper: Annotated[Paper, setting("paper")] = "per-pcs",
+    preset: Annotated[Preset, setting("preset")] = "perpcs",
     device: flags.DeviceOption = None,
     dtype: flags.DtypeOption = None,
     seed: flags.SeedOption = None,
@@ -38,5 +39,6 @@ def init(
     if task is None:
         raise UsageError("is missing", where="--task", hint="Give a LaMP task, as movie_tagging or LaMP_2M.")
     given = flags.layer({"device": device, "dtype": dtype, "seed": seed})
-    settings, outcome = step(directory, task=task, model=model, preset=preset, **write.mode(console), **given)
-    show_outcome(console, outcome, [settings.task, settings.model, f"preset {preset}"])
+    start: dict[str, Any] = {"paper": paper, "preset": preset}
+    settings, outcome = step(directory, task=task, model=model, **start, **write.mode(console), **given)
+    show_outcome(console, outcome, [settings.task, settings.model, f"paper {paper}", f"preset {preset}"])

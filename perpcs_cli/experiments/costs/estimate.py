@@ -74,7 +74,7 @@ def _steps(question: Question, flags: Flags) -> dict[str, tuple[Asked, list[str]
     """Every step of the sweep once, in the order in which they run, and the cells that share it."""
     sweep, given = question.sweep, dict(question.given)
     check_flags(sweep, flags, question.config)
-    published = published_settings(str(given.pop("task", sweep.task)), sweep.preset)
+    published = published_settings(str(given.pop("task", sweep.task)), sweep.paper, sweep.preset)
     kit = Kit(Path("plan"), (), "", published, {"model": sweep.model, **given}, flags)
     steps: dict[str, tuple[Asked, list[str]]] = {}
     for cell in cells(sweep):

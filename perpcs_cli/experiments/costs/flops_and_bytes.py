@@ -130,9 +130,10 @@ def _piece_bytes(shape: Shape, lora: Lora, batch: BatchShape, training: Training
         n = shape.linears[name][1]
         if training.dropout:
             # A mask has a byte for each number.
-            inputs += n * (c + 1)
-        elif name in ("q_proj", "gate_proj"):
-            # q, k and v share their input, as gate and up do; o's and down's are kept by what comes before them.
+            inputs += n
+        if (training.dropout and training.what == "lora") or name in ("q_proj", "gate_proj"):
+            # What dropout leaves is each piece's own. Else q, k and v share their input, as gate and up do; o's and
+            # down's are kept by what comes before them.
             inputs += n * c
     hidden = width * len(lora.linears(shape))
     if training.what == "gate":

@@ -167,7 +167,7 @@ class Planner:
             self._examples(one, users, one.flags.get("recent")),
             one.settings.gate,
             what="gate",
-            dropout=False,
+            dropout=one.settings.gate.dropout > 0,
             together=int(one.flags.get("together", 1)),
             seed=one.settings.seed,
         )

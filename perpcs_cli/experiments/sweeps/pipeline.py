@@ -75,7 +75,7 @@ class Kit:
     data: tuple[str, ...]
     data_digest: str
     published: Mapping[str, Any]
-    """The settings layer of the task and the preset."""
+    """The settings layer of the task, the paper and the preset."""
     given: Mapping[str, Any]
     """The layer over each cell's settings: the model, and where it runs."""
     flags: Flags

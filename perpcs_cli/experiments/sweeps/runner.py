@@ -219,7 +219,7 @@ def _warn_of_others(planned: Planned, results: Results, report: Report) -> None:
 
 def _kit(asked: Asked, flags: Flags) -> Kit:
     given = dict(asked.given)
-    published = published_settings(str(given.pop("task", asked.sweep.task)), asked.sweep.preset)
+    published = published_settings(str(given.pop("task", asked.sweep.task)), asked.sweep.paper, asked.sweep.preset)
     model = absolute(str(given.pop("model", asked.sweep.model)))
     files: dict[str, str] = {}
     for source in asked.sources:

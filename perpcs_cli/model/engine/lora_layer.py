@@ -42,12 +42,13 @@ class Router(Protocol):
         """`x`: [rows, tokens, n], the layer's input. None adds nothing."""
 
 
-def update(x: Tensor, pieces: Pieces, merge: Merge) -> Tensor:
+def update(x: Tensor, pieces: Pieces, merge: Merge, dropped: Tensor | None = None) -> Tensor:
     """The pieces' contribution to a linear layer's output, [rows, tokens, d], for input `x` [rows, tokens, n].
 
     product: (rep(W) ⊙ (x Aᵀ)) Bᵀ, which is ΔW = Σ w B A, the papers' formula.
     factor: h = Σ_s W_s (x A_sᵀ); Σ_s W_s (h B_sᵀ), which is ΔW = (Σ w B)(Σ w A), the published code's.
     With gates: W_s is multiplied by σ(g_sᵀ x) for each token (Per-PCs, equation 3).
+    `dropped`: what dropout leaves of `x` for the factors; gates see the whole of it.
     """
     a, b = pieces.a.to(x.dtype), pieces.b.to(x.dtype)
     sharers = pieces.weights.shape[-1]
@@ -56,7 +57,7 @@ def update(x: Tensor, pieces: Pieces, merge: Merge) -> Tensor:
         weights = weights[:, None, :]
     if pieces.gates is not None:
         weights = weights * torch.sigmoid(x @ pieces.gates.to(x.dtype).mT)
-    hidden = (x @ a.mT).unflatten(-1, (sharers, -1)) * weights[..., None]
+    hidden = ((x if dropped is None else dropped) @ a.mT).unflatten(-1, (sharers, -1)) * weights[..., None]
     if merge == "factor":
         hidden = hidden.sum(-2, keepdim=True) * weights[..., None]
     return hidden.flatten(-2) @ b.mT
@@ -68,7 +69,7 @@ def attached(
 ) -> Iterator[None]:
     """Run the base with pieces while the block lasts.
 
-    `dropout`: what the pieces see of a linear layer's input, as LoRA training drops numbers of it.
+    `dropout`: what the pieces' factors see of a linear layer's input, as training drops numbers of it.
     """
 
     def hook(module: str) -> Any:
@@ -77,9 +78,7 @@ def attached(
             pieces = router(module, x)
             if pieces is None:
                 return output
-            if dropout:
-                x = dropout(module, x)
-            return output + update(x, pieces, merge)
+            return output + update(x, pieces, merge, dropout(module, x) if dropout else None)
 
         return add
 

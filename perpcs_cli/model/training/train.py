@@ -57,6 +57,11 @@ class Job:
     """Why it was not trained to its end."""
 
     @property
+    def draws_as(self) -> tuple[str, ...]:
+        """Whose dropout it has: a sharer's gates draw other masks than its LoRA did."""
+        return ("gates", self.name) if self.gates else (self.name,)
+
+    @property
     def parameters(self) -> list[Tensor]:
         """What the optimizer changes."""
         return list(self.gates.values()) or [factor for pair in self.pieces.values() for factor in pair]
@@ -65,10 +70,11 @@ class Job:
 def new_lora(base: Base, name: str, examples: Sequence[Encoded], lora: LoraSettings, seed: int) -> Job:
     """A job that trains a fresh LoRA: A by Kaiming's uniform rule, B zero, as in the LoRA paper's code.
 
-    With the same seed every LoRA starts from the same A. Training hardly turns it: a start drawn from the name would
-    let whoever guesses a name confirm it in a pool of pseudonyms.
+    `lora.init`: A is drawn from the seed, so that all LoRAs start from the same, or from the seed and the name.
+    Training hardly turns it: with the name, whoever guesses a name can confirm it by the trained A.
     """
-    generator = torch.Generator().manual_seed(hashing.derive_seed(seed, "init"))
+    whose = (name,) if lora.init == "own" else ()
+    generator = torch.Generator().manual_seed(hashing.derive_seed(seed, "init", *whose))
     pieces = {}
     for module, linear in base.targets.items():
         bound = 1 / math.sqrt(linear.in_features)
@@ -255,7 +261,8 @@ class _Passes:
             return Pieces(a, b, weights, gates)
 
         drawn = [
-            Drawn((run.job.name, run.step, place), whole, [row.place for row in some]) for run, whole, _, some in found
+            Drawn((*run.job.draws_as, run.step, place), whole, [row.place for row in some])
+            for run, whole, _, some in found
         ]
         dropout = Dropout(self.dropout, self.seed, drawn) if self.dropout else None
         # Checkpointing runs the layers again in the backward pass, which must find the pieces attached.

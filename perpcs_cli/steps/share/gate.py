@@ -110,7 +110,8 @@ def gate(
             else:
                 steps = sum(total_steps(settings.gate, len(job.examples)) for job in jobs)
                 with report.progress(jobs[0].name if len(jobs) == 1 else f"{len(jobs)} sharers", steps) as bar:
-                    train(model.base, jobs, settings.gate, seed=settings.seed, report=bar.loss)
+                    dropout = settings.gate.dropout
+                    train(model.base, jobs, settings.gate, seed=settings.seed, dropout=dropout, report=bar.loss)
             for one, job in zip(group, jobs, strict=True):
                 if one not in todo or failures.note(job, one.path.parent):
                     continue

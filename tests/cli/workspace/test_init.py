@@ -8,6 +8,7 @@ import pytest
 from shell import Shell
 
 from perpcs_cli.artifacts.settings import FILE, make_settings, read_settings
+from perpcs_cli.steps.workspace import open_workspace
 from perpcs_cli.tasks.published_settings import published_settings
 
 
@@ -19,17 +20,41 @@ def empty(tmp_path: Path) -> Shell:
 
 def test_it_writes_the_published_settings(empty: Shell) -> None:
     result = empty("init work --task LaMP_2M")
-    assert (result.exit_code, result.stdout) == (0, "work/perpcs.toml\tmovie_tagging\tsmollm2-135m\tpreset per-pcs\n")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "work/perpcs.toml\tmovie_tagging\tsmollm2-135m\tpaper per-pcs\tpreset perpcs\n",
+    )
     assert result.stderr == ""
     stored = make_settings(read_settings(empty.root / "work" / FILE))
-    assert stored == make_settings(published_settings("movie_tagging", "per-pcs"), {"model": "smollm2-135m"})
+    assert stored == make_settings(published_settings("movie_tagging"), {"model": "smollm2-135m"})
     assert (stored.train.lr, stored.assemble.top_k, stored.lora.rank) == (2e-5, 3, 8)
 
 
-def test_a_preset_is_a_papers_settings(empty: Shell) -> None:
-    assert empty("init --task citation --preset prime --quiet").stderr == ""
+def test_a_papers_hyperparameters(empty: Shell) -> None:
+    assert empty("init --task citation --paper prime --quiet").stderr == ""
     stored = make_settings(read_settings(empty.root / FILE))
-    assert (stored.preset, stored.train.batch_size, stored.train.lr) == ("prime", 8, 1e-4)
+    assert (stored.paper, stored.preset, stored.train.batch_size, stored.train.lr) == ("prime", "perpcs", 8, 1e-4)
+
+
+def test_a_preset_writes_what_it_states(empty: Shell) -> None:
+    """As values of its own: the file says what holds, whatever becomes of the preset later."""
+    assert empty("init --task citation --paper prime --preset published-code").stdout.endswith(
+        "paper prime\tpreset published-code\n"
+    )
+    stored = read_settings(empty.root / FILE)
+    assert (stored["paper"], stored["preset"]) == ("prime", "published-code")
+    assert (stored["train"]["clip"], stored["train"]["lr"], stored["train"]["schedule"]) == (1.0, 1e-4, "cosine")
+    assert (stored["lora"]["init"], stored["gate"]["dropout"], stored["assemble"]["merge"]) == ("own", 0.05, "factor")
+    assert empty("init --task citation --preset paper --force").exit_code == 0
+    stored = read_settings(empty.root / FILE)
+    assert (stored["lora"]["init"], stored["gate"]["dropout"]) == ("shared", 0.0)
+    assert (stored["assemble"]["merge"], stored["assemble"]["scoring"]) == ("product", "paper")
+
+
+def test_another_task_keeps_the_preset(empty: Shell) -> None:
+    assert empty("init --task citation --paper prime --preset published-code").exit_code == 0
+    settings = open_workspace(empty.root, task="LaMP_4").settings
+    assert (settings.train.epochs, settings.train.clip, settings.lora.init) == (3, 1.0, "own")
 
 
 def test_flags_and_environment_are_stored(empty: Shell) -> None:

@@ -106,7 +106,7 @@ class Kept:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("what", "dropout"), [("lora", 0.0), ("lora", 0.1), ("gate", 0.0)])
+@pytest.mark.parametrize(("what", "dropout"), [("lora", 0.0), ("lora", 0.1), ("gate", 0.0), ("gate", 0.1)])
 def test_activations_are_what_autograd_keeps(
     tiny_dir: Path,
     shape: Shape,

@@ -5,20 +5,25 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import random
 import re
 
+import msgspec
 import pytest
 import torch
 from helpers import TARGETS, MemoryAdapter, random_pieces, random_rows, short_of_memory
 from torch.nn import functional as F
 
 from perpcs_cli.artifacts.adapter import AdapterConfig, open_adapter, write_adapter
+from perpcs_cli.artifacts.io.hashing import derive_seed
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine.batching import make_batch
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
+from perpcs_cli.model.training.dropout import Drawn, Dropout
+from perpcs_cli.model.training.order import draw_steps
 from perpcs_cli.model.training.train import answer_losses, check_trained, new_gates, new_lora, train
 
 LORA = LoraSettings(rank=4, alpha=8.0, dropout=0.0)
@@ -151,12 +156,13 @@ def test_jobs_together_are_the_jobs_alone(tiny, make):
         assert_same(parameters, trained(tiny, [job], changes)[0], atol=2e-4)
 
 
+@pytest.mark.parametrize("make", [lora_job, gate_job])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_dropout_does_not_depend_on_neighbours(tiny, checkpointing):
+def test_dropout_does_not_depend_on_neighbours(tiny, make, checkpointing):
     """Whose rows are wider, and of which one ends before the others."""
 
     def jobs():
-        made = [lora_job(tiny, f"u{number}") for number in range(3)]
+        made = [make(tiny, f"u{number}") for number in range(3)]
         made[0].examples = random_rows(tiny, [(30, 4), (2, 2)], seed=4)
         made[1].examples = [*made[1].examples, *random_rows(tiny, [(5, 5)], seed=9)]
         return made
@@ -165,14 +171,15 @@ def test_dropout_does_not_depend_on_neighbours(tiny, checkpointing):
     found = trained(tiny, jobs(), changes, dropout=0.3)
     for job, parameters in zip(jobs(), found, strict=True):
         assert_same(parameters, trained(tiny, [job], changes, dropout=0.3)[0], atol=2e-4)
-        assert differs(parameters, trained(tiny, [lora_job(tiny, job.name, rows=job.examples)], changes)[0])
+        job = next(other for other in jobs() if other.name == job.name)
+        assert differs(parameters, trained(tiny, [job], changes)[0])
 
 
 @pytest.mark.parametrize("make", [lora_job, gate_job])
 def test_smaller_parts_of_a_batch_give_the_same_step(tiny, monkeypatch, make):
     jobs = lambda: [make(tiny, name) for name in ("u", "v")]  # noqa: E731
     changes = settings(checkpointing=True)
-    rates = {"dropout": 0.2 if make is lora_job else 0.0}
+    rates = {"dropout": 0.2}
     whole = jobs()
     expected = trained(tiny, whole, changes, **rates)
     sizes = short_of_memory(tiny, monkeypatch, 40)
@@ -209,6 +216,58 @@ def test_the_seed_orders_the_examples(tiny):
     first, again, other = (trained(tiny, [lora_job(tiny)], changes, seed=seed)[0] for seed in (1, 1, 2))
     assert not differs(first, again)
     assert differs(first, other)
+
+
+def test_gates_are_trained_as_the_published_layer_is(tiny):
+    """B A dropout(σ(gᵀ x) x), written out: the gate sees the whole input, and what is kept counts for more."""
+    job, rate, changes = gate_job(tiny), 0.4, settings(steps=1, clip=0.0)
+    order = random.Random(derive_seed(0, "order", job.name))
+    (rows,) = next(draw_steps(job.examples, changes, order))
+    gates = {module: torch.zeros(64, requires_grad=True) for module in tiny.targets}
+    masks = Dropout(rate, 0, [Drawn((*job.draws_as, 0, 0), rows, range(len(rows)))])
+
+    def hook(module):
+        a, b = job.pieces[module]
+
+        def add(_layer, inputs, output):
+            gated = inputs[0] * torch.sigmoid(inputs[0] @ gates[module])[..., None]
+            return output + masks(module, gated) / (1 - rate) @ a.T @ b.T
+
+        return add
+
+    handles = [layer.register_forward_hook(hook(module)) for module, layer in tiny.targets.items()]
+    sums, counts = answer_losses(tiny, make_batch(tiny, rows))
+    loss = sums.sum() / counts.sum()
+    gradients = torch.autograd.grad(loss, list(gates.values()))
+    for handle in handles:
+        handle.remove()
+    train(tiny, [job], changes, seed=0, dropout=rate)
+    assert job.log[0].loss == pytest.approx(loss.item(), rel=1e-4)
+    assert job.log[0].norm == pytest.approx(torch.cat(gradients).norm().item(), rel=1e-3)
+    train(tiny, [plain := gate_job(tiny)], changes, seed=0)
+    assert plain.log[0].loss != pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_a_sharers_gates_draw_other_masks_than_its_lora(tiny):
+    assert lora_job(tiny).draws_as != gate_job(tiny).draws_as
+    assert gate_job(tiny, "u").draws_as != gate_job(tiny, "v").draws_as
+
+
+def test_the_start_is_everyones_or_ones_own(tiny):
+    def starts(name, seed=0, *, own):
+        lora = msgspec.structs.replace(LORA, init="own" if own else "shared")
+        return [a.detach() for a, _ in new_lora(tiny, name, [], lora, seed).pieces.values()]
+
+    assert not differs(starts("u", own=False), starts("v", own=False))
+    assert differs(starts("u", own=False), starts("u", 1, own=False))
+    assert not differs(starts("u", own=True), starts("u", own=True))
+    for other in (starts("v", own=True), starts("u", 1, own=True), starts("u", own=False)):
+        assert differs(starts("u", own=True), other)
+    u, v = (torch.cat([a.flatten() for a in starts(name, own=True)]) for name in "uv")
+    assert abs(torch.cosine_similarity(u, v, dim=0)) < 0.05
+    for a in starts("u", own=True):
+        assert a.abs().max() <= 1 / math.sqrt(a.shape[1])
+        assert a.std() > 0.4 / math.sqrt(a.shape[1])
 
 
 def test_two_accumulated_batches_are_the_mean_of_their_losses(tiny):
