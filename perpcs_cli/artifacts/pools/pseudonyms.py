@@ -18,6 +18,7 @@ from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.pool import OpenPool
 from perpcs_cli.artifacts.pools.removal import check_removable, remove_sharer
 from perpcs_cli.artifacts.pools.secret import keyed_digest
+from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +87,16 @@ class Copies:
                 shared = GateCard(user_id=name, adapter=digest, steps=0, privacy=gate_card.privacy, provenance=origin)
                 write_gates(temporary / GATE_FILE, {module: gates[module] for module in modules}, shared)
         return directory
+
+
+def check_starts(adapters: Sequence[Adapter]) -> None:
+    """Raise DataError where a LoRA's start gives its name away: training hardly turns A, so that it is known again."""
+    if named := [adapter for adapter in adapters if adapter.starts_from_name]:
+        raise DataError(
+            "the LoRA started from an A drawn from its name, which would let whoever guesses the name confirm it",
+            where=named[0].path,
+            hint="Train it again with --init shared, or build the pool without --pseudonymize.",
+        )
 
 
 def check_copies(pool: Path) -> None:

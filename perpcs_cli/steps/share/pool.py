@@ -9,7 +9,7 @@ from perpcs_cli.artifacts.adapter import open_adapter
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.pool import Pool, open_pool
 from perpcs_cli.artifacts.pools.norms import check_bound
-from perpcs_cli.artifacts.pools.pseudonyms import Copies, copies_root
+from perpcs_cli.artifacts.pools.pseudonyms import Copies, check_starts, copies_root
 from perpcs_cli.errors import DataError, UsageError, shortened
 from perpcs_cli.steps.job import Outcome, Output, run_one
 from perpcs_cli.steps.report import SILENT, Report
@@ -69,6 +69,7 @@ def build_pool(
     if pseudonymize:
         if not round(share_ratio * len(order)):
             raise UsageError("there is nothing to copy", where="--share-ratio", hint="Share at least one piece.")
+        check_starts([open_adapter(directory / name) for name in found])
         copies = Copies(copies_root(path), secret_of(places.root, dry_run=dry_run), provenance)
         if places.embeddings().exists() and with_embeddings:
             embeddings = read_embeddings(places.embeddings())

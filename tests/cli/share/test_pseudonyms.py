@@ -151,6 +151,18 @@ def test_where_training_started_does_not_tell_the_id(ready: Shell) -> None:
         assert max(likeness.values()) - min(likeness.values()) < 1e-6, user
 
 
+@pytest.mark.parametrize("dry", ["", "--dry-run"])
+def test_a_start_that_tells_the_id_is_refused(near: Shell, dry: str) -> None:
+    user = near.ids("candidate")[1]
+    assert near(f"train-sharer --plain --steps 1 --init own --user {user} --force").exit_code == 0
+    before = near.walk()
+    message = refused(near(f"{BUILD} --no-gates {dry}"), DATA)
+    assert message.startswith(f"sharers/{user}: the LoRA started from an A drawn from its name")
+    assert "--init shared" in message
+    assert near.walk() == before
+    assert near("pool build --no-gates --force").exit_code == 0
+
+
 def test_a_copy_of_some_pieces_loads_in_peft(near: Shell) -> None:
     import torch
     from peft import PeftModel

@@ -8,7 +8,6 @@ import math
 import random
 import re
 
-import msgspec
 import pytest
 import torch
 from helpers import TARGETS, MemoryAdapter, random_pieces, random_rows, short_of_memory
@@ -251,23 +250,6 @@ def test_gates_are_trained_as_the_published_layer_is(tiny):
 def test_a_sharers_gates_draw_other_masks_than_its_lora(tiny):
     assert lora_job(tiny).draws_as != gate_job(tiny).draws_as
     assert gate_job(tiny, "u").draws_as != gate_job(tiny, "v").draws_as
-
-
-def test_the_start_is_everyones_or_ones_own(tiny):
-    def starts(name, seed=0, *, own):
-        lora = msgspec.structs.replace(LORA, init="own" if own else "shared")
-        return [a.detach() for a, _ in new_lora(tiny, name, [], lora, seed).pieces.values()]
-
-    assert not differs(starts("u", own=False), starts("v", own=False))
-    assert differs(starts("u", own=False), starts("u", 1, own=False))
-    assert not differs(starts("u", own=True), starts("u", own=True))
-    for other in (starts("v", own=True), starts("u", 1, own=True), starts("u", own=False)):
-        assert differs(starts("u", own=True), other)
-    u, v = (torch.cat([a.flatten() for a in starts(name, own=True)]) for name in "uv")
-    assert abs(torch.cosine_similarity(u, v, dim=0)) < 0.05
-    for a in starts("u", own=True):
-        assert a.abs().max() <= 1 / math.sqrt(a.shape[1])
-        assert a.std() > 0.4 / math.sqrt(a.shape[1])
 
 
 def test_two_accumulated_batches_are_the_mean_of_their_losses(tiny):

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from perpcs_cli import steps
@@ -63,6 +65,44 @@ def test_what_is_left_becomes_what_it_would_have_been(workspace: Workspace) -> N
     # The test can fail: alone it rounds in another way.
     alone = steps.train_sharer(workspace, steps.Who((first,)), shown=PLAIN, together=1, out=workspace.root / "alone")
     assert (alone[0].path / WEIGHTS).read_bytes() != whole[first]
+
+
+def opened(workspace: Workspace, **layers: Any) -> Workspace:
+    """The workspace in float32, with other settings."""
+    short = {"steps": 2, "batch_size": 2, "lr": 1e-2}
+    exact = {"device": "cpu", "dtype": "float32"}
+    return steps.open_workspace(workspace.root, **exact, train=short, **{"gate": short, **layers})
+
+
+def test_an_own_start_does_not_depend_on_neighbours_and_is_told(workspace: Workspace) -> None:
+    own = opened(workspace, lora={"init": "own"})
+    rows = steps.train_sharer(own, shown=PLAIN, together=3)
+    alone = steps.train_sharer(own, steps.Who((rows[1].name,)), shown=PLAIN, out=own.root / "alone")
+    same = load_file(rows[1].path / WEIGHTS)
+    for key, tensor in load_file(alone[0].path / WEIGHTS).items():
+        torch.testing.assert_close(tensor, same[key], atol=2e-4, rtol=1e-4)
+    shared = steps.train_sharer(opened(workspace), shown=PLAIN, out=own.root / "shared")
+    a, b, c = (next(iter(load_file(row.path / WEIGHTS).values())).flatten() for row in (rows[0], rows[1], shared[1]))
+    for one, other in ((a, b), (b, c)):
+        assert torch.cosine_similarity(one, other, dim=0) < 0.5
+    assert rows[0].value.provenance.settings["lora"]["init"] == "own"
+    with pytest.raises(PerpcsError, match=r"lora\.init own -> shared"):
+        steps.train_sharer(opened(workspace), shown=PLAIN, together=3)
+
+
+def test_gates_with_dropout_do_not_depend_on_neighbours_and_tell(workspace: Workspace) -> None:
+    steps.train_sharer(opened(workspace), shown=PLAIN)
+    gate = {"steps": 2, "batch_size": 2, "lr": 1e-2, "dropout": 0.3}
+    rows = steps.gate(opened(workspace, gate=gate), shown=PLAIN, together=3)
+    (alone,) = steps.gate(
+        opened(workspace, gate=gate), steps.Who((rows[1].name,)), shown=PLAIN, out=workspace.root / "alone"
+    )
+    plain = steps.gate(opened(workspace), shown=PLAIN, together=3, out=workspace.root / "plain")
+    same, without = load_file(rows[1].path), load_file(plain[1].path)
+    for key, vector in load_file(alone.path).items():
+        torch.testing.assert_close(vector, same[key], atol=2e-4, rtol=1e-3)
+    assert any((same[key] - without[key]).abs().max() > 1e-3 for key in same)
+    assert [row.value.provenance.settings["gate"]["dropout"] for row in (rows[0], plain[0])] == [0.3, 0.0]
 
 
 def test_one_that_fails_is_named_and_the_others_are_written(
