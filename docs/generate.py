@@ -1,7 +1,7 @@
 """Writes the pages that are made from the code: `python docs/generate.py`, or `make docs`.
 
 commands.md from each command's own help, settings.md from the declarations of the settings, files.md from the typed
-files. A test compares them with what is committed.
+files, fidelity.md from the presets and the tables in `deviations`. A test compares them with what is committed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from perpcs_cli.artifacts.pools import audit, revocation
 from perpcs_cli.cli.main import PANELS, app
 from perpcs_cli.cli.setting_flags import default_in_words
 from perpcs_cli.experiments.sweeps import runner
+from perpcs_cli.tasks.presets import PRESETS, Stated
+from perpcs_cli.tasks.published_settings import published_settings
 
 HERE = Path(__file__).parent
 WIDTH = 100
@@ -156,7 +158,84 @@ def _notes(kind: type[msgspec.Struct]) -> dict[str, str]:
     return found
 
 
-PAGES = {"commands.md": commands, "settings.md": settings_page, "files.md": files}
+class Deviation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where text, code and this tool differ, or might be thought to: one row of fidelity.md."""
+
+    what: str
+    paper: str = "—"
+    code: str = "—"
+    here: str
+    switch: list[str] = []
+    unavailable: str = ""
+    """Why no setting switches it. Where there is neither, nothing differs."""
+
+
+class Open(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What neither text nor code can tell."""
+
+    what: str
+    why: str
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A section of fidelity.md: a file of `deviations`."""
+
+    place: int
+    title: str
+    row: list[Deviation] = []
+    open: list[Open] = []
+
+
+def topics() -> list[Topic]:
+    """The sections, in their order."""
+    found = [msgspec.toml.decode(path.read_bytes(), type=Topic) for path in (HERE / "deviations").glob("*.toml")]
+    return sorted(found, key=lambda topic: topic.place)
+
+
+def fidelity() -> str:
+    """What the presets state, with sources, and every deviation with what switches it."""
+    parts = [(HERE / "deviations" / "head.md").read_text(), _preset_table()]
+    for topic in topics():
+        parts.append(f"## {topic.title}\n")
+        if topic.row:
+            parts.append("| what | the papers' text | the published code | here | switched by |\n|---|---|---|---|---|")
+        for row in topic.row:
+            how = ", ".join(f"`{name}`" for name in row.switch)
+            how = how or (f"not available: {row.unavailable}" if row.unavailable else "nothing: all agree")
+            parts.append(f"| {row.what} | {row.paper} | {row.code} | {row.here} | {how} |")
+        parts += [f"- **{one.what}.** {one.why}" for one in topic.open]
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _preset_table() -> str:
+    """Every setting that a preset states: its value in each, and where that stands."""
+    order = list(settings.declared())
+    own = msgspec.to_builtins(settings.make_settings(published_settings("movie_tagging"), {"model": ""}))
+    stated = {one.path for some in PRESETS.values() for one in some}
+    lines = ["| setting | `perpcs` | `paper` | source | `published-code` | source |", "|---|---|---|---|---|---|"]
+    for path in sorted(stated, key=order.index):
+        section, _, key = path.rpartition(".")
+        cells = [_in_words(path, (own[section] if section else own)[key])]
+        for preset in ("paper", "published-code"):
+            found = [one for one in PRESETS[preset] if one.path == path]
+            cells += [
+                "; ".join(map(_value, found)) or "—",
+                "; ".join(dict.fromkeys(one.source for one in found)) or "—",
+            ]
+        lines.append(f"| `{path}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _value(one: Stated) -> str:
+    return _in_words(one.path, one.value) + (f" with `--paper {one.paper}`" if one.paper else "")
+
+
+def _in_words(path: str, value: Any) -> str:
+    return default_in_words(settings.declared()[path], value)
+
+
+PAGES = {"commands.md": commands, "settings.md": settings_page, "files.md": files, "fidelity.md": fidelity}
 """Each page by its name."""
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
+import msgspec
 import pytest
 import typer
 from shell import Shell
 
+from perpcs_cli.artifacts.settings import Paper, Preset, declared, make_settings
+from perpcs_cli.artifacts.sweep import flat
 from perpcs_cli.cli.main import COMMANDS, app
 from perpcs_cli.model.loading.catalogue import CATALOGUE
 from perpcs_cli.model.loading.fetch import CARD
+from perpcs_cli.tasks.published_settings import published_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -54,6 +60,11 @@ def default_flags(path: Path) -> Iterator[list[str]]:
         yield [FLAGS_OF[name.lower()], *flags.split()]
 
 
+def deviations(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table of deviations."""
+    return tomllib.loads(path.read_text()).get("row", [])
+
+
 FLAGS_OF = {"adapt": "adapt", "train": "train-sharer", "gate": "gate", "assemble": "assemble", "prime": "prime"}
 """The examples' variables → the commands whose flags they hold."""
 SHOWN = {
@@ -81,6 +92,27 @@ def test_the_readme_links_every_page(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         assert "://" in target or (page.parent / target).exists(), target
+
+
+DEVIATIONS = [row for path in sorted((ROOT / "docs" / "deviations").glob("*.toml")) for row in deviations(path)]
+
+
+@pytest.mark.parametrize("row", DEVIATIONS, ids=lambda row: row["what"])
+def test_a_deviation_is_switched_or_explained(row: dict[str, Any]) -> None:
+    assert set(row.get("switch", [])) <= set(declared())
+    assert not (row.get("switch") and row.get("unavailable"))
+    assert "|" not in "".join(map(str, row.values())), "it would end a cell of the table"
+
+
+@pytest.mark.parametrize("paper", get_args(Paper))
+@pytest.mark.parametrize("preset", get_args(Preset))
+def test_what_a_preset_changes_is_among_the_deviations(paper: Paper, preset: Preset) -> None:
+    listed = {path for row in DEVIATIONS for path in row.get("switch", [])}
+    own, other = (
+        flat(msgspec.to_builtins(make_settings(published_settings("movie_tagging", paper, name), {"model": "m"})))
+        for name in ("perpcs", preset)
+    )
+    assert {path for path in other if other[path] != own[path]} - {"preset"} <= listed
 
 
 def test_every_attack_has_its_test() -> None:

@@ -102,12 +102,6 @@ class Adapter:
         """The user whose adapter it is."""
         return self.card.user_id if self.card else self.path.name
 
-    @property
-    def starts_from_name(self) -> bool:
-        """Whether its A was drawn from the user's name, by which whoever guesses the name can confirm it."""
-        lora = self.card.provenance.settings.get("lora") if self.card else None
-        return isinstance(lora, dict) and lora.get("init") == "own"
-
     @cached_property
     def modules(self) -> list[str]:
         """The names of the linear layers it changes."""

@@ -91,12 +91,17 @@ class Copies:
 
 def check_starts(adapters: Sequence[Adapter]) -> None:
     """Raise DataError where a LoRA's start gives its name away: training hardly turns A, so that it is known again."""
-    if named := [adapter for adapter in adapters if adapter.starts_from_name]:
+    if named := [adapter for adapter in adapters if _starts_from_name(adapter)]:
         raise DataError(
             "the LoRA started from an A drawn from its name, which would let whoever guesses the name confirm it",
             where=named[0].path,
             hint="Train it again with --init shared, or build the pool without --pseudonymize.",
         )
+
+
+def _starts_from_name(adapter: Adapter) -> bool:
+    lora = adapter.card.provenance.settings.get("lora") if adapter.card else None
+    return isinstance(lora, dict) and lora.get("init") == "own"
 
 
 def check_copies(pool: Path) -> None:
