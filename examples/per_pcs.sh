@@ -6,7 +6,7 @@
 #   OUT   the workspace to make; run the script again to go on where it stopped
 #
 # Compares the base, the adapted base, Per-PCs and OPPU (each target's own LoRA). The defaults fit a small model on
-# two processor cores; with a 7B model on a GPU, leave the settings to the published preset:
+# two processor cores; with a 7B model on a GPU, leave the settings to the published ones:
 #   MODEL=meta-llama/Llama-2-7b-hf TRAIN= ADAPT= GATE= SHARERS=50 TARGETS=100 examples/per_pcs.sh DATA TASK OUT
 set -euo pipefail
 [ $# -eq 3 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }

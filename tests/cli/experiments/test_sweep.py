@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from perpcs_cli.model.training import train as training
 pytestmark = pytest.mark.xdist_group("sweep")
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "configs" / "small.toml"
+CODE = 'paper = "prime"\npreset = "published-code"\n[settings]'
 LINE = "sweep small.toml --data synthetic.jsonl --out out --device cpu --dtype float32"
 CELLS = [
     *(
@@ -82,6 +84,23 @@ def copied(shell: Shell, directory: Path) -> Shell:
 def rows(shell: Shell) -> list[Result]:
     """The results without their times."""
     return [msgspec.structs.replace(row, seconds={}) for row in read_results(shell.root / "out/results.jsonl")]
+
+
+def test_paper_and_preset_are_what_its_settings_start_from(empty: Shell, tmp_path: Path) -> None:
+    """In every command's settings, as `perpcs init` would write them; what the config sets itself still wins."""
+    shell = copied(empty, tmp_path)
+    text = (shell.root / "small.toml").read_text()
+    (shell.root / "small.toml").write_text(text.replace("[settings]", CODE, 1))
+    assert shell("sweep small.toml --data synthetic.jsonl --out out --experiment alpha").exit_code == 0
+    stored = {path.read_text() for path in (shell.root / "out" / "settings").glob("*/perpcs.toml")}
+    assert len(stored) == 1
+    held = tomllib.loads(stored.pop())
+    assert (held["paper"], held["preset"]) == ("prime", "published-code")
+    assert (held["train"]["clip"], held["lora"]["init"], held["prime"]["merge"]) == (1.0, "own", "factor")
+    assert held["prime"]["recent"] == 2
+    (card, *_) = (shell.root / "out" / "steps").glob("train-sharer-*/sharers/*/sharer.json")
+    told = json.loads(card.read_text())["provenance"]["settings"]
+    assert (told["lora"]["init"], told["train"]["schedule"], told["train"]["clip"]) == ("own", "cosine", 1.0)
 
 
 def test_every_cell_gets_a_line_in_the_configs_order(done: Shell) -> None:
