@@ -28,7 +28,9 @@ Scoring = Literal["published", "paper"]
 Aggregate = Literal["attention", "uniform"]
 Granularity = Literal["lora", "layer"]
 Weighting = Literal["softmax", "uniform", "single"]
-Optimizer = Literal["cma", "ngiohtuned", "tbpsa", "random"]
+Optimizer = Literal["cma", "nevergrad-cma", "ngiohtuned", "tbpsa", "random"]
+Prompts = Literal["once", "both"]
+Winner = Literal["base", "candidate"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 Count = Annotated[int, Meta(ge=1)]
@@ -36,6 +38,9 @@ Positive = Annotated[float, Meta(gt=0)]
 FromZero = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Length = Annotated[int, Meta(ge=8, description="Longest sequence in tokens; the model's own limit holds too.")]
+PromptsSetting = Annotated[
+    Prompts, Meta(description="Each history item once, or as training does: plain, and again with context.")
+]
 MergeSetting = Annotated[Merge, Meta(description="Sum w·BA (the papers), or (Sum w·B)(Sum w·A) (their code).")]
 
 
@@ -108,10 +113,14 @@ class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sigma: Annotated[Positive, Meta(description="Spread of the first generation around 0.")] = 0.5
     popsize: Annotated[
         Annotated[int, Meta(ge=2)] | None,
-        Meta(description="Candidates of a generation; by default the optimizer's own, 4 + 3 ln n of n weights."),
+        Meta(description="Candidates of a generation; by default 4 + 3 ln n of n weights, nevergrad-cma 4 + ln n."),
     ] = None
     metric: Annotated[str, Meta(description="One of the task's metrics, or their sum.")] = "sum"
-    optimizer: Annotated[Optimizer, Meta(description="How to search; ngiohtuned and tbpsa need nevergrad.")] = "cma"
+    optimizer: Annotated[Optimizer, Meta(description="How to search; all but cma and random need nevergrad.")] = "cma"
+    prompts: PromptsSetting = "once"
+    ties: Annotated[
+        Winner, Meta(description="Which is taken where the best candidate is just as good as the base.")
+    ] = "base"
     merge: MergeSetting = "product"
     recent: Annotated[Count | None, Meta(description="Only the newest items of each history.")] = None
 

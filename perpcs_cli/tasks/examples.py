@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
+from perpcs_cli.artifacts.settings import Prompts
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.bm25 import best_earlier, best_of_all
@@ -60,6 +61,20 @@ def training_prompts(task: Task, user: User, shown: Shown = PUBLISHED, *, seed: 
     if shown == PLAIN or (shown == PUBLISHED and not task.trains_with_context):
         return plain
     return [prompt for prompt in history_prompts(task, user, shown, seed=seed)[1:] if prompt.context] + plain
+
+
+def search_prompts(
+    task: Task, user: User, prompts: Prompts, shown: Shown = PLAIN, *, seed: int = 0
+) -> tuple[list[Prompt], Shown]:
+    """(the prompts that PriME scores candidates on, what those with context show).
+
+    Each history item once after what `shown` shows, or `both`: the training examples, by default as published. Raises
+    DataError as `history_prompts` does.
+    """
+    if prompts == "once":
+        return history_prompts(task, user, shown, seed=seed), shown
+    context = PUBLISHED if shown == PLAIN else shown
+    return training_prompts(task, user, context, seed=seed), context
 
 
 def query_prompts(task: Task, user: User, shown: Shown = PLAIN, *, seed: int = 0) -> list[Prompt]:

@@ -202,14 +202,14 @@ class Planner:
         model, settings, new = self._model(one), one.settings.prime, one.new_tokens()
         predict = msgspec.structs.replace(one.settings.predict, max_new_tokens=new)
         layers = model.shape.layers if settings.granularity == "layer" else 1
-        population = settings.popsize or default_popsize(settings.similar * layers)
+        population = settings.popsize or default_popsize(settings.similar * layers, settings.optimizer)
         known = one.step.place in self._searched
         self._searched.add(one.step.place)
         # Searches in one place begin with the same generation; the first also runs the base and the sharers' own.
         candidates = settings.budget - population if known else settings.budget + settings.similar + 1
         loads = []
         for user in users:
-            rows = self._participants(one).searched(user, one.shown, settings.recent, settings.data_fraction, new)
+            rows = self._participants(one).searched(user, one.shown, settings, new)
             generation = step_costs.decoding(
                 model, [rows] * population, predict, adapters=settings.similar, drafted=DRAFTED
             )
