@@ -126,11 +126,25 @@ class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class PredictSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Greedy decoding in batches of at most `batch_tokens` tokens, padding and new tokens included."""
+    """Decoding in batches of at most `batch_tokens` tokens, padding and new tokens included."""
 
     batch_tokens: Annotated[Count, Meta(description="Tokens per batch.")] = 16384
     batch_rows: Annotated[Count, Meta(description="Rows per batch.")] = 256
     max_new_tokens: Annotated[Count, Meta(description="Longest answer in tokens.")]
+    temperature: Annotated[
+        FromZero,
+        Meta(
+            description="Draw answers at this temperature; 0: always the most probable token.",
+            extra={"flag": "decode-temperature"},
+        ),
+    ] = 0.0
+    top_p: Annotated[
+        Share,
+        Meta(
+            description="Draw among the most probable tokens that have so much together.",
+            extra={"flag": "decode-top-p"},
+        ),
+    ] = 1.0
 
 
 class Settings(

@@ -245,8 +245,9 @@ class _Search:
         bare = [replace(item, answer=None) for item in self.items]
         rows = self.model.encode(bare, who=f"user {self.user.user_id}", reserve=self.predict.max_new_tokens)
         references = tuple(tuple(tokenize(base, item).answer) for item in self.items)
-        merge = self.settings.merge
-        return make_engine(base, lambda index: self.pool.adapter(places[index]), rows, references, self.predict, merge)
+        merge, seed = self.settings.merge, self.workspace.settings.seed
+        adapter = lambda index: self.pool.adapter(places[index])  # noqa: E731
+        return make_engine(base, adapter, rows, references, self.predict, merge, seed=seed)
 
     def _paths(self, out: Path) -> dict[float, Path]:
         """Where each α's recipe goes: OUT/U.json for a single α, OUT-ALPHA/U.json for each of several."""

@@ -215,6 +215,21 @@ def test_items_plain_and_with_context(near: Shell) -> None:
     assert read_trace(near.root / "traces" / f"{target}.jsonl")[0].items == 3
 
 
+def test_candidates_may_answer_by_sampling(near: Shell) -> None:
+    settings = near.root / "perpcs.toml"
+    greedy = settings.read_text()
+    found = {}
+    for name, text in {"greedy": greedy, "drawn": greedy.replace("temperature = 0.0", "temperature = 0.8")}.items():
+        settings.write_text(text)
+        for directory in (name, f"{name}-again"):
+            assert near(named(near, f"{ONE} --traces {directory} --out {directory}/recipes")).exit_code == 0
+        trace = near.root / name / f"{near.ids('target')[0]}.jsonl"
+        found[name] = read_trace(trace)
+        assert trace.read_bytes() == (near.root / f"{name}-again" / trace.name).read_bytes()
+    assert found["drawn"][0].provenance.settings["predict"]["temperature"] == 0.8
+    assert found["drawn"][1][0].tokens != found["greedy"][1][0].tokens
+
+
 def test_a_tie_goes_to_whom_the_settings_say(near: Shell) -> None:
     same = f"{ONE} --sigma 1e-4 --alpha 0 --budget 1"
     assert json.loads(near(named(near, f"{same} --json")).stdout)[0]["base"]
