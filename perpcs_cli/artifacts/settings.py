@@ -147,6 +147,13 @@ class PredictSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = 1.0
 
 
+class MiaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which prompts of which history items membership attacks ask about."""
+
+    prompts: PromptsSetting = "once"
+    recent: Annotated[Count | None, Meta(description="Only the newest items of each history.")] = None
+
+
 class Settings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.workspace/2"
 ):
@@ -172,6 +179,7 @@ class Settings(
     embed: EmbedSettings
     prime: PrimeSettings
     predict: PredictSettings
+    mia: MiaSettings = MiaSettings()
 
 
 @cache

@@ -45,7 +45,7 @@ def _is_numbers(one: Declared) -> bool:
 def default_in_words(one: Declared, value: Any) -> str:
     """A setting's value as help shows it."""
     if value is None:
-        unset = {"prime.popsize": "4 + 3 ln n", "prime.recent": "all", "assemble.similar": "all"}
+        unset = {"prime.popsize": "4 + 3 ln n", "prime.recent": "all", "mia.recent": "all", "assemble.similar": "all"}
         return unset.get(one.path, "not set")
     if not isinstance(value, str | int | float | bool | tuple | list):
         return "of the workspace" if one.path in ("task", "model") else BY_TASK
@@ -118,6 +118,10 @@ class EmbedFlags(Section, name="embed", panel="Encoder"):
 
 class PredictFlags(Section, name="predict", panel="Decoding"):
     """How answers are decoded."""
+
+
+class MiaFlags(Section, name="mia", panel="Items"):
+    """Which items are attacked, in which prompts."""
 
 
 class BatchFlags(Section, name="predict", only=("batch_tokens", "batch_rows"), panel="Batches"):
