@@ -38,6 +38,17 @@ Positive = Annotated[float, Meta(gt=0)]
 FromZero = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Length = Annotated[int, Meta(ge=8, description="Longest sequence in tokens; the model's own limit holds too.")]
+Temperature = Annotated[
+    FromZero,
+    Meta(
+        description="Draw answers at this temperature; 0: always the most probable token.",
+        extra={"flag": "decode-temperature"},
+    ),
+]
+TopP = Annotated[
+    Share,
+    Meta(description="Draw among the most probable tokens that have so much together.", extra={"flag": "decode-top-p"}),
+]
 PromptsSetting = Annotated[
     Prompts, Meta(description="Each history item once, or as training does: plain, and again with context.")
 ]
@@ -125,26 +136,28 @@ class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     recent: Annotated[Count | None, Meta(description="Only the newest items of each history.")] = None
 
 
+class ProfileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How users' textual profiles are written (PAG)."""
+
+    recent: Annotated[Count, Meta(description="Only the newest items of each history.")] = 10
+    random_items: Annotated[Count | None, Meta(description="Show so many random items instead of the newest.")] = None
+    max_new_tokens: Annotated[Count, Meta(description="Longest answer in tokens.")] = 300
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
+    top_k: Annotated[
+        Count | None,
+        Meta(description="Draw among so many of the most probable tokens.", extra={"flag": "decode-top-k"}),
+    ] = None
+
+
 class PredictSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Decoding in batches of at most `batch_tokens` tokens, padding and new tokens included."""
 
     batch_tokens: Annotated[Count, Meta(description="Tokens per batch.")] = 16384
     batch_rows: Annotated[Count, Meta(description="Rows per batch.")] = 256
     max_new_tokens: Annotated[Count, Meta(description="Longest answer in tokens.")]
-    temperature: Annotated[
-        FromZero,
-        Meta(
-            description="Draw answers at this temperature; 0: always the most probable token.",
-            extra={"flag": "decode-temperature"},
-        ),
-    ] = 0.0
-    top_p: Annotated[
-        Share,
-        Meta(
-            description="Draw among the most probable tokens that have so much together.",
-            extra={"flag": "decode-top-p"},
-        ),
-    ] = 1.0
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
 
 
 class MiaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,6 +190,7 @@ class Settings(
     gate: TrainSettings
     assemble: AssembleSettings
     embed: EmbedSettings
+    profile: ProfileSettings = ProfileSettings()
     prime: PrimeSettings
     predict: PredictSettings
     mia: MiaSettings = MiaSettings()

@@ -116,6 +116,10 @@ class EmbedFlags(Section, name="embed", panel="Encoder"):
     """What reads the users' texts."""
 
 
+class ProfileFlags(Section, name="profile", panel="Profile"):
+    """How profiles are written."""
+
+
 class PredictFlags(Section, name="predict", panel="Decoding"):
     """How answers are decoded."""
 

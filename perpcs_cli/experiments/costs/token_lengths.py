@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from perpcs_cli.artifacts.settings import PrimeSettings
+from perpcs_cli.artifacts.settings import PrimeSettings, ProfileSettings
 from perpcs_cli.artifacts.split import draw_parts
 from perpcs_cli.artifacts.sweep import PlanSettings
 from perpcs_cli.artifacts.users import User, held_out, newest
@@ -52,8 +52,8 @@ class Participants(Protocol):
     def queries(self, user: str, shown: Shown, new: int) -> list[Length]:
         """The queries, answered with their references, else with `new` tokens."""
 
-    def profiled(self, user: str, recent: int, new: int) -> Length:
-        """The prompt that asks for a profile, answered with `new` tokens."""
+    def profiled(self, user: str, settings: ProfileSettings) -> Length:
+        """The prompt that asks for a profile, with the longest answer."""
 
     def texts(self, user: str, longest: int) -> list[int]:
         """Tokens of each history item as an embedding reads it."""
@@ -102,9 +102,9 @@ class Data:
     def queries(self, user: str, shown: Shown, new: int) -> list[Length]:
         return self._asked(query_prompts(self.task, self._user(user, shown), shown, seed=self.seed), new)
 
-    def profiled(self, user: str, recent: int, new: int) -> Length:
-        prompt = profile_prompt(self.task, user, profile_lines(self.task, self.users[user], recent))
-        return self._asked([prompt], new)[0]
+    def profiled(self, user: str, settings: ProfileSettings) -> Length:
+        lines = profile_lines(self.task, self.users[user], settings, seed=self.seed)
+        return self._asked([profile_prompt(self.task, user, lines)], settings.max_new_tokens)[0]
 
     def texts(self, user: str, longest: int) -> list[int]:
         # The encoder has another vocabulary, which need not be here.
@@ -222,8 +222,9 @@ class Typical:
         number = int(user.rpartition("-")[2])
         return self._lengths(number + self.plan.queries, shown, new)[number:]
 
-    def profiled(self, user: str, recent: int, new: int) -> Length:
-        shown = min(recent, self.items(user)) * self.plan.retrieved_tokens
+    def profiled(self, user: str, settings: ProfileSettings) -> Length:
+        count, new = settings.random_items or settings.recent, settings.max_new_tokens
+        shown = min(count, self.items(user)) * self.plan.retrieved_tokens
         return Length(min(self.plan.prompt_tokens + shown, self.max_length - new), new)
 
     def texts(self, user: str, longest: int) -> list[int]:

@@ -26,7 +26,7 @@ BASE = ("task", "model", "device", "dtype", "max_length", "lora.targets")
 READS: dict[str, tuple[str, ...]] = {
     "import": ("task",),
     "split": (),
-    "profile": ("task", "model", "device", "dtype", "max_length", "lora.targets"),
+    "profile": (*BASE, "profile"),
     "adapt": (*BASE, "adapt", "lora"),
     "embed": ("task", "device", "dtype", "embed"),
     "select": ("task",),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from perpcs_cli.artifacts.io import hashing
-from perpcs_cli.artifacts.settings import PredictSettings
+from perpcs_cli.artifacts.settings import PredictSettings, ProfileSettings
 from perpcs_cli.model.engine.batching import Encoded
 
 UNITS = 1 << 40
@@ -32,6 +32,8 @@ class Sampling:
     temperature: float
     top_p: float
     seed: int
+    top_k: int | None = None
+    """Only among so many of the most probable ones; None for all."""
 
     def stream(self, row: Encoded) -> int:
         """What the noise of a row depends on: seed, user, query and prompt."""
@@ -43,15 +45,16 @@ class Sampling:
         size = max(1, AT_A_TIME // logits.shape[-1])
         return torch.cat(
             [
-                (truncated(some, self.temperature, self.top_p) + gumbel(start, some.shape[-1])).argmax(-1)
+                (truncated(some, self.temperature, self.top_p, self.top_k) + gumbel(start, some.shape[-1])).argmax(-1)
                 for some, start in zip(logits.split(size), starts.split(size), strict=True)
             ]
         )
 
 
-def sampling_of(settings: PredictSettings, seed: int) -> Sampling | None:
-    """How the section `predict` of the settings draws answers; None where the most probable tokens are taken."""
-    return Sampling(settings.temperature, settings.top_p, seed) if settings.temperature else None
+def sampling_of(settings: PredictSettings | ProfileSettings, seed: int) -> Sampling | None:
+    """How a section of the settings draws answers; None where the most probable tokens are taken."""
+    top_k = settings.top_k if isinstance(settings, ProfileSettings) else None
+    return Sampling(settings.temperature, settings.top_p, seed, top_k) if settings.temperature else None
 
 
 def drawing(sampling: Sampling | None, places: Sequence[tuple[int, int, int]]) -> Callable[[Tensor], Tensor] | None:
@@ -67,19 +70,22 @@ def state_at(stream: int, place: int) -> int:
     return hashing.derive_seed(stream, place)
 
 
-def truncated(logits: Tensor, temperature: float, top_p: float) -> Tensor:
-    """[N, vocabulary]: log p / T up to a constant, -∞ where the more probable tokens have more than `top_p` together.
+def truncated(logits: Tensor, temperature: float, top_p: float, top_k: int | None = None) -> Tensor:
+    """[N, vocabulary]: log p / T up to a constant, -∞ where the more probable tokens have more than `top_p` together,
+    and for all but the `top_k` most probable.
 
-    As in the published codes the token stays that reaches `top_p`, so there always is one.
+    As in the published codes the token stays that reaches `top_p`, so there always is one, and the probabilities are
+    those among the `top_k`.
     """
     scores = logits.float()
     # The largest is taken off first: however low the temperature, none is NaN.
     scores = (scores - scores.amax(-1, keepdim=True)) / temperature
-    if top_p >= 1:
+    if top_p >= 1 and top_k is None:
         return scores
     ordered, places = scores.sort(stable=True, dim=-1, descending=True)
-    chances = (ordered.softmax(-1) * UNITS).long()
-    beyond = chances.cumsum(-1) - chances > int(top_p * UNITS)
+    chances = (ordered[:, :top_k].softmax(-1) * UNITS).long()
+    beyond = torch.ones_like(places, dtype=torch.bool)
+    beyond[:, :top_k] = chances.cumsum(-1) - chances > int(top_p * UNITS)
     return scores.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), -torch.inf)
 
 

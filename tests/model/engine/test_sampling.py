@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import MemoryAdapter, merged, random_pieces, random_rows
 
-from perpcs_cli.artifacts.settings import PredictSettings
+from perpcs_cli.artifacts.settings import PredictSettings, ProfileSettings
 from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine import sampling as room
 from perpcs_cli.model.engine.batching import Encoded
@@ -37,9 +37,10 @@ def splitmix(state: int, count: int) -> list[int]:
     return found
 
 
-def naive(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
-    """Top-p's probabilities in float64, as the published codes truncate them."""
+def naive(logits: np.ndarray, temperature: float, top_p: float, top_k: int | None = None) -> np.ndarray:
+    """The probabilities of top-k, then top-p in float64, as the published codes truncate them."""
     chances = np.exp((logits - logits.max()) / temperature)
+    chances[np.argsort(-chances, kind="stable")[top_k or len(chances) :]] = 0
     chances /= chances.sum()
     kept, total = np.zeros_like(chances), 0.0
     for place in np.argsort(-chances, kind="stable"):
@@ -65,14 +66,26 @@ def test_the_noise_is_gumbels() -> None:
     assert float(drawn.var()) == pytest.approx(math.pi**2 / 6, rel=0.03)
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.0, 0.9), (0.5, 0.5), (2.0, 0.05), (1e-4, 0.9)])
-def test_what_is_drawn_follows_the_truncated_softmax(temperature: float, top_p: float) -> None:
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"),
+    [
+        (1.0, 1.0, None),
+        (1.0, 0.9, None),
+        (0.5, 0.5, None),
+        (2.0, 0.05, None),
+        (1e-4, 0.9, None),
+        (1.0, 1.0, 3),
+        (1.0, 0.8, 4),
+        (1.0, 0.9, 50),
+    ],
+)
+def test_what_is_drawn_follows_the_truncated_softmax(temperature: float, top_p: float, top_k: int | None) -> None:
     logits = np.array([0.3, 2.0, 1.5, -1.0, 2.0, 0.0, 1.2, -3.0])
-    expected = naive(logits, temperature, top_p)
-    scores = truncated(torch.tensor(logits)[None], temperature, top_p)[0]
+    expected = naive(logits, temperature, top_p, top_k)
+    scores = truncated(torch.tensor(logits)[None], temperature, top_p, top_k)[0]
     assert scores.softmax(0).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     count = 20_000
-    drawn = Sampling(temperature, top_p, 0).draw(
+    drawn = Sampling(temperature, top_p, 0, top_k).draw(
         torch.tensor(logits).expand(count, -1), [state_at(11, place) for place in range(count)]
     )
     shares = torch.bincount(drawn, minlength=len(logits)).double() / count
@@ -91,8 +104,9 @@ def test_memory_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
 def test_no_temperature_no_drawing() -> None:
     settings = PredictSettings(max_new_tokens=1)
     assert sampling_of(settings, 3) is None
-    drawn = dataclasses.asdict(DRAWN) | {"max_new_tokens": 1}
-    assert sampling_of(PredictSettings(**{k: v for k, v in drawn.items() if k != "seed"}), 3) == DRAWN
+    assert sampling_of(PredictSettings(max_new_tokens=1, temperature=0.4, top_p=0.9), 3) == DRAWN
+    assert sampling_of(ProfileSettings(), 3) is None
+    assert sampling_of(ProfileSettings(temperature=0.6, top_k=10), 3) == Sampling(0.6, 1.0, 3, 10)
 
 
 @pytest.fixture
