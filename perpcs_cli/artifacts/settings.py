@@ -31,6 +31,7 @@ Weighting = Literal["softmax", "uniform", "single"]
 Optimizer = Literal["cma", "nevergrad-cma", "ngiohtuned", "tbpsa", "random"]
 Prompts = Literal["once", "both"]
 Winner = Literal["base", "candidate"]
+WhiteSpace = Literal["kept", "collapsed"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 Count = Annotated[int, Meta(ge=1)]
@@ -93,6 +94,7 @@ class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Share | None, Meta(description="The best pieces whose softmax adds up to so much, instead of --top-k.")
     ] = None
     sample: Annotated[bool, Meta(description="Draw pieces by their softmax, or take the best.")] = False
+    keep_k: Annotated[bool, Meta(description="With --sample and --top-p: draw among at least --top-k pieces.")] = False
     sample_from: Annotated[Count, Meta(description="Draw from so many of the best.")] = 10
     aggregate: Annotated[Aggregate, Meta(description="Weights by softmax of the scores, or equal.")] = "attention"
     scoring: Annotated[Scoring, Meta(description="Gate scores as in the published code or as in the paper.")] = (
@@ -134,6 +136,15 @@ class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = "base"
     merge: MergeSetting = "product"
     recent: Annotated[Count | None, Meta(description="Only the newest items of each history.")] = None
+
+
+class SelectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How sharers are selected."""
+
+    kmeans_seed: Annotated[
+        Annotated[int, Meta(ge=0, lt=2**32)] | None,
+        Meta(description="Seed of k-means as scikit-learn takes it; by default made from the seed."),
+    ] = None
 
 
 class ProfileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -184,12 +195,17 @@ class Settings(
     dtype: Annotated[DtypeName, Meta(description="Number type; auto: by the device.")] = "auto"
     seed: Annotated[int, Meta(ge=0, description="Seed of everything random.")] = 0
     max_length: Length = 2048
+    white_space: Annotated[
+        WhiteSpace,
+        Meta(description="Of history items: as it is, or each run of it one space.", extra={"flag": None}),
+    ] = "kept"
     lora: LoraSettings
     adapt: TrainSettings
     train: TrainSettings
     gate: TrainSettings
     assemble: AssembleSettings
     embed: EmbedSettings
+    select: SelectSettings = SelectSettings()
     profile: ProfileSettings = ProfileSettings()
     prime: PrimeSettings
     predict: PredictSettings

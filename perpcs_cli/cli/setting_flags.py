@@ -116,6 +116,10 @@ class EmbedFlags(Section, name="embed", panel="Encoder"):
     """What reads the users' texts."""
 
 
+class SelectFlags(Section, name="select", panel="Clusters"):
+    """How sharers are selected."""
+
+
 class ProfileFlags(Section, name="profile", panel="Profile"):
     """How profiles are written."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-from perpcs_cli.artifacts.settings import Prompts
+from perpcs_cli.artifacts.settings import Prompts, WhiteSpace
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.bm25 import best_earlier, best_of_all
@@ -77,7 +77,9 @@ def search_prompts(
     return training_prompts(task, user, context, seed=seed), context
 
 
-def query_prompts(task: Task, user: User, shown: Shown = PLAIN, *, seed: int = 0) -> list[Prompt]:
+def query_prompts(
+    task: Task, user: User, shown: Shown = PLAIN, *, seed: int = 0, white_space: WhiteSpace = "kept"
+) -> list[Prompt]:
     """The prompts of a user's queries, after what `shown` says of the whole history.
 
     Raises DataError for a query that has not LaMP's form, and for a profile that the user does not have.
@@ -90,7 +92,9 @@ def query_prompts(task: Task, user: User, shown: Shown = PLAIN, *, seed: int = 0
         searches = [search_text(task, parse_input(task, query)["article"]) for query in user.queries]
         chosen = best_of_all(lines, searches, shown.retrieve)
     return [
-        query_prompt(task, query, context=context_block(profile, [lines[place] for place in places]))
+        query_prompt(
+            task, query, context=context_block(profile, [lines[place] for place in places]), white_space=white_space
+        )
         for query, places in zip(user.queries, chosen, strict=True)
     ]
 
@@ -107,7 +111,8 @@ def adaptation_prompts(
     for user in users:
         queries: list[Prompt] = []
         if source != "history":
-            queries = [prompt for prompt in query_prompts(task, user, shown, seed=seed) if prompt.answer is not None]
+            asked = query_prompts(task, user, shown, seed=seed, white_space=task.white_space)
+            queries = [prompt for prompt in asked if prompt.answer is not None]
         prompts += queries
         if (source in ("history", "both") or (source == "auto" and not queries)) and _answered(task, user):
             prompts += training_prompts(task, user, shown, seed=seed)

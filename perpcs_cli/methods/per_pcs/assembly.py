@@ -63,7 +63,8 @@ def choose(scores: Tensor, settings: AssembleSettings, generator: torch.Generato
     """The sharers whose pieces are used, with weights that sum to 1, from `scores` [S]; -inf is not on offer.
 
     top-k: the k best. top-p: the best whose softmax adds up to at least p. With sampling, k are drawn without
-    replacement by their softmax among the `sample_from` best, or among the top-p. Weights are the softmax of the
+    replacement by their softmax among the `sample_from` best, or among the top-p, which are fewer where fewer reach p
+    unless `keep_k`, as in the published code. Weights are the softmax of the
     chosen scores (Per-PCs, equation 6), or equal.
     """
     offered = int(scores.isfinite().sum())
@@ -74,7 +75,8 @@ def choose(scores: Tensor, settings: AssembleSettings, generator: torch.Generato
     softmax = _softmax(scores[order], settings.temperature)
     if settings.top_p is not None:
         # A sharer stays where those before it do not yet reach p.
-        order = order[softmax.cumsum(0) - softmax < settings.top_p]
+        reached = int((softmax.cumsum(0) - softmax < settings.top_p).sum())
+        order = order[: max(reached, k if settings.sample and settings.keep_k else 0)]
     elif not settings.sample:
         order = order[:k]
     if settings.sample:

@@ -9,7 +9,7 @@ import pytest
 from helpers import load_base
 from shell import USAGE, Shell, refused
 
-from perpcs_cli.artifacts.users import read_users
+from perpcs_cli.artifacts.users import read_users, write_users
 from perpcs_cli.model.engine.batching import encode
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import Shown
@@ -122,3 +122,18 @@ def test_text_names_user_query_and_tokens(walked: Shell) -> None:
 )
 def test_mistakes(walked: Shell, line: str, message: str) -> None:
     assert message in refused(walked(f"prompt {line}"), 3 if "profile" in message else USAGE)
+
+
+def test_white_space_is_a_setting_of_the_workspace(shell: Shell) -> None:
+    users = read_users(shell.root / "users.jsonl")
+    name = shell.ids("candidate")[0]
+    users[name].history[0]["text"] = "Two\n\nlines."
+    write_users(shell.root / "users.jsonl", list(users.values()))
+    line = f"--user {name} --for train-sharer --plain --first 1"
+    assert "Two\n\nlines." in rows(shell, line)[0]["prompt"]
+    settings = shell.root / "perpcs.toml"
+    assert 'white_space = "kept"' in settings.read_text()
+    settings.write_text(settings.read_text().replace('white_space = "kept"', 'white_space = "collapsed"'))
+    assert "Two lines." in rows(shell, line)[0]["prompt"]
+    settings.write_text(settings.read_text().replace('white_space = "collapsed"', 'white_space = "cut"'))
+    assert "white_space" in refused(shell(f"prompt {line}"), USAGE)

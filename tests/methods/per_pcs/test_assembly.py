@@ -153,6 +153,17 @@ def test_sampling_among_the_top_p():
     assert {s for seed in range(40) for s, _ in choose(SCORES, drawn, seeded(seed))} == {1, 3}
 
 
+def test_sampling_may_keep_as_many_as_it_draws():
+    few = {"sample": True, "top_k": 2, "top_p": 1e-6}
+    assert [s for s, _ in choose(SCORES, settings(**few), seeded())] == [1], "top-p alone leaves the best"
+    for seed in range(20):
+        found = choose(SCORES, settings(**few, keep_k=True), seeded(seed))
+        assert sorted(s for s, _ in found) == [1, 3], "the two best, as the published code keeps"
+    assert choose(SCORES, settings(top_k=2, top_p=1e-6, keep_k=True), seeded()) == [(1, 1.0)], "only where it draws"
+    wide = settings(sample=True, top_k=2, top_p=0.95, keep_k=True)
+    assert {s for seed in range(80) for s, _ in choose(SCORES, wide, seeded(seed))} > {1, 3}
+
+
 def test_sampling_where_chances_vanish():
     """A softmax that underflows still draws as many as were asked for."""
     found = choose(torch.tensor([0.0, 900.0, -900.0]), settings(top_k=2, sample=True), seeded())
