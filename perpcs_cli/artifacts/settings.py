@@ -89,6 +89,7 @@ class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     top_k: Annotated[Count, Meta(description="Pieces per linear layer.")]
     batch_size: Annotated[Count, Meta(description="Examples per batch.")]
     recent: Annotated[Count, Meta(description="Only the newest items of each history.")] = 2000
+    shuffle: Annotated[bool, Meta(description="Batch the examples in an order drawn by seed.")] = False
     similar: Annotated[Count | None, Meta(description="How many of the most similar sharers.")] = None
     top_p: Annotated[
         Share | None, Meta(description="The best pieces whose softmax adds up to so much, instead of --top-k.")

@@ -5,6 +5,7 @@ Source: Tan et al., Personalized Pieces, 2024, section 3.3, and its published co
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -108,11 +109,19 @@ class HistoryBatch:
 
 
 def make_batches(
-    user_id: str, history: Sequence[Encoded], batch_size: int, withheld: Collection[int] = ()
+    user_id: str,
+    history: Sequence[Encoded],
+    settings: AssembleSettings,
+    withheld: Collection[int] = (),
+    *,
+    seed: int = 0,
 ) -> list[HistoryBatch]:
-    """A user's history in batches, in order."""
-    starts = range(0, len(history), batch_size)
-    return [HistoryBatch(user_id, number, history[at : at + batch_size], withheld) for number, at in enumerate(starts)]
+    """A user's history in batches, in order, or in one drawn by seed and user, as in the published code."""
+    rows, size = list(history), settings.batch_size
+    if settings.shuffle:
+        random.Random(hashing.derive_seed(seed, "batches", user_id)).shuffle(rows)
+    starts = range(0, len(rows), size)
+    return [HistoryBatch(user_id, number, rows[at : at + size], withheld) for number, at in enumerate(starts)]
 
 
 class Assembler:
