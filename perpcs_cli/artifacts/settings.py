@@ -154,6 +154,7 @@ class ProfileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     recent: Annotated[Count, Meta(description="Only the newest items of each history.")] = 10
     random_items: Annotated[Count | None, Meta(description="Show so many random items instead of the newest.")] = None
     max_new_tokens: Annotated[Count, Meta(description="Longest answer in tokens.")] = 300
+    chat: Annotated[bool | None, Meta(description="Ask as in a chat.")] = None
     temperature: Temperature = 0.0
     top_p: TopP = 1.0
     top_k: Annotated[

@@ -46,6 +46,7 @@ def default_in_words(one: Declared, value: Any) -> str:
     """A setting's value as help shows it."""
     if value is None:
         unset = {"prime.popsize": "4 + 3 ln n", "prime.recent": "all", "mia.recent": "all", "assemble.similar": "all"}
+        unset["profile.chat"] = "where the model has a chat template"
         return unset.get(one.path, "not set")
     if not isinstance(value, str | int | float | bool | tuple | list):
         return "of the workspace" if one.path in ("task", "model") else BY_TASK
@@ -136,8 +137,8 @@ class BatchFlags(Section, name="predict", only=("batch_tokens", "batch_rows"), p
     """How many rows run together."""
 
 
-class DataFractionFlags(Section, name="prime", only=("data_fraction",)):
-    """How much of the history PriME scores on."""
+class ScoredFlags(Section, name="prime", only=("data_fraction", "prompts")):
+    """What of the history PriME scores on."""
 
 
 class AnswerRoomFlags(Section, name="predict", only=("max_new_tokens",)):

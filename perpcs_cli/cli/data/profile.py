@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
@@ -21,10 +19,6 @@ def profile(
     who: flags.UserFlags,
     how: setting_flags.ProfileFlags,
     batches: setting_flags.BatchFlags,
-    chat: Annotated[
-        bool | None,
-        typer.Option("--chat/--no-chat", help="Ask as in a chat.", show_default="where the model has a chat template"),
-    ] = None,
     out: Annotated[Path | None, flags.out_option("profiles.jsonl of the workspace", "file")] = None,
 ) -> None:
     """Write users' textual profiles with a language model.
@@ -40,7 +34,6 @@ def profile(
     outcomes = step(
         replace(base, task_adapter=base.task_adapter or "none").open(how, batches),
         who.who(),
-        chat=chat,
         out=out,
         **write.mode(console),
     )

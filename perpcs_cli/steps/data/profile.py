@@ -8,6 +8,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from perpcs_cli.artifacts.io import atomic, hashing
 from perpcs_cli.artifacts.io.journal import Header, end_journal, open_journal, partial_path, read_journal
 from perpcs_cli.artifacts.io.provenance import Provenance, check_beside, check_same
@@ -33,7 +35,6 @@ def profile(
     workspace: Workspace,
     who: Who = EVERYONE,
     *,
-    chat: bool | None = None,
     out: Path | None = None,
     force: bool = False,
     dry_run: bool = False,
@@ -42,9 +43,9 @@ def profile(
     """Write users' profiles into profiles.jsonl: what the model says of their items, by the section `profile` of the
     settings.
 
-    `chat`: ask as in a chat; None where the model has a chat template. Who has a profile of the same prompt keeps it;
-    a run that was stopped goes on from `profiles.partial.jsonl`. With a task adapter in the settings the adapted model
-    is asked.
+    By default it is asked as in a chat where the model has a chat template. Who has a profile of the same prompt keeps
+    it; a run that was stopped goes on from `profiles.partial.jsonl`. With a task adapter in the settings the adapted
+    model is asked.
     """
     from perpcs_cli.model.engine.chat_prompts import chat_ends
     from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
@@ -60,12 +61,12 @@ def profile(
     if not shown:
         raise DataError("no user has a history to describe", where=who.path(workspace))
     model = StepModel(workspace, report, pieces=False)
-    turn = None if chat is False else chat_ends(load_vocabulary(model.identity.directory).tokenizer)
-    if chat and not turn:
+    turn = None if how.chat is False else chat_ends(load_vocabulary(model.identity.directory).tokenizer)
+    if how.chat and not turn:
         raise UsageError(f"{settings.model} has no chat template", where="--chat", hint="Ask with --no-chat.")
     ask = {user: partial(profile_prompt, workspace.task, user, turn=turn or ("", "")) for user in shown}
     sources = {user: hashing.digest_value(ask[user](lines).text) for user, lines in shown.items()}
-    shared: dict[str, object] = {"profile": how, "chat": bool(turn)}
+    shared: dict[str, object] = {"profile": msgspec.structs.replace(how, chat=bool(turn))}
     shared |= {"max_length": settings.max_length, **model.describe()}
     provenance = workspace.provenance("profile", shared, {}, model.fingerprint)
 

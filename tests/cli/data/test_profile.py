@@ -90,7 +90,7 @@ def test_everyone_gets_the_base_models_greedy_answer(brief: Shell) -> None:
     assert (info.task, info.sha256) == ("news_headline", hashing.digest_file(brief.root / FILE))
     settings = info.provenance.settings
     assert {"recent": 1, "random_items": None, "max_new_tokens": 6}.items() <= settings["profile"].items()
-    assert settings["chat"] is False
+    assert settings["profile"]["chat"] is False
 
 
 def test_a_task_adapter_on_request(brief: Shell) -> None:
@@ -179,7 +179,7 @@ def test_a_chat_template_is_used_unless_told_not_to(brief: Shell, tmp_path: Path
         brief(f"{line} {flag} --force")
         text = f"<u>{asked(user)}</u>" if chat else asked(user)
         assert read_profiles(brief.root / FILE)[user.user_id].profile == greedy(chatty, text, 6)
-        assert read_info(brief.root / FILE).provenance.settings["chat"] is chat
+        assert read_info(brief.root / FILE).provenance.settings["profile"]["chat"] is chat
     assert "has no chat template" in refused(brief(f"{LINE} --chat --force"), USAGE)
 
 

@@ -86,6 +86,9 @@ def test_a_command_s_own_flags_change_its_prompts(walked: Shell) -> None:
     size = len(read_users(walked.root / "users.jsonl")[target].history)
 
     assert len(rows(walked, f"--user {target} --for prime --data-fraction 0.5")) == size // 2
+    both = rows(walked, f"--user {target} --for prime --data-fraction 1 --prompts both")
+    assert [row["id"] for row in both] == [row["id"] for row in rows(walked, f"--user {target} --for assemble")]
+    assert len(both) == 2 * size - 1
     assert len(rows(walked, f"--user {target} --for adapt --plain --source both")) == 2 + size
     roomy, narrow = (
         rows(walked, f"--user {target} --max-length 256 --max-new-tokens {new}")[0]["cut"] for new in (8, 200)
@@ -114,6 +117,7 @@ def test_text_names_user_query_and_tokens(walked: Shell) -> None:
         ("--recent 2", "--recent: predict has no such flag"),
         ("--for assemble --hold-out 0.5", "--hold-out: assemble has no such flag"),
         ("--for gate --source history", "--source: gate has no such flag"),
+        ("--for gate --prompts both", "--prompts: gate has no such flag"),
         ("--data-fraction 0.5", "--data-fraction: predict has no such flag"),
         ("--for prime --max-new-tokens 5", "--max-new-tokens: prime has no such flag"),
         ("--for prime --data-fraction 2", "prime.data_fraction must be above 0 and at most 1"),
