@@ -64,9 +64,9 @@ def mia(
     """Attack models by membership inference: the recipes of the target users, or as `what` says.
 
     `protocols`: where non-members come from; `attacks`: which, by name, or all; `references`: RMIA's reference sharers
-    for each item; `max_items`: at most so many trained and held-out items of each user, drawn by seed. Which
-    items, and in which prompts, is said by the section `mia` of the settings. Writes
-    `NAME.json` (or `out`), and beside it each item's scores and the ROC curves.
+    for each item; `max_items`: at most so many trained and held-out items of each user, drawn by seed. Which items, in
+    which prompts, is said by the section `mia` of the settings. Writes `NAME.json` (or `out`), and beside it each
+    item's scores and the ROC curves.
     """
     from perpcs_cli.methods.membership.attacks import compressed_bytes
     from perpcs_cli.methods.membership.auc_summary import score_suspect, summarize

@@ -246,8 +246,9 @@ class _Search:
         rows = self.model.encode(bare, who=f"user {self.user.user_id}", reserve=self.predict.max_new_tokens)
         references = tuple(tuple(tokenize(base, item).answer) for item in self.items)
         merge, seed = self.settings.merge, self.workspace.settings.seed
-        adapter = lambda index: self.pool.adapter(places[index])  # noqa: E731
-        return make_engine(base, adapter, rows, references, self.predict, merge, seed=seed)
+        return make_engine(
+            base, lambda at: self.pool.adapter(places[at]), rows, references, self.predict, merge, seed=seed
+        )
 
     def _paths(self, out: Path) -> dict[float, Path]:
         """Where each α's recipe goes: OUT/U.json for a single α, OUT-ALPHA/U.json for each of several."""
