@@ -41,6 +41,8 @@ class ScoredExample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Whose item it is."""
     item: Count
     """Its place in the history, from 0."""
+    context: bool = False
+    """Asked after the profile and an earlier item, as in training; else plain."""
     published: bool | None = None
     """Member, non-member, or no part of this protocol."""
     held_out: bool | None = None

@@ -30,7 +30,10 @@ Scoring = Literal["published", "paper"]
 Aggregate = Literal["attention", "uniform"]
 Granularity = Literal["lora", "layer"]
 Weighting = Literal["softmax", "uniform", "single"]
-Optimizer = Literal["cma", "ngiohtuned", "tbpsa", "random"]
+Optimizer = Literal["cma", "nevergrad-cma", "ngiohtuned", "tbpsa", "random"]
+Prompts = Literal["once", "both"]
+Winner = Literal["base", "candidate"]
+WhiteSpace = Literal["kept", "collapsed"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 Count = Annotated[int, Meta(ge=1)]
@@ -39,6 +42,20 @@ FromZero = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Dropout = Annotated[float, Meta(ge=0, lt=1, description="Dropout of the LoRA's input.")]
 Length = Annotated[int, Meta(ge=8, description="Longest sequence in tokens; the model's own limit holds too.")]
+Temperature = Annotated[
+    FromZero,
+    Meta(
+        description="Draw answers at this temperature; 0: always the most probable token.",
+        extra={"flag": "decode-temperature"},
+    ),
+]
+TopP = Annotated[
+    Share,
+    Meta(description="Draw among the most probable tokens that have so much together.", extra={"flag": "decode-top-p"}),
+]
+PromptsSetting = Annotated[
+    Prompts, Meta(description="Each history item once, or as training does: plain, and again with context.")
+]
 MergeSetting = Annotated[Merge, Meta(description="Sum w·BA (the papers), or (Sum w·B)(Sum w·A) (their code).")]
 
 
@@ -82,11 +99,13 @@ class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     top_k: Annotated[Count, Meta(description="Pieces per linear layer.")]
     batch_size: Annotated[Count, Meta(description="Examples per batch.")]
     recent: Annotated[Count, Meta(description="Only the newest items of each history.")] = 2000
+    shuffle: Annotated[bool, Meta(description="Batch the examples in an order drawn by seed.")] = False
     similar: Annotated[Count | None, Meta(description="How many of the most similar sharers.")] = None
     top_p: Annotated[
         Share | None, Meta(description="The best pieces whose softmax adds up to so much, instead of --top-k.")
     ] = None
     sample: Annotated[bool, Meta(description="Draw pieces by their softmax, or take the best.")] = False
+    keep_k: Annotated[bool, Meta(description="With --sample and --top-p: draw among at least --top-k pieces.")] = False
     sample_from: Annotated[Count, Meta(description="Draw from so many of the best.")] = 10
     aggregate: Annotated[Aggregate, Meta(description="Weights by softmax of the scores, or equal.")] = "attention"
     scoring: Annotated[Scoring, Meta(description="Gate scores as in the published code or as in the paper.")] = (
@@ -118,20 +137,57 @@ class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sigma: Annotated[Positive, Meta(description="Spread of the first generation around 0.")] = 0.5
     popsize: Annotated[
         Annotated[int, Meta(ge=2)] | None,
-        Meta(description="Candidates of a generation; by default the optimizer's own, 4 + 3 ln n of n weights."),
+        Meta(description="Candidates of a generation; by default 4 + 3 ln n of n weights, nevergrad-cma 4 + ln n."),
     ] = None
     metric: Annotated[str, Meta(description="One of the task's metrics, or their sum.")] = "sum"
-    optimizer: Annotated[Optimizer, Meta(description="How to search; ngiohtuned and tbpsa need nevergrad.")] = "cma"
+    optimizer: Annotated[Optimizer, Meta(description="How to search; all but cma and random need nevergrad.")] = "cma"
+    prompts: PromptsSetting = "once"
+    ties: Annotated[
+        Winner, Meta(description="Which is taken where the best candidate is just as good as the base.")
+    ] = "base"
     merge: MergeSetting = "product"
     recent: Annotated[Count | None, Meta(description="Only the newest items of each history.")] = None
 
 
+class SelectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How sharers are selected."""
+
+    kmeans_seed: Annotated[
+        Annotated[int, Meta(ge=0, lt=2**32)] | None,
+        Meta(description="Seed of k-means as scikit-learn takes it; by default made from the seed."),
+    ] = None
+
+
+class ProfileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How users' textual profiles are written (PAG)."""
+
+    recent: Annotated[Count, Meta(description="Only the newest items of each history.")] = 10
+    random_items: Annotated[Count | None, Meta(description="Show so many random items instead of the newest.")] = None
+    max_new_tokens: Annotated[Count, Meta(description="Longest answer in tokens.")] = 300
+    chat: Annotated[bool | None, Meta(description="Ask as in a chat.")] = None
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
+    top_k: Annotated[
+        Count | None,
+        Meta(description="Draw among so many of the most probable tokens.", extra={"flag": "decode-top-k"}),
+    ] = None
+
+
 class PredictSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Greedy decoding in batches of at most `batch_tokens` tokens, padding and new tokens included."""
+    """Decoding in batches of at most `batch_tokens` tokens, padding and new tokens included."""
 
     batch_tokens: Annotated[Count, Meta(description="Tokens per batch.")] = 16384
     batch_rows: Annotated[Count, Meta(description="Rows per batch.")] = 256
     max_new_tokens: Annotated[Count, Meta(description="Longest answer in tokens.")]
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
+
+
+class MiaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which prompts of which history items membership attacks ask about."""
+
+    prompts: PromptsSetting = "once"
+    recent: Annotated[Count | None, Meta(description="Only the newest items of each history.")] = None
 
 
 class Settings(
@@ -154,14 +210,21 @@ class Settings(
     dtype: Annotated[DtypeName, Meta(description="Number type; auto: by the device.")] = "auto"
     seed: Annotated[int, Meta(ge=0, description="Seed of everything random.")] = 0
     max_length: Length = 2048
+    white_space: Annotated[
+        WhiteSpace,
+        Meta(description="Of history items: as it is, or each run of it one space.", extra={"flag": None}),
+    ] = "kept"
     lora: LoraSettings
     adapt: TrainSettings
     train: TrainSettings
     gate: GateSettings
     assemble: AssembleSettings
     embed: EmbedSettings
+    select: SelectSettings = SelectSettings()
+    profile: ProfileSettings = ProfileSettings()
     prime: PrimeSettings
     predict: PredictSettings
+    mia: MiaSettings = MiaSettings()
 
 
 @cache

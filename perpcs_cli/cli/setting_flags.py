@@ -45,7 +45,8 @@ def _is_numbers(one: Declared) -> bool:
 def default_in_words(one: Declared, value: Any) -> str:
     """A setting's value as help shows it."""
     if value is None:
-        unset = {"prime.popsize": "4 + 3 ln n", "prime.recent": "all", "assemble.similar": "all"}
+        unset = {"prime.popsize": "4 + 3 ln n", "prime.recent": "all", "mia.recent": "all", "assemble.similar": "all"}
+        unset["profile.chat"] = "where the model has a chat template"
         return unset.get(one.path, "not set")
     if not isinstance(value, str | int | float | bool | tuple | list):
         return "of the workspace" if one.path in ("task", "model") else BY_TASK
@@ -116,16 +117,28 @@ class EmbedFlags(Section, name="embed", panel="Encoder"):
     """What reads the users' texts."""
 
 
+class SelectFlags(Section, name="select", panel="Clusters"):
+    """How sharers are selected."""
+
+
+class ProfileFlags(Section, name="profile", panel="Profile"):
+    """How profiles are written."""
+
+
 class PredictFlags(Section, name="predict", panel="Decoding"):
     """How answers are decoded."""
+
+
+class MiaFlags(Section, name="mia", panel="Items"):
+    """Which items are attacked, in which prompts."""
 
 
 class BatchFlags(Section, name="predict", only=("batch_tokens", "batch_rows"), panel="Batches"):
     """How many rows run together."""
 
 
-class DataFractionFlags(Section, name="prime", only=("data_fraction",)):
-    """How much of the history PriME scores on."""
+class ScoredFlags(Section, name="prime", only=("data_fraction", "prompts")):
+    """What of the history PriME scores on."""
 
 
 class AnswerRoomFlags(Section, name="predict", only=("max_new_tokens",)):

@@ -13,6 +13,7 @@ from perpcs_cli.steps.report import Report
 if TYPE_CHECKING:
     from perpcs_cli.model.engine.batching import Encoded
     from perpcs_cli.model.engine.recipe_router import RecipeRouter
+    from perpcs_cli.model.engine.sampling import Sampling
 
 
 def answer(
@@ -25,13 +26,15 @@ def answer(
     *,
     label: str,
     max_new_tokens: int,
+    sampling: Sampling | None = None,
     known: Collection[int] = (),
     merge: Merge = "product",
 ) -> None:
     """Answer `rows`, prompts with the numbers of their recipes; `row_of(place, text)` is what the journal keeps.
 
-    Answers are greedy, in the batches of the section `predict` of the settings. `known` are the places of the rows that
-    the journal has already: batches are those of all rows, so that what is left becomes what it would have been.
+    Batches are those of the section `predict` of the settings; answers are greedy, or drawn as `sampling` says.
+    `known` are the places of the rows that the journal has already: batches are those of all rows, so that what is left
+    becomes what it would have been.
     """
     from perpcs_cli.model.engine.decode import generate
 
@@ -55,6 +58,7 @@ def answer(
             batch_tokens=settings.batch_tokens,
             batch_rows=settings.batch_rows,
             merge=merge,
+            sampling=sampling,
             known=known,
             done=write,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,8 @@ class Workspace(Places):
 
     @property
     def task(self) -> Task:
-        """The task that the settings name."""
-        return get_task(self.settings.task)
+        """The task that the settings name, with the white space that they want."""
+        return replace(get_task(self.settings.task), white_space=self.settings.white_space)
 
     def provenance(
         self, command: str, settings: dict[str, Any], inputs: dict[str, str] | None = None, base: str = ""

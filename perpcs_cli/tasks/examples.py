@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
+from perpcs_cli.artifacts.settings import Prompts, WhiteSpace
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.bm25 import best_earlier, best_of_all
@@ -62,7 +63,23 @@ def training_prompts(task: Task, user: User, shown: Shown = PUBLISHED, *, seed: 
     return [prompt for prompt in history_prompts(task, user, shown, seed=seed)[1:] if prompt.context] + plain
 
 
-def query_prompts(task: Task, user: User, shown: Shown = PLAIN, *, seed: int = 0) -> list[Prompt]:
+def search_prompts(
+    task: Task, user: User, prompts: Prompts, shown: Shown = PLAIN, *, seed: int = 0
+) -> tuple[list[Prompt], Shown]:
+    """(the prompts that PriME scores candidates on, what those with context show).
+
+    Each history item once after what `shown` shows, or `both`: the training examples, by default as published. Raises
+    DataError as `history_prompts` does.
+    """
+    if prompts == "once":
+        return history_prompts(task, user, shown, seed=seed), shown
+    context = PUBLISHED if shown == PLAIN else shown
+    return training_prompts(task, user, context, seed=seed), context
+
+
+def query_prompts(
+    task: Task, user: User, shown: Shown = PLAIN, *, seed: int = 0, white_space: WhiteSpace = "kept"
+) -> list[Prompt]:
     """The prompts of a user's queries, after what `shown` says of the whole history.
 
     Raises DataError for a query that has not LaMP's form, and for a profile that the user does not have.
@@ -75,7 +92,9 @@ def query_prompts(task: Task, user: User, shown: Shown = PLAIN, *, seed: int = 0
         searches = [search_text(task, parse_input(task, query)["article"]) for query in user.queries]
         chosen = best_of_all(lines, searches, shown.retrieve)
     return [
-        query_prompt(task, query, context=context_block(profile, [lines[place] for place in places]))
+        query_prompt(
+            task, query, context=context_block(profile, [lines[place] for place in places]), white_space=white_space
+        )
         for query, places in zip(user.queries, chosen, strict=True)
     ]
 
@@ -92,7 +111,8 @@ def adaptation_prompts(
     for user in users:
         queries: list[Prompt] = []
         if source != "history":
-            queries = [prompt for prompt in query_prompts(task, user, shown, seed=seed) if prompt.answer is not None]
+            asked = query_prompts(task, user, shown, seed=seed, white_space=task.white_space)
+            queries = [prompt for prompt in asked if prompt.answer is not None]
         prompts += queries
         if (source in ("history", "both") or (source == "auto" and not queries)) and _answered(task, user):
             prompts += training_prompts(task, user, shown, seed=seed)

@@ -2,25 +2,28 @@
 
 Source: the published code of Per-PCs and OPPU (Tan et al., 2024), `prompt/prompt_profile.json` and `gen_profile.py`,
 with their typographic apostrophes. That code shows ten items of the history, drawn at random, as Python prints a list
-of them; here they are the newest ones, joined by " | ", which that code prepares and then does not use.
+of them; here they are the newest ones unless the settings say so, from old to new, joined by " | ", which that code
+prepares and then does not use.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from perpcs_cli.artifacts.settings import ProfileSettings
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.prompts import Prompt, fill
 from perpcs_cli.tasks.spec import Task
 
-ITEMS = 10
-"""History items that the published prompt shows."""
 ITEM_WORDS = 200
 """Words kept of each field of an item."""
-NEW_TOKENS = 300
-"""The longest profile in tokens."""
+
+
+NEWEST = ProfileSettings()
+"""As profiles are written by default."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,18 @@ PROFILE_TEMPLATES = {
 """By the task's name."""
 
 
-def profile_lines(task: Task, user: User, recent: int = ITEMS) -> list[str]:
-    """The newest `recent` items of a user's history as the profile prompt shows them, from old to new.
+def profile_lines(task: Task, user: User, settings: ProfileSettings = NEWEST, *, seed: int = 0) -> list[str]:
+    """The items of a user's history that the profile prompt shows, from old to new: the newest, or drawn by seed.
 
     Raises DataError where an item lacks a required field.
     """
+    items = user.history[-settings.recent :]
+    if settings.random_items is not None:
+        count = min(settings.random_items, len(user.history))
+        drawn = random.Random(f"{seed} {user.user_id} profile").sample(range(len(user.history)), count)
+        items = [user.history[place] for place in sorted(drawn)]
     try:
-        return [_line(task, item) for item in user.history[-recent:]]
+        return [_line(task, item) for item in items]
     except DataError as error:
         raise DataError(error.what, where=f"user {user.user_id}", hint=error.hint) from None
 

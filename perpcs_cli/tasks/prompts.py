@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from perpcs_cli.artifacts.io import hashing
+from perpcs_cli.artifacts.settings import WhiteSpace
 from perpcs_cli.artifacts.users import Item, Query
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.spec import Task
@@ -81,15 +82,18 @@ def history_prompt(task: Task, item: Item, *, context: str = "") -> Prompt:
     """
     before, placeholder, after = task.history_template.partition("{article}")
     article = item_article(task, item) if placeholder else ""
-    output = _field(item, task.output_field, ITEM_WORDS)
+    output = _field(task, item, task.output_field, ITEM_WORDS)
     answer = f" {output}" if output else None
     return Prompt(item_key(item), context, before, article, after, answer)
 
 
-def query_prompt(task: Task, query: Query, *, context: str = "") -> Prompt:
-    """The prompt that asks a query. Raises DataError where its input has not LaMP's form."""
+def query_prompt(task: Task, query: Query, *, context: str = "", white_space: WhiteSpace = "kept") -> Prompt:
+    """The prompt that asks a query, its article with the `white_space` given.
+
+    Raises DataError where its input has not LaMP's form.
+    """
     parts = parse_input(task, query)
-    article = cut_words(parts.pop("article"), ITEM_WORDS)
+    article = cut_words(parts.pop("article"), ITEM_WORDS, white_space)
     before, _, after = task.query_template.partition("{article}")
     answer = None if query.output is None else f" {query.output}"
     return Prompt(query.id, context, before, article, after.format_map(parts), answer)
@@ -143,22 +147,22 @@ def parse_input(task: Task, query: Query) -> dict[str, str]:
     return found.groupdict()
 
 
-def cut_words(text: str, limit: int) -> str:
-    """The first `limit` words of `text`; the text as it is where it has no more."""
+def cut_words(text: str, limit: int, white_space: WhiteSpace = "kept") -> str:
+    """The first `limit` words of `text`; where it has no more, the text as it is unless white space is collapsed."""
     words = text.split()
-    return text if len(words) <= limit else " ".join(words[:limit])
+    return text if len(words) <= limit and white_space == "kept" else " ".join(words[:limit])
 
 
-def _field(item: Item, name: str, limit: int) -> str | None:
+def _field(task: Task, item: Item, name: str, limit: int) -> str | None:
     """A field's text, a list joined by "; "."""
     value = item.get(name)
     if value is None:
         return None
-    return cut_words(value if isinstance(value, str) else "; ".join(value), limit)
+    return cut_words(value if isinstance(value, str) else "; ".join(value), limit, task.white_space)
 
 
 def _needed(task: Task, item: Item, name: str, limit: int) -> str:
-    value = _field(item, name, limit)
+    value = _field(task, item, name, limit)
     if value is None:
         raise DataError(
             f"the history item {item_key(item)!r} has no field {name!r}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from perpcs_cli.artifacts.metrics import ERROR
+from perpcs_cli.artifacts.settings import WhiteSpace
 from perpcs_cli.errors import UsageError
 
 ACCURACY = ("accuracy", "f1")
@@ -77,6 +78,8 @@ class Task:
     history_template: str
     line_template: str
     """One retrieved history item, from its own fields; ends with a line break."""
+    white_space: WhiteSpace = "kept"
+    """Whether runs of white space in an item's fields become one space."""
     search_template: str
     """What BM25 looks for."""
     input_form: str

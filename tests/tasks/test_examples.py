@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from perpcs_cli.artifacts.users import Item, Query, User
 from perpcs_cli.errors import DataError
-from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts, training_prompts
+from perpcs_cli.tasks.examples import (
+    adaptation_prompts,
+    history_prompts,
+    query_prompts,
+    search_prompts,
+    training_prompts,
+)
 from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Shown, Source, digest
 from perpcs_cli.tasks.spec import get_task
 
@@ -52,6 +58,15 @@ def test_training_is_each_item_after_its_best_earlier_one_and_then_each_item_pla
         ("c", f"{SCORE}soft rug Score:", " 4"),
         ("d", f"{SCORE}second kettle broke Score:", " 2"),
     ]
+
+
+def test_a_search_scores_each_item_once_or_as_training_does() -> None:
+    user, two = reviewer("Cooks."), Shown(retrieve=2)
+
+    assert search_prompts(RATING, user, "once") == (history_prompts(RATING, user), PLAIN)
+    assert search_prompts(RATING, user, "once", two) == (history_prompts(RATING, user, two), two)
+    assert search_prompts(RATING, user, "both") == (training_prompts(RATING, user), PUBLISHED)
+    assert search_prompts(RATING, user, "both", two) == (training_prompts(RATING, user, two), two)
 
 
 def test_without_a_profile_the_context_is_the_history_alone() -> None:

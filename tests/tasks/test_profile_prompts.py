@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from perpcs_cli.artifacts.settings import ProfileSettings
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.profile_prompts import profile_lines, profile_prompt
@@ -77,8 +78,23 @@ def test_the_newest_items_from_old_to_new() -> None:
     task = get_task("tweet_paraphrase")
     user = User(user_id="u1", history=[{"text": f"X{number}"} for number in range(12)])
     assert profile_lines(task, user) == [f"tweet: X{number}" for number in range(2, 12)]
-    assert profile_lines(task, user, recent=2) == ["tweet: X10", "tweet: X11"]
+    assert profile_lines(task, user, ProfileSettings(recent=2)) == ["tweet: X10", "tweet: X11"]
     assert profile_lines(task, User(user_id="u2")) == []
+
+
+def test_random_items_are_drawn_by_seed_from_the_whole_history_and_shown_from_old_to_new() -> None:
+    task = get_task("tweet_paraphrase")
+    user = User(user_id="u1", history=[{"text": f"X{number}"} for number in range(12)])
+    whole = profile_lines(task, user, ProfileSettings(recent=12))
+    ten = ProfileSettings(random_items=10)
+    drawn = profile_lines(task, user, ten)
+    assert drawn == [line for line in whole if line in drawn] and len(drawn) == 10
+    assert drawn == profile_lines(task, user, ten) != profile_lines(task, user, ten, seed=1)
+    seen = {
+        line for seed in range(20) for line in profile_lines(task, user, ProfileSettings(random_items=1), seed=seed)
+    }
+    assert len(seen) > 6
+    assert profile_lines(task, user, ProfileSettings(random_items=50)) == whole
 
 
 def test_long_fields_are_cut_at_200_words() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from perpcs_cli.artifacts.users import Item, Query, User
 from perpcs_cli.errors import DataError
-from perpcs_cli.tasks.examples import history_prompts, query_prompts
+from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts
 from perpcs_cli.tasks.prompts import (
+    PLAIN,
     Prompt,
     Shown,
     context_block,
@@ -226,6 +229,24 @@ def test_the_context_is_profile_then_history() -> None:
 def test_words_beyond_the_limit_are_cut_and_shorter_texts_stay_as_they_are() -> None:
     assert cut_words("a  b\tc ", 3) == "a  b\tc "
     assert cut_words("a  b\tc d", 3) == "a b c"
+
+
+def test_white_space_may_be_collapsed_as_in_the_published_codes() -> None:
+    kept = get_task("news_headline")
+    collapsed = replace(kept, white_space="collapsed")
+    item: Item = {"id": "1", "text": " A\n\nline  break.", "title": "Line\tbreak"}
+    assert cut_words(" a  b\tc ", 3, "collapsed") == cut_words(" a  b\tc ", 9, "collapsed") == "a b c"
+    assert (history_prompt(kept, item).article, history_prompt(kept, item).answer) == (item["text"], " Line\tbreak")
+    assert history_prompt(collapsed, item).article == "A line break."
+    assert history_prompt(collapsed, item).answer == " Line break"
+    assert "A line break." in history_line(collapsed, item) and "\n\nline" in history_line(kept, item)
+    ask = "Generate a headline for the following article: Two\n lines"
+    user = User(user_id="u", history=[item], queries=[Query(id="q", input=ask, output="Two")])
+    assert query_prompts(collapsed, user)[0].article == "Two\n lines", "what is asked stays as it is"
+    assert [adaptation_prompts(task, [user], PLAIN)[0].article for task in (kept, collapsed)] == [
+        "Two\n lines",
+        "Two lines",
+    ]
 
 
 def test_an_item_keeps_768_words_of_a_field_and_a_retrieved_one_368() -> None:

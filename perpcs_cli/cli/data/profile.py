@@ -6,12 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.tasks.profile_prompts import ITEMS, NEW_TOKENS
 
 
 @command
@@ -20,32 +17,23 @@ def profile(
     write: flags.WriteFlags,
     base: flags.BaseFlags,
     who: flags.UserFlags,
-    how: setting_flags.BatchFlags,
-    recent: Annotated[int, typer.Option("--recent", min=1, help="Only the newest items of each history.")] = ITEMS,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens.")
-    ] = NEW_TOKENS,
-    chat: Annotated[
-        bool | None,
-        typer.Option("--chat/--no-chat", help="Ask as in a chat.", show_default="where the model has a chat template"),
-    ] = None,
+    how: setting_flags.ProfileFlags,
+    batches: setting_flags.BatchFlags,
     out: Annotated[Path | None, flags.out_option("profiles.jsonl of the workspace", "file")] = None,
 ) -> None:
     """Write users' textual profiles with a language model.
 
-    The model reads the newest items of a history after the task's published question, and answers greedily; --model
-    may name a better writer than the workspace's. A task adapter is merged only where --task-adapter names one: it
-    would answer the task. All users get a profile by default. Users who have one are skipped unless their history has
-    changed, so a run that was stopped goes on where it was. All other commands find the profiles in profiles.jsonl.
+    The model reads the newest items of a history, or random ones, after the task's published question, and answers
+    greedily unless --decode-temperature says otherwise; --model may name a better writer than the workspace's. A task
+    adapter is merged only where --task-adapter names one: it would answer the task. All users get a profile by
+    default. Users who have one are skipped unless their history has changed, so a run that was stopped goes on where
+    it was. All other commands find the profiles in profiles.jsonl.
     """
     from perpcs_cli.steps.data.profile import profile as step
 
     outcomes = step(
-        replace(base, task_adapter=base.task_adapter or "none").open(how),
+        replace(base, task_adapter=base.task_adapter or "none").open(how, batches),
         who.who(),
-        recent=recent,
-        max_new_tokens=max_new_tokens,
-        chat=chat,
         out=out,
         **write.mode(console),
     )

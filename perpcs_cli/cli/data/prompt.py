@@ -22,7 +22,7 @@ def prompt(
     base: flags.BaseFlags,
     who: flags.UserFlags,
     asked: flags.ExampleFlags,
-    fraction: setting_flags.DataFractionFlags,
+    scored: setting_flags.ScoredFlags,
     room: setting_flags.AnswerRoomFlags,
     step: Annotated[Step, typer.Option("--for", help="The command whose prompts are shown.")] = "predict",
     key: Annotated[
@@ -47,7 +47,8 @@ def prompt(
         "--recent": (recent, ("train-sharer", "gate", "assemble", "prime")),
         "--hold-out": (hold_out, ("train-sharer", "gate")),
         "--source": (source, ("adapt",)),
-        "--data-fraction": (fraction.given, ("prime",)),
+        "--data-fraction": (scored.given.get("data_fraction"), ("prime",)),
+        "--prompts": (scored.given.get("prompts"), ("prime",)),
         "--max-new-tokens": (room.given, ("predict",)),
         "--plain": (asked.plain, ("train-sharer", "gate", "assemble", "adapt")),
     }
@@ -55,7 +56,7 @@ def prompt(
         raise UsageError(f"{step} has no such flag", where=odd[0])
     shown = asked.examples() if step in ("train-sharer", "gate", "assemble", "adapt") else asked.shown()
     rows = run(
-        base.open(fraction, room),
+        base.open(scored, room),
         step,
         who.who(),
         shown=shown,

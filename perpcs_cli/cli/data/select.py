@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perpcs_cli.artifacts.selection import Strategy
-from perpcs_cli.cli import flags
+from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.tables import Column, Table, render
@@ -20,6 +20,7 @@ def select(
     write: flags.WriteFlags,
     here: flags.TaskFlags,
     who: flags.UserFlags,
+    how: setting_flags.SelectFlags,
     strategy: Annotated[Strategy, typer.Option("--strategy", help="How sharers are selected.")] = "history-cluster",
     clusters: Annotated[int, typer.Option("--clusters", min=1, metavar="<K>", help="Clusters of k-means.")] = 50,
     count: Annotated[int | None, flags.count_option("as many as --clusters")] = None,
@@ -39,7 +40,7 @@ def select(
     from perpcs_cli.steps.data.select import select as step
 
     outcome = step(
-        here.open(seed=seed),
+        here.open(how, seed=seed),
         who.who(),
         strategy=strategy,
         clusters=clusters,

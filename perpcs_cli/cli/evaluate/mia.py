@@ -58,6 +58,7 @@ def mia(
     base: flags.BaseFlags,
     who: flags.UserFlags,
     what: TargetFlags,
+    which: setting_flags.MiaFlags,
     how: setting_flags.BatchFlags,
     pool: flags.PoolOption = None,
     protocol: Annotated[Protocol | None, flags.protocol_option("both")] = None,
@@ -86,7 +87,7 @@ def mia(
     from perpcs_cli.steps.evaluate.mia import mia as step
 
     outcome = step(
-        base.open(how),
+        base.open(which, how),
         what.attacked(),
         who.who(),
         pool=pool,

@@ -34,9 +34,9 @@ def predict(
     """Answer users' queries with one model.
 
     The model is one of --base, --recipes (default: recipes/; a file is one recipe for all users), --sharer, --adapter
-    and --own; the users are those of splits/target.txt by default. Answers are greedy, and go to
-    predictions/NAME.jsonl. Queries of many users and recipes share batches. A run that was stopped goes on where it
-    was.
+    and --own; the users are those of splits/target.txt by default. Answers go to predictions/NAME.jsonl; they are
+    greedy, or with --decode-temperature drawn by seed, user and query. Queries of many users and recipes share
+    batches, which changes no answer. A run that was stopped goes on where it was.
     """
     from perpcs_cli.steps.evaluate.predict import predict as step
 

@@ -63,7 +63,7 @@ def time_assembly(
     model = StepModel(workspace, report)
     rows = model.encode(training_prompts(workspace.task, newest(user, items)), who=user.user_id)
     base = model.base
-    batches = make_batches(user.user_id, rows, settings.assemble.batch_size)
+    batches = make_batches(user.user_id, rows, settings.assemble, seed=settings.seed)
     with tempfile.TemporaryDirectory() as directory:
         pool = random_pool(Path(directory), base, settings.lora.rank, pool_size)
         forward, assembly = [], []

@@ -16,7 +16,6 @@ from perpcs_cli.experiments.costs.read_step import Asked
 from perpcs_cli.experiments.costs.step_costs import Length, Load, Model, Pass
 from perpcs_cli.experiments.costs.token_lengths import Participants
 from perpcs_cli.methods.prime.optimizers import default_popsize
-from perpcs_cli.tasks.profile_prompts import ITEMS, NEW_TOKENS
 
 DRAFTED = 0.6
 """Assumed share of PriME's answers that drafts know: candidates answer much as others did before."""
@@ -202,14 +201,14 @@ class Planner:
         model, settings, new = self._model(one), one.settings.prime, one.new_tokens()
         predict = msgspec.structs.replace(one.settings.predict, max_new_tokens=new)
         layers = model.shape.layers if settings.granularity == "layer" else 1
-        population = settings.popsize or default_popsize(settings.similar * layers)
+        population = settings.popsize or default_popsize(settings.similar * layers, settings.optimizer)
         known = one.step.place in self._searched
         self._searched.add(one.step.place)
         # Searches in one place begin with the same generation; the first also runs the base and the sharers' own.
         candidates = settings.budget - population if known else settings.budget + settings.similar + 1
         loads = []
         for user in users:
-            rows = self._participants(one).searched(user, one.shown, settings.recent, settings.data_fraction, new)
+            rows = self._participants(one).searched(user, one.shown, settings, new)
             generation = step_costs.decoding(
                 model, [rows] * population, predict, adapters=settings.similar, drafted=DRAFTED
             )
@@ -237,9 +236,9 @@ class Planner:
         return load, ROW * sum(map(len, queries))
 
     def _profile(self, one: Asked, users: Sequence[str]) -> tuple[Load, float]:
-        new = int(one.flags.get("max-new-tokens", NEW_TOKENS))
-        recent = int(one.flags.get("recent", ITEMS))
-        rows = [self._participants(one).profiled(user, recent, new) for user in users]
+        how = one.settings.profile
+        new = how.max_new_tokens
+        rows = [self._participants(one).profiled(user, how) for user in users]
         settings = msgspec.structs.replace(one.settings.predict, max_new_tokens=new)
         return step_costs.decoding(self._model(one), [rows], settings), len(users) * 6 * new
 

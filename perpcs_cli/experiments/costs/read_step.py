@@ -41,7 +41,7 @@ class Asked:
                 random_history=int(flags.get("random-history", 0)),
                 profile=bool(flags.get("with-profile")),
             )
-        if self.name in ("predict", "prime", "profile"):
+        if self.name in ("predict", "profile") or (self.name == "prime" and self.settings.prime.prompts == "once"):
             return PLAIN
         if not get_task(self.settings.task).trains_with_context:
             return PLAIN

@@ -9,12 +9,13 @@ from typing import Protocol
 
 import msgspec
 
+from perpcs_cli.artifacts.settings import PrimeSettings, ProfileSettings
 from perpcs_cli.artifacts.split import draw_parts
 from perpcs_cli.artifacts.sweep import PlanSettings
 from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.experiments.costs.step_costs import Length
 from perpcs_cli.model.loading.tokenizer_info import Reads
-from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts, training_prompts
+from perpcs_cli.tasks.examples import adaptation_prompts, query_prompts, search_prompts, training_prompts
 from perpcs_cli.tasks.profile_prompts import profile_lines, profile_prompt
 from perpcs_cli.tasks.prompts import PLAIN, Prompt, Shown, Source, history_line
 from perpcs_cli.tasks.published_statistics import CANDIDATES_OF, TARGETS, TARGETS_OF
@@ -45,14 +46,14 @@ class Participants(Protocol):
     def adaptation(self, shown: Shown, source: Source, limit: int | None) -> list[Length]:
         """The examples that adapt the base."""
 
-    def searched(self, user: str, shown: Shown, recent: int | None, share: float, new: int) -> list[Length]:
-        """The history items on which PriME scores candidates, `new` tokens kept free."""
+    def searched(self, user: str, shown: Shown, settings: PrimeSettings, new: int) -> list[Length]:
+        """The prompts on which PriME scores candidates, `new` tokens kept free."""
 
     def queries(self, user: str, shown: Shown, new: int) -> list[Length]:
         """The queries, answered with their references, else with `new` tokens."""
 
-    def profiled(self, user: str, recent: int, new: int) -> Length:
-        """The prompt that asks for a profile, answered with `new` tokens."""
+    def profiled(self, user: str, settings: ProfileSettings) -> Length:
+        """The prompt that asks for a profile, with the longest answer."""
 
     def texts(self, user: str, longest: int) -> list[int]:
         """Tokens of each history item as an embedding reads it."""
@@ -91,18 +92,19 @@ class Data:
             prompts = random.Random(self.seed).sample(prompts, limit)
         return self._count(prompts)
 
-    def searched(self, user: str, shown: Shown, recent: int | None, share: float, new: int) -> list[Length]:
+    def searched(self, user: str, shown: Shown, settings: PrimeSettings, new: int) -> list[Length]:
         from perpcs_cli.methods.prime.search import sample_items
 
-        prompts = history_prompts(self.task, newest(self._user(user, shown), recent), shown, seed=self.seed)
-        return self._asked(sample_items(prompts, share, self.seed, user), new)
+        kept = newest(self._user(user, shown), settings.recent)
+        prompts, _ = search_prompts(self.task, kept, settings.prompts, shown, seed=self.seed)
+        return self._asked(sample_items(prompts, settings.data_fraction, self.seed, user), new)
 
     def queries(self, user: str, shown: Shown, new: int) -> list[Length]:
         return self._asked(query_prompts(self.task, self._user(user, shown), shown, seed=self.seed), new)
 
-    def profiled(self, user: str, recent: int, new: int) -> Length:
-        prompt = profile_prompt(self.task, user, profile_lines(self.task, self.users[user], recent))
-        return self._asked([prompt], new)[0]
+    def profiled(self, user: str, settings: ProfileSettings) -> Length:
+        lines = profile_lines(self.task, self.users[user], settings, seed=self.seed)
+        return self._asked([profile_prompt(self.task, user, lines)], settings.max_new_tokens)[0]
 
     def texts(self, user: str, longest: int) -> list[int]:
         # The encoder has another vocabulary, which need not be here.
@@ -207,17 +209,22 @@ class Typical:
                 rows += self.examples(user, shown, None, 0.0)
         return rows[:limit]
 
-    def searched(self, user: str, shown: Shown, recent: int | None, share: float, new: int) -> list[Length]:
-        count = min(self.items(user), recent or self.items(user))
-        return self._lengths(max(1, round(share * count)), shown, new)
+    def searched(self, user: str, shown: Shown, settings: PrimeSettings, new: int) -> list[Length]:
+        count = min(self.items(user), settings.recent or self.items(user))
+        rows = self._lengths(count, shown, new)
+        if settings.prompts == "both" and shown != PLAIN:
+            first, *plain = self._lengths(count, PLAIN, new)
+            rows = [first, *(row for pair in zip(plain, rows[1:], strict=True) for row in pair)]
+        return rows[: max(1, round(settings.data_fraction * len(rows)))]
 
     def queries(self, user: str, shown: Shown, new: int) -> list[Length]:
         # Users have few queries, so that users differ and not a user's queries.
         number = int(user.rpartition("-")[2])
         return self._lengths(number + self.plan.queries, shown, new)[number:]
 
-    def profiled(self, user: str, recent: int, new: int) -> Length:
-        shown = min(recent, self.items(user)) * self.plan.retrieved_tokens
+    def profiled(self, user: str, settings: ProfileSettings) -> Length:
+        count, new = settings.random_items or settings.recent, settings.max_new_tokens
+        shown = min(count, self.items(user)) * self.plan.retrieved_tokens
         return Length(min(self.plan.prompt_tokens + shown, self.max_length - new), new)
 
     def texts(self, user: str, longest: int) -> list[int]:

@@ -22,14 +22,14 @@ STEPS_OF: dict[Method, tuple[str, ...]] = {
 }
 """The steps whose flags a method's predictions can depend on."""
 
-BASE = ("task", "model", "device", "dtype", "max_length", "lora.targets")
+BASE = ("task", "model", "device", "dtype", "max_length", "white_space", "lora.targets")
 READS: dict[str, tuple[str, ...]] = {
     "import": ("task",),
     "split": (),
-    "profile": ("task", "model", "device", "dtype", "max_length", "lora.targets"),
+    "profile": (*BASE, "profile"),
     "adapt": (*BASE, "adapt", "lora"),
-    "embed": ("task", "device", "dtype", "embed"),
-    "select": ("task",),
+    "embed": ("task", "device", "dtype", "white_space", "embed"),
+    "select": ("task", "select"),
     "train-sharer": (*BASE, "train", "lora"),
     "gate": (*BASE, "gate"),
     "pool": (),

@@ -21,7 +21,7 @@ from perpcs_cli.tasks.spec import get_task
 COMMANDS = {"pool": ("pool", "build"), "oppu": ("train-sharer",)}
 """The command of a step that is not called like it."""
 
-SEARCH = frozenset(f"prime.{key}" for key in ("alpha", "budget", "optimizer", "sigma", "popsize", "bounds"))
+SEARCH = frozenset(f"prime.{key}" for key in ("alpha", "budget", "optimizer", "sigma", "popsize", "bounds", "ties"))
 """Settings of PriME that no trace depends on: searches that differ in them alone share their evaluations."""
 
 MODELS = ("model", "embed.encoder")
@@ -169,10 +169,15 @@ class _Pipeline:
         layer, _ = as_settings(self._given("assemble"), "assemble")
         return self.settings(layer).assemble.similar is not None
 
+    def _searches_both(self) -> bool:
+        """Whether PriME scores candidates on prompts with context, too."""
+        layer, _ = as_settings(self._given("prime"), "prime")
+        return self.settings(layer).prime.prompts == "both"
+
     def _shows_profile(self, name: str) -> bool:
         flags = self._given(name)
         published = "profile" in self.cell.flags and get_task(self.settings().task).trains_with_context
-        default = name in EXAMPLES and not PROMPTS & flags.keys()
+        default = (name in EXAMPLES or (name == "prime" and self._searches_both())) and not PROMPTS & flags.keys()
         return bool(flags.get("with-profile") or (default and published) or flags.get("strategy") == "profile-cluster")
 
     def _select(self, users: Sequence[str], data: Step, split: Step) -> Step:

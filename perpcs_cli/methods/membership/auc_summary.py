@@ -65,6 +65,7 @@ def score_suspect(
             target=suspect.target,
             user_id=item.user_id,
             item=item.place,
+            context=item.context,
             published=sides.get("published", {}).get(index),
             held_out=sides.get("held-out", {}).get(index),
             tokens=len(case.observed.logprobs),

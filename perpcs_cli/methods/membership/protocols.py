@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.mia import Kind, Protocol
@@ -26,6 +26,8 @@ class Item:
     """Its user's adapter was trained on it; else it was kept away from it."""
     seen_by: frozenset[str]
     """Everyone whose adapter was trained on the same text, be it this item or one like it."""
+    context: bool = False
+    """Asked after the profile and an earlier item; else plain. An item asked both ways is there twice."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,19 @@ def why_left_out(suspect: Suspect, sides: Collection[bool], protocol: Protocol) 
 
 
 def drawn(items: Sequence[Item], limit: int | None, seed: int) -> list[int]:
-    """Indices of at most `limit` trained and `limit` kept-away items of each user, drawn by seed and user."""
-    groups: dict[tuple[str, bool], list[int]] = {}
+    """Indices of at most `limit` trained and `limit` kept-away items of each user, drawn by seed and user.
+
+    Of an item that is there twice, both are drawn or none.
+    """
+    groups: dict[tuple[str, bool], dict[int, list[int]]] = {}
     for index, item in enumerate(items):
-        groups.setdefault((item.user_id, item.trained), []).append(index)
+        groups.setdefault((item.user_id, item.trained), {}).setdefault(item.place, []).append(index)
     chosen: list[int] = []
     for (user_id, trained), group in groups.items():
-        if limit is not None and limit < len(group):
-            rng = random.Random(hashing.derive_seed(seed, "mia", user_id, int(trained)))
-            group = rng.sample(group, limit)
-        chosen += group
+        some = list(group.values())
+        if limit is not None and limit < len(some):
+            some = random.Random(hashing.derive_seed(seed, "mia", user_id, int(trained))).sample(some, limit)
+        chosen += chain.from_iterable(some)
     return sorted(chosen)
 
 

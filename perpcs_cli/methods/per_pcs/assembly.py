@@ -5,6 +5,7 @@ Source: Tan et al., Personalized Pieces, 2024, section 3.3, and its published co
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ def choose(scores: Tensor, settings: AssembleSettings, generator: torch.Generato
     """The sharers whose pieces are used, with weights that sum to 1, from `scores` [S]; -inf is not on offer.
 
     top-k: the k best. top-p: the best whose softmax adds up to at least p. With sampling, k are drawn without
-    replacement by their softmax among the `sample_from` best, or among the top-p. Weights are the softmax of the
+    replacement by their softmax among the `sample_from` best, or among the top-p, which are fewer where fewer reach p
+    unless `keep_k`, as in the published code. Weights are the softmax of the
     chosen scores (Per-PCs, equation 6), or equal.
     """
     offered = int(scores.isfinite().sum())
@@ -74,7 +76,8 @@ def choose(scores: Tensor, settings: AssembleSettings, generator: torch.Generato
     softmax = _softmax(scores[order], settings.temperature)
     if settings.top_p is not None:
         # A sharer stays where those before it do not yet reach p.
-        order = order[softmax.cumsum(0) - softmax < settings.top_p]
+        reached = int((softmax.cumsum(0) - softmax < settings.top_p).sum())
+        order = order[: max(reached, k if settings.sample and settings.keep_k else 0)]
     elif not settings.sample:
         order = order[:k]
     if settings.sample:
@@ -106,11 +109,19 @@ class HistoryBatch:
 
 
 def make_batches(
-    user_id: str, history: Sequence[Encoded], batch_size: int, withheld: Collection[int] = ()
+    user_id: str,
+    history: Sequence[Encoded],
+    settings: AssembleSettings,
+    withheld: Collection[int] = (),
+    *,
+    seed: int = 0,
 ) -> list[HistoryBatch]:
-    """A user's history in batches, in order."""
-    starts = range(0, len(history), batch_size)
-    return [HistoryBatch(user_id, number, history[at : at + batch_size], withheld) for number, at in enumerate(starts)]
+    """A user's history in batches, in order, or in one drawn by seed and user, as in the published code."""
+    rows, size = list(history), settings.batch_size
+    if settings.shuffle:
+        random.Random(hashing.derive_seed(seed, "batches", user_id)).shuffle(rows)
+    starts = range(0, len(rows), size)
+    return [HistoryBatch(user_id, number, rows[at : at + size], withheld) for number, at in enumerate(starts)]
 
 
 class Assembler:

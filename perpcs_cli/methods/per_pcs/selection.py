@@ -19,11 +19,12 @@ ITERATIONS = 3000
 """Most iterations of one run, as published."""
 
 
-def cluster(vectors: Floats, count: int, seed: int) -> list[int]:
+def cluster(vectors: Floats, count: int, seed: int, kmeans_seed: int | None = None) -> list[int]:
     """The cluster of each row of `vectors` [users, H], by k-means into at most `count` clusters.
 
     Equal rows are never divided, so there are no more clusters than different rows, and none is empty. Clusters are
-    numbered by their first rows. The same rows and seed give the same clusters, on any number of cores.
+    numbered by their first rows. The same rows and seed give the same clusters, on any number of cores. `kmeans_seed`:
+    scikit-learn's `random_state` instead of one made from `seed`; 0 in the published codes.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
@@ -33,7 +34,7 @@ def cluster(vectors: Floats, count: int, seed: int) -> list[int]:
         n_clusters=min(count, len(different)),
         n_init=STARTS,
         max_iter=ITERATIONS,
-        random_state=hashing.derive_seed(seed, "clusters") % 2**32,
+        random_state=hashing.derive_seed(seed, "clusters") % 2**32 if kmeans_seed is None else kmeans_seed,
     )
     # Several threads would add up in any order.
     with threadpool_limits(1):

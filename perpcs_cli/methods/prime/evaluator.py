@@ -15,6 +15,7 @@ from perpcs_cli.model.engine.decode import generate
 from perpcs_cli.model.engine.drafts import Drafts
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter, Weights
+from perpcs_cli.model.engine.sampling import sampling_of
 from perpcs_cli.model.loading.base import Base
 
 Answers = tuple[Tokens, ...]
@@ -31,12 +32,15 @@ def make_engine(
     references: Answers,
     settings: PredictSettings,
     merge: Merge,
+    *,
+    seed: int = 0,
 ) -> Engine:
     """The decoding engine on some items, for models over the sharers that `adapter` gives by index.
 
-    `references`, the items' true answers, serve as the first drafts.
+    `references`, the items' true answers, serve as the first drafts. Where answers are drawn, it is by `seed`, with the
+    same noise for all models of an item.
     """
-    bank = PieceCache(base, adapter)
+    bank, sampling = PieceCache(base, adapter), sampling_of(settings, seed)
 
     def run(models: Sequence[Weights], known: Iterable[Answers]) -> list[Answers]:
         # Made anew for each call, so that a resumed search decodes exactly as one that was never stopped.
@@ -52,6 +56,7 @@ def make_engine(
             batch_tokens=settings.batch_tokens,
             batch_rows=settings.batch_rows,
             merge=merge,
+            sampling=sampling,
             drafts=drafts,
         )
         found = [tuple(output) for output in outputs]

@@ -38,8 +38,10 @@ def optimizer_seed(seed: int, *names: str) -> int:
     return 1 + int(hashing.digest_value([seed, *names])[:12], 16) % (2**32 - 1)
 
 
-def default_popsize(size: int) -> int:
-    """CMA-ES's own population for `size` weights, 4 + ⌊3 ln n⌋ (Hansen, 2016)."""
+def default_popsize(size: int, optimizer: OptimizerName = "cma") -> int:
+    """CMA-ES's own population for `size` weights, 4 + ⌊3 ln n⌋ (Hansen, 2016), or that of nevergrad's CMA."""
+    if optimizer == "nevergrad-cma":
+        return 4 + math.floor(math.log(size)) if size > 1 else 1
     return 4 + math.floor(3 * math.log(max(2, size)))
 
 
@@ -51,6 +53,7 @@ def make_optimizer(settings: PrimeSettings, size: int, seed: int) -> Optimizer:
     kinds: dict[OptimizerName, Callable[[PrimeSettings, int, int], Optimizer]] = {
         "cma": Cma,
         "random": Random,
+        "nevergrad-cma": NevergradCma,
         "ngiohtuned": lambda *given: Nevergrad("NgIohTuned", *given),
         "tbpsa": lambda *given: Nevergrad("TBPSA", *given),
     }
@@ -110,21 +113,9 @@ class Nevergrad:
     """One of nevergrad's optimizers, which evaluates a generation at a time."""
 
     def __init__(self, name: str, settings: PrimeSettings, size: int, seed: int) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                import nevergrad
-        except ImportError:
-            raise PerpcsError(
-                f"the optimizer {settings.optimizer!r} needs nevergrad, which is not installed",
-                where="--optimizer",
-                hint="Install it with: pip install 'perpcs[nevergrad]'",
-            ) from None
         self.popsize = settings.popsize or default_popsize(size)
-        low, high = settings.bounds
-        array = nevergrad.p.Array(init=np.zeros(size), lower=low, upper=high)
-        array.set_mutation(sigma=settings.sigma)
-        array.random_state = np.random.RandomState(seed)
+        nevergrad = _nevergrad(settings)
+        array = _array(nevergrad, settings, size, seed)
         self._search: Any = nevergrad.optimizers.registry[name](array, settings.budget, num_workers=self.popsize)
         self._asked: list[Any] = []
 
@@ -133,5 +124,52 @@ class Nevergrad:
         return [np.asarray(one.value) for one in self._asked]
 
     def tell(self, rewards: Sequence[float]) -> None:
-        for one, reward in zip(self._asked, rewards, strict=True):
-            self._search.tell(one, -reward)
+        with warnings.catch_warnings():
+            # pycma warns where a parent that was kept fell out of a generation, as may be.
+            warnings.filterwarnings("ignore", "orphanated injected solution")
+            for one, reward in zip(self._asked, rewards, strict=True):
+                self._search.tell(one, -reward)
+
+
+class NevergradCma(Nevergrad):
+    """What nevergrad's `CMA` is for weights with bounds (its CMAbounded, the same from 1.0.1 to 1.0.12).
+
+    pycma's CMA-ES with a covariance that stays diagonal and the best candidate kept among the parents, in generations
+    of 4 + ⌊ln n⌋. The first standard deviation is 0.477 · sigma, 0.238 by default and for fewer than 18 weights, else
+    half of it. What falls beyond a bound is reflected from it. A single weight is left to its (1 + 1) strategy.
+    """
+
+    def __init__(self, settings: PrimeSettings, size: int, seed: int) -> None:
+        nevergrad = _nevergrad(settings)
+        array = _array(nevergrad, settings, size, seed)
+        self.popsize = settings.popsize or default_popsize(size, "nevergrad-cma")
+        if size > 1:
+            kind = nevergrad.families.ParametrizedCMA(scale=1.5884, elitist=True, diagonal=True, popsize=self.popsize)
+        else:
+            kind = nevergrad.optimizers.registry["OnePlusOne"]
+        # Its generations do not depend on the number of workers: a generation is drawn at once.
+        self._search = kind(array, settings.budget)
+        self._asked = []
+
+
+def _nevergrad(settings: PrimeSettings) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import nevergrad
+    except ImportError:
+        raise PerpcsError(
+            f"the optimizer {settings.optimizer!r} needs nevergrad, which is not installed",
+            where="--optimizer",
+            hint="Install it with: pip install 'perpcs[nevergrad]'",
+        ) from None
+    return nevergrad
+
+
+def _array(nevergrad: Any, settings: PrimeSettings, size: int, seed: int) -> Any:
+    """The weights as nevergrad's parameter, on a random stream of its own."""
+    low, high = settings.bounds
+    array = nevergrad.p.Array(init=np.zeros(size), lower=low, upper=high)
+    array.set_mutation(sigma=settings.sigma)
+    array.random_state = np.random.RandomState(seed)
+    return array

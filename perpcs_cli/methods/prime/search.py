@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from perpcs_cli.artifacts.settings import PrimeSettings
+from perpcs_cli.artifacts.settings import PrimeSettings, Winner
 from perpcs_cli.artifacts.trace import Evaluation, Point
 from perpcs_cli.methods.prime.objective import reward
 from perpcs_cli.methods.prime.optimizers import make_optimizer, optimizer_seed
@@ -81,6 +81,7 @@ def search(
     The searches have the same seed, so they begin with the same generation, and go on in step, so that their
     generations are decoded together. An α's choice is the best of the candidates of all searches, the earliest among
     equals, if it beats the base on the same data, else the base: a larger α never chooses more similarity.
+    (With `ties` for candidates, one that is as good as the base is taken, too.)
     `report(candidates, best utility so far)` follows each round.
     """
     space = scores.space
@@ -98,13 +99,18 @@ def search(
         spent += len(asked[0])
         report(sum(map(len, asked)), max(row.utility for row in seen.values()))
     (base,) = scores.evaluate([space.base])
-    return [Choice(alpha, choose(list(seen.values()), base, alpha), base, len(seen)) for alpha in alphas]
+    rows = list(seen.values())
+    return [Choice(alpha, choose(rows, base, alpha, settings.ties), base, len(seen)) for alpha in alphas]
 
 
-def choose(rows: Sequence[Evaluation], base: Evaluation, alpha: float) -> Evaluation:
-    """The best candidate, the earliest among equals, if it beats the base; else the base."""
+def choose(rows: Sequence[Evaluation], base: Evaluation, alpha: float, ties: Winner = "base") -> Evaluation:
+    """The best candidate, the earliest among equals, if it beats the base; else the base.
+
+    `ties`: which is taken where both are equally good. The published code takes the candidate.
+    """
     best = max(rows, key=lambda row: rewarded(row, alpha))
-    return best if rewarded(best, alpha) > rewarded(base, alpha) else base
+    ahead = rewarded(best, alpha) - rewarded(base, alpha)
+    return best if ahead > 0 or (ahead == 0 and ties == "candidate") else base
 
 
 def pareto(rows: Iterable[Evaluation]) -> list[Point]:

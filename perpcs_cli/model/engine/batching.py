@@ -25,7 +25,7 @@ class Encoded:
     cut: int = 0
     """Tokens that were cut from the left of the prompt's article."""
     who: str = ""
-    """Whose it is, for errors."""
+    """Whose it is: for errors, and for the noise where answers are drawn."""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)

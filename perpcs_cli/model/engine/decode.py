@@ -1,4 +1,4 @@
-"""Greedy decoding of rows that carry different recipes: exact, in packed passes; rows come and go one by one."""
+"""Decoding of rows that carry different recipes: exact, in packed passes; rows come and go one by one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.memory import release, too_large, watched
 from perpcs_cli.model.engine.packed_attention import Rows, packed
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
+from perpcs_cli.model.engine.sampling import Sampling, drawing
 from perpcs_cli.model.loading.base import Base
 
 LEAST_PREFIX = 8
@@ -37,10 +38,12 @@ class Techniques:
 
 @dataclass(eq=False)
 class Row:
-    """One row on its way: a prompt, its recipe, and what greedy decoding has said so far."""
+    """One row on its way: a prompt, its recipe, and what it has been answered so far."""
 
     prompt: list[int]
     recipe: int
+    stream: int = 0
+    """What the noise of its answer depends on, where answers are drawn."""
     asked: list[int] = field(default_factory=list)
     """The indices of the caller's rows that it answers."""
     output: list[int] = field(default_factory=list)
@@ -64,12 +67,14 @@ def generate(
     batch_tokens: int,
     batch_rows: int,
     merge: Merge = "product",
+    sampling: Sampling | None = None,
     drafts: Drafts | None = None,
     techniques: Techniques = Techniques(),
     known: Collection[int] = (),
     done: Callable[[list[int], list[list[int]]], None] = lambda indices, tokens: None,
 ) -> list[list[int]]:
-    """The greedy continuation of each row, (prompt, index of its recipe), without the end-of-sequence token.
+    """The continuation of each row, (prompt, index of its recipe), without the end-of-sequence token: the most
+    probable token each time, or drawn as `sampling` says.
 
     In float32 these are the tokens that the model with the recipe merged into its weights says, row by row. At most
     `batch_rows` rows and `batch_tokens` tokens, new ones included, are in memory at a time, but always one row.
@@ -92,7 +97,7 @@ def generate(
         indices = sorted(index for row in found for index in row.asked)
         done(indices, [outputs[index] for index in indices])
 
-    for part in _parts(_unique(recipes, rows), max_new_tokens, batch_tokens, batch_rows, techniques):
+    for part in _parts(_unique(recipes, rows, sampling), max_new_tokens, batch_tokens, batch_rows, techniques):
         capacity = max(len(row.prompt) for row in part) + max_new_tokens
         places = max(1, min(batch_rows, batch_tokens // capacity, len(part)))
         size = UNIT * places if drafts is None else len(part)
@@ -100,15 +105,17 @@ def generate(
             unit = part[start : start + size]
             if all(index in known for row in unit for index in row.asked):
                 continue
-            engine = _Engine(base, recipes, max_new_tokens, Drafts() if drafts is None else drafts, techniques)
+            engine = _Engine(
+                base, recipes, max_new_tokens, Drafts() if drafts is None else drafts, techniques, sampling
+            )
             with packed(base), attached(base, recipes, merge=merge):
                 if row := engine.run(unit, places, capacity, ended):
                     raise too_large([rows[row.asked[0]][0]])
     return outputs
 
 
-def _unique(recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]]) -> list[Row]:
-    """One row for each prompt and recipe, recipe by recipe; recipes of equal weights are one."""
+def _unique(recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]], sampling: Sampling | None) -> list[Row]:
+    """One row for each prompt, recipe and noise, recipe by recipe; recipes of equal weights are one."""
     first: dict[object, int] = {}
     same = {
         number: first.setdefault(
@@ -118,8 +125,8 @@ def _unique(recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]]) -> list[
     }
     found: dict[int, dict[tuple[int, ...], Row]] = {number: {} for number in first.values()}
     for index, (row, recipe) in enumerate(rows):
-        number = same[recipe]
-        found[number].setdefault(tuple(row.prompt), Row(row.prompt, number)).asked.append(index)
+        number, stream = same[recipe], sampling.stream(row) if sampling else 0
+        found[number].setdefault((stream, *row.prompt), Row(row.prompt, number, stream)).asked.append(index)
     return [row for some in found.values() for row in some.values()]
 
 
@@ -143,16 +150,19 @@ def _parts(rows: list[Row], new: int, tokens: int, most: int, techniques: Techni
             yield part
 
 
+@dataclass
 class _Engine:
     """Runs rows to their ends. `alive` rows are in the buffers, each at the place of its number in the list."""
 
-    def __init__(self, base: Base, recipes: RecipeRouter, limit: int, drafts: Drafts, techniques: Techniques) -> None:
-        self.base = base
-        self.recipes = recipes
-        self.limit = limit
-        self.drafts = drafts
-        self.techniques = techniques
-        self.fixed = fixed_cost(base.device, base.dtype)
+    base: Base
+    recipes: RecipeRouter
+    limit: int
+    drafts: Drafts
+    techniques: Techniques
+    sampling: Sampling | None
+
+    def __post_init__(self) -> None:
+        self.fixed = fixed_cost(self.base.device, self.base.dtype)
 
     def run(
         self, rows: list[Row], places: int, capacity: int, ended: Callable[[list[Row], Drafts], None]
@@ -219,7 +229,7 @@ class _Engine:
         return set(saved) if sum(saved.values()) > self.fixed else set()
 
     def _pass(self, cache: Rows, running: list[tuple[int, Row]], *, waiting: bool) -> None:
-        """One pass: feed each row what is known and a draft, and take over what greedy decoding says."""
+        """One pass: feed each row what is known and a draft, and take over what the model says."""
         rows = [row for _, row in running]
         if self.techniques.drafts:
             known = [(row.prompt, row.output) for row in rows]
@@ -233,12 +243,13 @@ class _Engine:
             [row.computed for row in rows],
             new,
             [len(row.draft.tokens) + 1 for row in rows],
+            drawing(self.sampling, [(row.stream, len(row.output), len(row.draft.tokens) + 1) for row in rows]),
         )
         for row, chosen in zip(rows, choices, strict=True):
             self._accept(row, chosen)
 
     def _accept(self, row: Row, chosen: list[int]) -> None:
-        """`chosen`: what greedy decoding says after the known tokens, and then after each token of the draft."""
+        """`chosen`: what the model says after the known tokens, and then after each token of the draft."""
         draft = row.draft.tokens
         right = next((i for i, token in enumerate(draft) if chosen[i] != token), len(draft))
         row.computed = len(row.prompt) + len(row.output) + right

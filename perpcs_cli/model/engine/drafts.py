@@ -1,4 +1,4 @@
-"""Drafts: answers that are known for a prompt, as guesses of what greedy decoding will say next.
+"""Drafts: answers that are known for a prompt, as guesses of what the model will say next.
 
 A guess is verified in the pass that would have produced its first token anyway; it changes how long decoding takes,
 never what comes out. What it costs and what it may save is weighed before it is fed: see `worth` and `Drafts.plan`.
@@ -170,7 +170,7 @@ class Drafts:
         return Draft(tokens, sources, expected, ends)
 
     def learn(self, draft: Draft, right: int) -> None:
-        """Note that the first `right` tokens of a draft were what greedy decoding said, and the next was not."""
+        """Note that the first `right` tokens of a draft were what the model said, and the next was not."""
         self.tried += len(draft.tokens)
         self.right += right
         for index, source in enumerate(draft.sources[: right + 1]):

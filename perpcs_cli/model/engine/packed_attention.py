@@ -7,7 +7,7 @@ window that slides counts positions. It hangs on transformers' attention interfa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -82,18 +82,24 @@ class Rows:
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
     def run(
-        self, slots: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], logits: Sequence[int]
+        self,
+        slots: Sequence[int],
+        starts: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        logits: Sequence[int],
+        draw: Callable[[Tensor], Tensor] | None = None,
     ) -> list[list[int]]:
-        """Run each row's new `tokens` from position `starts[i]` on; the greedy choices after its last `logits[i]`.
+        """Run each row's new `tokens` from position `starts[i]` on; the choices after its last `logits[i]`.
 
-        `slots[i]` is the row's place in the buffers. The one wait for the device is for the choices. Raises
-        PerpcsError where a choice's logit is not finite.
+        `slots[i]` is the row's place in the buffers. A choice is the most probable token, or what `draw` makes of the
+        logits. The one wait for the device is for the choices. Raises PerpcsError where the largest logit is not
+        finite.
         """
         found = self.logits(slots, starts, tokens, logits)
-        best = found.argmax(-1, keepdim=True)
-        # NaN and infinity are larger than all numbers: where there are any, one of them is the choice.
-        finite = found.gather(-1, best).isfinite()
-        chosen, whole = torch.cat([best, finite], 1).T.tolist()
+        best = found.argmax(-1)
+        # NaN and infinity are larger than all numbers: where there are any, one of them is the best.
+        finite = found.gather(-1, best[:, None])[:, 0].isfinite()
+        chosen, whole = torch.stack([best if draw is None else draw(found), finite]).tolist()
         if not all(whole):
             raise not_finite()
         choices = iter(chosen)

@@ -139,7 +139,7 @@ def fingerprint_model(directory: Path) -> str:
     chat = directory / "chat_template.jinja"
     # Newer versions of transformers write it beside the configuration.
     parts["chat"] = hashing.digest_file(chat) if chat.exists() else _digest_chat(tokenizer.get("chat_template"))
-    # Of how to generate, nothing else is looked at: answers are greedy.
+    # Of how to generate, nothing else is looked at: the settings say it.
     parts["stop"] = _read(directory / "generation_config.json").get("eos_token_id")
     files = sorted(directory.glob("*.safetensors"))
     if not files:

@@ -8,6 +8,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from perpcs_cli.artifacts.io import atomic, hashing
 from perpcs_cli.artifacts.io.journal import Header, end_journal, open_journal, partial_path, read_journal
 from perpcs_cli.artifacts.io.provenance import Provenance, check_beside, check_same
@@ -19,7 +21,7 @@ from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, run
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
-from perpcs_cli.tasks.profile_prompts import ITEMS, NEW_TOKENS, profile_lines, profile_prompt
+from perpcs_cli.tasks.profile_prompts import profile_lines, profile_prompt
 from perpcs_cli.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -33,38 +35,38 @@ def profile(
     workspace: Workspace,
     who: Who = EVERYONE,
     *,
-    recent: int = ITEMS,
-    max_new_tokens: int = NEW_TOKENS,
-    chat: bool | None = None,
     out: Path | None = None,
     force: bool = False,
     dry_run: bool = False,
     report: Report = SILENT,
 ) -> list[Outcome[Profile]]:
-    """Write users' profiles into profiles.jsonl: what the model says of their `recent` newest items.
+    """Write users' profiles into profiles.jsonl: what the model says of their items, by the section `profile` of the
+    settings.
 
-    `chat`: ask as in a chat; None where the model has a chat template. Who has a profile of the same prompt keeps it;
-    a run that was stopped goes on from `profiles.partial.jsonl`. With a task adapter in the settings the adapted model
-    is asked.
+    By default it is asked as in a chat where the model has a chat template. Who has a profile of the same prompt keeps
+    it; a run that was stopped goes on from `profiles.partial.jsonl`. With a task adapter in the settings the adapted
+    model is asked.
     """
     from perpcs_cli.model.engine.chat_prompts import chat_ends
     from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
 
-    settings = workspace.settings
+    settings, how = workspace.settings, workspace.settings.profile
     path = out or workspace.profiles
-    shown = {user.user_id: profile_lines(workspace.task, user, recent) for user in who.select(workspace)}
+    shown = {
+        user.user_id: profile_lines(workspace.task, user, how, seed=settings.seed) for user in who.select(workspace)
+    }
     if empty := [user for user, lines in shown.items() if not lines]:
         report.warn(f"{len(empty)} users have no history to describe, {empty[0]!r} for example")
     shown = {user: lines for user, lines in shown.items() if lines}
     if not shown:
         raise DataError("no user has a history to describe", where=who.path(workspace))
     model = StepModel(workspace, report, pieces=False)
-    turn = None if chat is False else chat_ends(load_vocabulary(model.identity.directory).tokenizer)
-    if chat and not turn:
+    turn = None if how.chat is False else chat_ends(load_vocabulary(model.identity.directory).tokenizer)
+    if how.chat and not turn:
         raise UsageError(f"{settings.model} has no chat template", where="--chat", hint="Ask with --no-chat.")
     ask = {user: partial(profile_prompt, workspace.task, user, turn=turn or ("", "")) for user in shown}
     sources = {user: hashing.digest_value(ask[user](lines).text) for user, lines in shown.items()}
-    shared: dict[str, object] = {"recent": recent, "max_new_tokens": max_new_tokens, "chat": bool(turn)}
+    shared: dict[str, object] = {"profile": msgspec.structs.replace(how, chat=bool(turn))}
     shared |= {"max_length": settings.max_length, **model.describe()}
     provenance = workspace.provenance("profile", shared, {}, model.fingerprint)
 
@@ -89,6 +91,7 @@ def profile(
     def make(todo: Sequence[Output[Profile]], keep: Any) -> None:
         from perpcs_cli.model.engine.piece_cache import PieceCache
         from perpcs_cli.model.engine.recipe_router import RecipeRouter
+        from perpcs_cli.model.engine.sampling import sampling_of
 
         wanted = {one.name: one for one in todo}
         header = Header(of=FORMAT, provenance=provenance)
@@ -103,7 +106,7 @@ def profile(
         if done:
             report.note(f"{len(done)} of {len(wanted)} users have a profile already")
         try:
-            rows = _encode(model, {user: (ask[user], shown[user]) for user in asked}, max_new_tokens, report)
+            rows = _encode(model, {user: (ask[user], shown[user]) for user in asked}, how.max_new_tokens, report)
         except DataError:
             if not journal.rows:
                 # Nothing was made that another run would have to respect.
@@ -117,7 +120,8 @@ def profile(
             lambda place, text: Profile(user_id=asked[place], profile=text, source=sources[asked[place]]),
             report,
             label="writing profiles",
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=how.max_new_tokens,
+            sampling=sampling_of(how, settings.seed),
             known=done,
         )
         profiles = {**have, **{row.user_id: row for row in journal.rows if row.user_id in wanted}}

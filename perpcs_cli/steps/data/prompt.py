@@ -56,7 +56,7 @@ def prompt(
     from perpcs_cli.model.engine.batching import count_parts, fit, tokenize
     from perpcs_cli.model.loading.identity import locate
     from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
-    from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts, training_prompts
+    from perpcs_cli.tasks.examples import adaptation_prompts, query_prompts, search_prompts, training_prompts
 
     settings, task = workspace.settings, workspace.task
 
@@ -68,7 +68,7 @@ def prompt(
             return [replace(one, answer=None) for one in prompts]
         if step == "prime":
             seen = newest(user, recent or settings.prime.recent)
-            prompts = history_prompts(task, seen, shown or PLAIN, seed=settings.seed)
+            prompts, _ = search_prompts(task, seen, settings.prime.prompts, shown or PLAIN, seed=settings.seed)
             items = sample_items(prompts, settings.prime.data_fraction, settings.seed, user.user_id)
             return [replace(one, answer=None) for one in items]
         seen = newest(user, recent or (settings.assemble.recent if step == "assemble" else None))

@@ -62,9 +62,10 @@ def select(
     inputs = {"users": hashing.digest_value(items)}
     if strategy in CLUSTERED:
         vectors = _vectors(workspace, embeddings, CLUSTERED[strategy], [users[user] for user in items])
-        labels = dict(zip(items, cluster(vectors, wanted, seed), strict=True))
+        kmeans_seed = workspace.settings.select.kmeans_seed
+        labels = dict(zip(items, cluster(vectors, wanted, seed, kmeans_seed), strict=True))
         chosen, skipped = best_of_clusters(labels, items, min_items)
-        settings["clusters"] = wanted
+        settings |= {"clusters": wanted, "kmeans_seed": kmeans_seed}
         inputs["embeddings"] = hashing.digest_bytes(vectors.tobytes())
         if (found := len(chosen) + len(skipped)) < wanted:
             report.note(f"{found} clusters instead of {wanted}: {len(items)} users have {found} different embeddings")

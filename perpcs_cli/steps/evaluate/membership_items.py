@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -11,12 +11,13 @@ import msgspec
 from perpcs_cli.artifacts.adapter import Adapter, divided, open_adapter
 from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
 from perpcs_cli.artifacts.pools.secret import existing_secret, keyed_digest
+from perpcs_cli.artifacts.settings import MiaSettings
 from perpcs_cli.artifacts.users import User, newest
 from perpcs_cli.errors import DataError
 from perpcs_cli.methods.membership.protocols import Item
 from perpcs_cli.steps.workspace import Workspace
-from perpcs_cli.tasks.examples import training_prompts
-from perpcs_cli.tasks.prompts import Prompt, Shown, digest, history_prompt
+from perpcs_cli.tasks.examples import history_prompts, training_prompts
+from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Prompt, Shown, digest, history_prompt
 from perpcs_cli.tasks.spec import Task
 
 
@@ -59,29 +60,55 @@ def find_owners(workspace: Workspace, adapters: Mapping[str, Adapter], users: Ma
 
 
 def collect_items(
-    task: Task, owners: Mapping[str, Owner], secret: bytes | None = None
+    task: Task, owners: Mapping[str, Owner], settings: MiaSettings, secret: bytes | None = None
 ) -> tuple[list[Item], list[Prompt]]:
-    """(items that each owner's adapter was trained on or was kept away from, the plain prompt of each).
+    """(items that each owner's adapter was trained on or was kept away from, the prompt of each).
 
-    Raises DataError where an owner has another history than the adapter was trained on.
+    Each item is there plain, and with `prompts = "both"` again with the context that it has in training. Raises
+    DataError where an owner has another history than the adapter was trained on.
     """
-    found: list[tuple[str, int, bool, Prompt]] = []
+    found: list[tuple[str, int, bool, Prompt, Prompt | None]] = []
     for name, owner in owners.items():
         trained, away = training_parts(owner)
         check_examples(task, owner, trained, secret)
         sides = {id(item): side for part, side in ((trained, True), (away, False)) for item in part.history}
+        contexts = _contexts(task, owner, trained) if settings.prompts == "both" else {}
+        first = len(owner.user.history) - (settings.recent or len(owner.user.history))
         for place, item in enumerate(owner.user.history):
-            if id(item) in sides and item.get(task.output_field):
-                found.append((name, place, sides[id(item)], history_prompt(task, item)))
+            if place >= first and id(item) in sides and item.get(task.output_field):
+                found.append((name, place, sides[id(item)], history_prompt(task, item), contexts.get(id(item))))
     seen: dict[tuple[str, str | None], set[str]] = {}
-    for user_id, _, side, prompt in found:
+    for user_id, _, side, plain, _ in found:
         if side:
-            seen.setdefault((prompt.text, prompt.answer), set()).add(user_id)
-    items = [
-        Item(user_id, place, side, frozenset(seen.get((prompt.text, prompt.answer), ())))
-        for user_id, place, side, prompt in found
-    ]
-    return items, [prompt for *_, prompt in found]
+            seen.setdefault((plain.text, plain.answer), set()).add(user_id)
+    items, prompts = [], []
+    for user_id, place, side, plain, context in found:
+        one = Item(user_id, place, side, frozenset(seen.get((plain.text, plain.answer), ())))
+        items += [one] if context is None else [one, replace(one, context=True)]
+        prompts += [plain] if context is None else [plain, context]
+    return items, prompts
+
+
+def _contexts(task: Task, owner: Owner, trained: User) -> dict[int, Prompt]:
+    """The prompt with context of each item that has one, by the item's id in memory.
+
+    What the adapter was trained on comes after what it came after in training, what was kept away after earlier items
+    of the whole history. For an adapter that was trained plain or does not say, it is as the published code trains.
+    """
+    shown = _shown(owner)
+    if shown == PLAIN:
+        shown = PUBLISHED
+    if shown == PUBLISHED and not task.trains_with_context:
+        return {}
+    card = owner.adapter.card
+    found: dict[int, Prompt] = {}
+    for user in (owner.user, trained):
+        answered = [item for item in user.history if item.get(task.output_field)]
+        if answered:
+            prompts = history_prompts(task, user, shown, seed=card.provenance.seed if card else 0)
+            found |= {id(item): prompt for item, prompt in zip(answered, prompts, strict=True)}
+            found.pop(id(answered[0]))
+    return {item: prompt for item, prompt in found.items() if prompt.context}
 
 
 def training_parts(owner: Owner) -> tuple[User, User]:
@@ -99,8 +126,7 @@ def check_examples(task: Task, owner: Owner, trained: User, secret: bytes | None
     expected = card.provenance.inputs.get("examples") if card else None
     if not card or not expected:
         return
-    shown = msgspec.convert(_settings(owner).get("prompts", {}), Shown)
-    found = digest(training_prompts(task, trained, shown, seed=card.provenance.seed))
+    found = digest(training_prompts(task, trained, _shown(owner), seed=card.provenance.seed))
     if card.privacy:
         found = keyed_digest(secret, ["input", found]) if secret else expected
     if found != expected:
@@ -109,6 +135,11 @@ def check_examples(task: Task, owner: Owner, trained: User, secret: bytes | None
             where=owner.adapter.path,
             hint="Give the users that it was trained on with --users-file, or train it again.",
         )
+
+
+def _shown(owner: Owner) -> Shown:
+    """What the adapter's examples with context show; nothing where it was trained plain or does not say."""
+    return msgspec.convert(_settings(owner).get("prompts", {}), Shown)
 
 
 def _settings(owner: Owner) -> dict[str, Any]:

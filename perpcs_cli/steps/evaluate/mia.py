@@ -64,8 +64,9 @@ def mia(
     """Attack models by membership inference: the recipes of the target users, or as `what` says.
 
     `protocols`: where non-members come from; `attacks`: which, by name, or all; `references`: RMIA's reference sharers
-    for each item; `max_items`: at most so many trained and held-out items of each user, drawn by seed. Writes
-    `NAME.json` (or `out`), and beside it each item's scores and the ROC curves.
+    for each item; `max_items`: at most so many trained and held-out items of each user, drawn by seed. Which items, in
+    which prompts, is said by the section `mia` of the settings. Writes `NAME.json` (or `out`), and beside it each
+    item's scores and the ROC curves.
     """
     from perpcs_cli.methods.membership.attacks import compressed_bytes
     from perpcs_cli.methods.membership.auc_summary import score_suspect, summarize
@@ -83,7 +84,7 @@ def mia(
         workspace, what or Attacked(), pool, who.select(workspace, "target", among=users)
     )
     owners = find_owners(workspace, models.owners, users)
-    every_item, prompts = collect_items(workspace.task, owners, existing_secret(workspace.root))
+    every_item, prompts = collect_items(workspace.task, owners, settings.mia, existing_secret(workspace.root))
     chosen = drawn(every_item, max_items, settings.seed)
     items = [every_item[index] for index in chosen]
     rows = rows_to_run(models.suspects, items, protocols, reference_count=count, seed=settings.seed)
@@ -99,6 +100,7 @@ def mia(
         check_base(opened, model.fingerprint, settings.model)
     asked: dict[str, Any] = {"systems": systems, "targets": [f"{s.system}/{s.target}" for s in models.suspects]}
     asked |= {"protocols": protocols, "attacks": wanted, "references": count, "max_items": max_items}
+    asked |= {"mia": settings.mia}
     asked |= {"resamples": resamples, "batch": [settings.predict.batch_tokens, settings.predict.batch_rows]}
     provenance = workspace.provenance(
         "mia",
@@ -131,7 +133,9 @@ def mia(
         leakage = Leakage(
             task=workspace.task.name,
             systems=found,
-            duplicates=sum(duplicate(suspect, item) for suspect in models.suspects for item in items),
+            duplicates=sum(
+                duplicate(suspect, item) for suspect in models.suspects for item in items if not item.context
+            ),
             scores=source(scores_path(path)),
             roc=source(roc_path(path)),
             resampling=resampling,

@@ -65,8 +65,9 @@ def predict(
     """Answer the target users' queries with one model, by the section `predict` of the settings.
 
     The model is the base, each user's recipe from the directory `recipes` (or one file for all), one sharer, one
-    adapter, or each user's `own` adapter; by default the workspace's recipes. Answers are greedy. A run that was
-    stopped goes on from `NAME.partial.jsonl`. Raises UsageError for two models.
+    adapter, or each user's `own` adapter; by default the workspace's recipes. Answers are greedy, or drawn at
+    `predict.temperature` by seed, user and query. A run that was stopped goes on from `NAME.partial.jsonl`. Raises
+    UsageError for two models.
     """
     given = {"--base": base or None, "--recipes": recipes, "--sharer": sharer, "--adapter": adapter, "--own": own}
     chosen = [flag for flag, value in given.items() if value is not None]
@@ -157,6 +158,7 @@ def _answer(
     """Answer what the journal does not hold yet, into the journal."""
     from perpcs_cli.model.engine.piece_cache import PieceCache
     from perpcs_cli.model.engine.recipe_router import RecipeRouter
+    from perpcs_cli.model.engine.sampling import sampling_of
 
     models.check_layers(model)
     settings = model.settings.predict
@@ -188,6 +190,7 @@ def _answer(
         report,
         label="predicting",
         max_new_tokens=settings.max_new_tokens,
+        sampling=sampling_of(settings, model.settings.seed),
         known=known,
         merge=models.merge,
     )

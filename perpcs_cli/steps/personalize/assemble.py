@@ -95,7 +95,7 @@ def assemble(
             rows = model.encode(prompts[name], who=f"user {name}")
             away = own_names(opened, secret, name) | (set(opened.ids) - offered.get(name, set(opened.ids)))
             places = [place for place, one in enumerate(opened.ids) if one in away]
-            batches += make_batches(name, rows, settings.assemble.batch_size, places)
+            batches += make_batches(name, rows, settings.assemble, places, seed=settings.seed)
         cache = PieceCache(model.base, opened.adapter)
         assembler = Assembler(model.base, opened, cache, settings.assemble, settings.seed)
         with report.progress("assembling", len(left)) as bar:

@@ -25,7 +25,7 @@ from perpcs_cli.steps.personalize.recipes import recipe_output, write
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
-from perpcs_cli.tasks.examples import history_prompts
+from perpcs_cli.tasks.examples import search_prompts
 from perpcs_cli.tasks.prompts import PLAIN, Prompt, Shown, digest
 
 if TYPE_CHECKING:
@@ -70,8 +70,10 @@ def prime(
 ) -> list[Outcome[Found]]:
     """Search for each target user, by the section `prime` of the settings.
 
-    Writes OUT/USER.json, or OUT-ALPHA/USER.json for each of several α, and TRACES/USER.jsonl, from which a search that
-    was stopped goes on. `pareto`: a file for the candidates that none beats in both scores.
+    Candidates are scored on each history item once, after what `shown` shows, or with `prime.prompts = "both"` as in
+    training: plain, and again after what `shown` shows, by default the profile and the best earlier item. Writes
+    OUT/USER.json, or OUT-ALPHA/USER.json for each of several α, and TRACES/USER.jsonl, from which a search that was
+    stopped goes on. `pareto`: a file for the candidates that none beats in both scores.
     """
     from perpcs_cli.methods.prime.objective import check_metric
     from perpcs_cli.methods.prime.optimizers import make_optimizer
@@ -87,12 +89,13 @@ def prime(
     model = StepModel(workspace, report)
     searches = []
     for user in users:
-        prompts = history_prompts(workspace.task, newest(user, settings.prime.recent), shown, seed=settings.seed)
+        kept = newest(user, settings.prime.recent)
+        prompts, context = search_prompts(workspace.task, kept, settings.prime.prompts, shown, seed=settings.seed)
         items = sample_items(prompts, settings.prime.data_fraction, settings.seed, user.user_id)
         sharers = [one.user_id for one in near.nearest(user, settings.prime.similar)]
         space = make_space(near.pool, sharers, settings.prime.granularity)
         trace = (traces or workspace.traces) / f"{user.user_id}.jsonl"
-        searches.append(_Search(workspace, near.pool, model, shown, user, items, space, trace, report))
+        searches.append(_Search(workspace, near.pool, model, context, user, items, space, trace, report))
     check_base(near.pool, model.fingerprint, settings.model)
     front = workspace.provenance(
         "prime", {"prime": settings.prime, **model.describe()}, {"pool": near.pool.digest}, model.fingerprint
@@ -242,8 +245,10 @@ class _Search:
         bare = [replace(item, answer=None) for item in self.items]
         rows = self.model.encode(bare, who=f"user {self.user.user_id}", reserve=self.predict.max_new_tokens)
         references = tuple(tuple(tokenize(base, item).answer) for item in self.items)
-        merge = self.settings.merge
-        return make_engine(base, lambda index: self.pool.adapter(places[index]), rows, references, self.predict, merge)
+        merge, seed = self.settings.merge, self.workspace.settings.seed
+        return make_engine(
+            base, lambda at: self.pool.adapter(places[at]), rows, references, self.predict, merge, seed=seed
+        )
 
     def _paths(self, out: Path) -> dict[float, Path]:
         """Where each α's recipe goes: OUT/U.json for a single α, OUT-ALPHA/U.json for each of several."""

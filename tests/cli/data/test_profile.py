@@ -19,6 +19,7 @@ from perpcs_cli.artifacts.embeddings import read_embeddings
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.io.journal import Journal
 from perpcs_cli.artifacts.profiles import Profile, read_info, read_profiles, write_profiles
+from perpcs_cli.artifacts.settings import ProfileSettings
 from perpcs_cli.artifacts.users import User, read_users, write_users
 from perpcs_cli.model.encoder import load_encoder
 from perpcs_cli.steps import job
@@ -58,7 +59,20 @@ def greedy(directory: Path, text: str, count: int) -> str:
 
 def asked(user: User) -> str:
     task = get_task("news_headline")
-    return profile_prompt(task, user.user_id, profile_lines(task, user, 1)).text
+    return profile_prompt(task, user.user_id, profile_lines(task, user, ProfileSettings(recent=1))).text
+
+
+def test_random_items_and_drawn_profiles(brief: Shell) -> None:
+    """As the published code writes them, and by seed."""
+    how = "--random-items 1 --decode-temperature 0.6 --decode-top-p 0.9 --decode-top-k 10"
+    found = []
+    for more in (how, how, "", f"{how} --seed 4"):
+        assert brief(f"profile --max-new-tokens 6 --recent 1 --force {more}").exit_code == 0
+        found.append((brief.root / FILE).read_bytes())
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    settings = read_info(brief.root / FILE).provenance.settings["profile"]
+    assert {"random_items": 1, "temperature": 0.6, "top_p": 0.9, "top_k": 10}.items() <= settings.items()
 
 
 def test_everyone_gets_the_base_models_greedy_answer(brief: Shell) -> None:
@@ -74,7 +88,9 @@ def test_everyone_gets_the_base_models_greedy_answer(brief: Shell) -> None:
     assert found[name].source == hashing.digest_value(asked(user))
     info = read_info(brief.root / FILE)
     assert (info.task, info.sha256) == ("news_headline", hashing.digest_file(brief.root / FILE))
-    assert {"recent": 1, "max_new_tokens": 6, "chat": False}.items() <= info.provenance.settings.items()
+    settings = info.provenance.settings
+    assert {"recent": 1, "random_items": None, "max_new_tokens": 6}.items() <= settings["profile"].items()
+    assert settings["profile"]["chat"] is False
 
 
 def test_a_task_adapter_on_request(brief: Shell) -> None:
@@ -142,12 +158,12 @@ def test_force_for_one_user_keeps_everyone_elses(brief: Shell) -> None:
 def test_other_settings_and_other_files_are_not_replaced(shell: Shell) -> None:
     shell(LINE)
     message = refused(shell("profile --max-new-tokens 5 --recent 1"), DATA)
-    assert "was made with other settings: max_new_tokens 6 -> 5" in message
+    assert "was made with other settings: profile.max_new_tokens 6 -> 5" in message
     line = "profile --max-new-tokens 5 --recent 1 --force"
     message = refused(shell(named(shell, f"{line} --user TARGET")), DATA)
-    assert re.search(r"and 4 more, made with other settings: max_new_tokens 6 -> 5", message)
+    assert re.search(r"and 4 more, made with other settings: profile.max_new_tokens 6 -> 5", message)
     assert shell(line).exit_code == 0
-    assert read_info(shell.root / FILE).provenance.settings["max_new_tokens"] == 5
+    assert read_info(shell.root / FILE).provenance.settings["profile"]["max_new_tokens"] == 5
     assert len(read_profiles(shell.root / FILE)) == 8
     (shell.root / "profiles.meta.json").unlink()
     assert "already exists" in refused(shell(LINE), USAGE)
@@ -163,7 +179,7 @@ def test_a_chat_template_is_used_unless_told_not_to(brief: Shell, tmp_path: Path
         brief(f"{line} {flag} --force")
         text = f"<u>{asked(user)}</u>" if chat else asked(user)
         assert read_profiles(brief.root / FILE)[user.user_id].profile == greedy(chatty, text, 6)
-        assert read_info(brief.root / FILE).provenance.settings["chat"] is chat
+        assert read_info(brief.root / FILE).provenance.settings["profile"]["chat"] is chat
     assert "has no chat template" in refused(brief(f"{LINE} --chat --force"), USAGE)
 
 

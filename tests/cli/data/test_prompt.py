@@ -9,7 +9,7 @@ import pytest
 from helpers import load_base
 from shell import USAGE, Shell, refused
 
-from perpcs_cli.artifacts.users import read_users
+from perpcs_cli.artifacts.users import read_users, write_users
 from perpcs_cli.model.engine.batching import encode
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import Shown
@@ -86,6 +86,9 @@ def test_a_command_s_own_flags_change_its_prompts(walked: Shell) -> None:
     size = len(read_users(walked.root / "users.jsonl")[target].history)
 
     assert len(rows(walked, f"--user {target} --for prime --data-fraction 0.5")) == size // 2
+    both = rows(walked, f"--user {target} --for prime --data-fraction 1 --prompts both")
+    assert [row["id"] for row in both] == [row["id"] for row in rows(walked, f"--user {target} --for assemble")]
+    assert len(both) == 2 * size - 1
     assert len(rows(walked, f"--user {target} --for adapt --plain --source both")) == 2 + size
     roomy, narrow = (
         rows(walked, f"--user {target} --max-length 256 --max-new-tokens {new}")[0]["cut"] for new in (8, 200)
@@ -114,6 +117,7 @@ def test_text_names_user_query_and_tokens(walked: Shell) -> None:
         ("--recent 2", "--recent: predict has no such flag"),
         ("--for assemble --hold-out 0.5", "--hold-out: assemble has no such flag"),
         ("--for gate --source history", "--source: gate has no such flag"),
+        ("--for gate --prompts both", "--prompts: gate has no such flag"),
         ("--data-fraction 0.5", "--data-fraction: predict has no such flag"),
         ("--for prime --max-new-tokens 5", "--max-new-tokens: prime has no such flag"),
         ("--for prime --data-fraction 2", "prime.data_fraction must be above 0 and at most 1"),
@@ -122,3 +126,18 @@ def test_text_names_user_query_and_tokens(walked: Shell) -> None:
 )
 def test_mistakes(walked: Shell, line: str, message: str) -> None:
     assert message in refused(walked(f"prompt {line}"), 3 if "profile" in message else USAGE)
+
+
+def test_white_space_is_a_setting_of_the_workspace(shell: Shell) -> None:
+    users = read_users(shell.root / "users.jsonl")
+    name = shell.ids("candidate")[0]
+    users[name].history[0]["text"] = "Two\n\nlines."
+    write_users(shell.root / "users.jsonl", list(users.values()))
+    line = f"--user {name} --for train-sharer --plain --first 1"
+    assert "Two\n\nlines." in rows(shell, line)[0]["prompt"]
+    settings = shell.root / "perpcs.toml"
+    assert 'white_space = "kept"' in settings.read_text()
+    settings.write_text(settings.read_text().replace('white_space = "kept"', 'white_space = "collapsed"'))
+    assert "Two lines." in rows(shell, line)[0]["prompt"]
+    settings.write_text(settings.read_text().replace('white_space = "collapsed"', 'white_space = "cut"'))
+    assert "white_space" in refused(shell(f"prompt {line}"), USAGE)

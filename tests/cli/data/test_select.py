@@ -44,6 +44,19 @@ def sharers(shell: Shell) -> list[str]:
     return (shell.root / "splits" / "sharer.txt").read_text().splitlines()
 
 
+def test_k_means_seed_is_a_setting(shell: Shell) -> None:
+    plant(shell, [0, 0, 1, 2])
+    assert shell("select --clusters 3 --min-items 2 --kmeans-seed 0").exit_code == 0
+    path = shell.root / "splits" / "selection.json"
+    first = path.read_bytes()
+    assert json.loads(first)["provenance"]["settings"]["kmeans_seed"] == 0
+    settings = shell.root / "perpcs.toml"
+    settings.write_text(f"{settings.read_text()}\n[select]\nkmeans_seed = 0\n".replace("[select]\n\n", ""))
+    assert "finished already" in shell("select --clusters 3 --min-items 2").stderr
+    assert path.read_bytes() == first
+    assert "--kmeans-seed" in refused(shell("select --kmeans-seed -1"), USAGE)
+
+
 def test_the_most_active_user_of_each_cluster(shell: Shell) -> None:
     a, b, c, d = plant(shell, [0, 0, 1, 2])
     done = shell("select --clusters 3 --min-items 2")
@@ -66,6 +79,7 @@ def test_the_most_active_user_of_each_cluster(shell: Shell) -> None:
         "strategy": "history-cluster",
         "min_items": 2,
         "clusters": 3,
+        "kmeans_seed": None,
     }
     assert a not in sharers(shell)
 

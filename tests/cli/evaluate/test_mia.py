@@ -16,13 +16,18 @@ from embedded_workspace import copied
 from shell import DATA, USAGE, Shell, refused
 from sklearn.metrics import roc_auc_score
 
+from perpcs_cli.artifacts.adapter import divided, open_adapter
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.io.journal import Journal
 from perpcs_cli.artifacts.mia import ScoredExample, read_leakage, read_scores
 from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.artifacts.settings import MiaSettings
 from perpcs_cli.artifacts.users import read_users, write_users
 from perpcs_cli.methods.membership.attacks import NAMES
 from perpcs_cli.model.engine import scoring
+from perpcs_cli.steps.evaluate.membership_items import Owner, collect_items
+from perpcs_cli.tasks.examples import training_prompts
+from perpcs_cli.tasks.spec import get_task
 
 # Its fixtures are long: one process makes them once.
 pytestmark = pytest.mark.xdist_group("mia")
@@ -120,6 +125,49 @@ def test_areas_are_those_of_the_written_scores(shell: Shell) -> None:
     assert {(point["protocol"], point["attack"]) for point in points} == {
         (protocol, attack) for protocol in ("published", "held-out") for attack in NAMES
     }
+
+
+def test_items_plain_and_with_context(shell: Shell) -> None:
+    line = "--recipes recipes-retrieve --name one --attacks loss --protocol published --force"
+    once, both = (run(shell, f"{line} --prompts {kind}") for kind in ("once", "both"))
+    rows = read_scores(shell.root / "mia" / "one.json")
+    plain = {(row.target, row.user_id, row.item) for row in rows if not row.context}
+    context = {(row.target, row.user_id, row.item) for row in rows if row.context}
+    assert len(plain) + len(context) == len(rows)
+    users = read_users(shell.root / "users.jsonl")
+    # Those that were trained on come after what came before them in training.
+    trained = {
+        name: divided(open_adapter(shell.root / "sharers" / name), users[name])[0].history[0]
+        for name in {name for _, name, _ in plain}
+    }
+    first = {key for key in plain if users[key[1]].history[key[2]] == trained[key[1]] or not key[2]}
+    assert context == plain - first
+    found = [one["systems"]["retrieve"]["protocols"]["published"] for one in (once, both)]
+    assert found[0]["members"] == found[1]["members"]
+    scores = {(row.target, row.user_id, row.item, row.context): row.logprob for row in rows}
+    assert all(scores[(*key, True)] != scores[(*key, False)] for key in context)
+
+
+def test_the_newest_items(shell: Shell) -> None:
+    run(shell, "--recipes recipes-retrieve --name one --attacks loss --recent 2")
+    users = read_users(shell.root / "users.jsonl")
+    rows = read_scores(shell.root / "mia" / "one.json")
+    assert {len(users[row.user_id].history) - row.item for row in rows} == {1, 2}
+    message = refused(shell(f"{CHEAP} --recipes recipes-retrieve --name one --attacks loss"), DATA)
+    assert "mia.recent 2 -> None" in message
+
+
+def test_the_context_is_that_of_training(walked: Shell) -> None:
+    """The published examples come back, item by item."""
+    task, users = get_task("news_headline"), read_users(walked.root / "users.jsonl")
+    name = sorted(path.name for path in (walked.root / "sharers").iterdir() if path.is_dir())[0]
+    owner = Owner(users[name], open_adapter(walked.root / "sharers" / name))
+    items, prompts = collect_items(task, {name: owner}, MiaSettings(prompts="both"))
+    examples = training_prompts(task, users[name])
+    assert [prompt for item, prompt in zip(items, prompts, strict=True) if item.context] == examples[: len(items) // 2]
+    assert [prompt for item, prompt in zip(items, prompts, strict=True) if not item.context] == examples[
+        len(items) // 2 :
+    ]
 
 
 def test_no_text_is_in_any_file(shell: Shell) -> None:

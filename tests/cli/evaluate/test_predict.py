@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from shell import USAGE, refused
+from shell import DATA, USAGE, refused
+
+from perpcs_cli.artifacts.predictions import info_path
 
 
 def test_a_known_answer_does_not_shape_its_own_prompt(shell):
@@ -28,3 +30,36 @@ def test_one_model_answers(walked):
     for line in ("--recipes recipes --recipes recipes", "--own oppu --own oppu"):
         message = refused(walked(f"predict {line}"), USAGE)
         assert message == f"{line.split()[0]}: choose one model\n"
+
+
+def test_drawn_answers_are_of_seed_user_and_query(shell):
+    path = shell.root / "predictions" / "base.jsonl"
+
+    def answers(more=""):
+        done = shell(f"predict --base --max-new-tokens 12 --dtype float32 --force {more}")
+        assert done.exit_code == 0, done.stderr
+        return path.read_text().splitlines()
+
+    how = "--decode-temperature 0.7 --decode-top-p 0.95"
+    drawn = answers(how)
+    assert drawn == answers(f"{how} --batch-rows 1")
+    last = shell.ids("target")[-1]
+    assert answers(f"{how} --user {last}") == [line for line in drawn if f'"{last}"' in line]
+    others = [answers(), answers(f"{how} --seed 5"), answers("--decode-temperature 0.7")]
+    assert drawn not in others and len({tuple(other) for other in others}) == 3
+
+
+def test_the_sidecar_says_how_answers_were_drawn(shell):
+    path = shell.root / "predictions" / "mine.jsonl"
+    line = "predict --base --max-new-tokens 4 --seed 7 --name mine"
+    assert shell(f"{line} --decode-temperature 0.1 --decode-top-p 0.9").exit_code == 0
+    provenance = json.loads(info_path(path).read_text())["provenance"]
+    assert provenance["settings"]["predict"]["temperature"] == 0.1
+    assert (provenance["settings"]["predict"]["top_p"], provenance["seed"]) == (0.9, 7)
+    message = refused(shell(line), DATA)
+    assert "predict.temperature 0.1 -> 0.0, predict.top_p 0.9 -> 1.0" in message
+    settings = shell.root / "perpcs.toml"
+    settings.write_text(settings.read_text().replace("temperature = 0.0", "temperature = 0.1"))
+    assert "is finished already" in shell(f"{line} --decode-top-p 0.9").stderr
+    assert "--decode-top-p" in refused(shell(f"{line} --decode-top-p 0"), USAGE)
+    assert "--decode-temperature" in refused(shell(f"{line} --decode-temperature -1"), USAGE)

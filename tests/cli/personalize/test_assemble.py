@@ -1,8 +1,9 @@
-"""`perpcs assemble --similar`: only the most similar sharers are on offer."""
+"""`perpcs assemble`: with --similar only the most similar sharers are on offer; batches and draws as published."""
 
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from shell import DATA, USAGE, Shell, named, refused
@@ -42,6 +43,21 @@ def test_a_recipe_of_others_on_offer_is_another_one(near: Shell) -> None:
     assert near(named(near, f"{LINE} --top-k 2 --similar 2")).exit_code == 0
     assert "already" in near(named(near, f"{LINE} --top-k 2 --similar 2")).stderr
     assert "similar 2 -> 3" in refused(near(named(near, f"{LINE} --top-k 2 --similar 3")), DATA)
+
+
+def test_batches_may_be_drawn_and_pieces_be_kept(near: Shell) -> None:
+    """What the published code does is a setting each, and part of the recipe's provenance."""
+    line = "assemble --user TARGET --top-k 1 --batch-size 2"
+    for flags in ("--out ordered", "--shuffle --out shuffled", "--shuffle --seed 4 --out other"):
+        assert near(named(near, f"{line} {flags}")).exit_code == 0
+    found = [used(near, name) for name in ("ordered", "shuffled", "other")]
+    assert [one.provenance.settings["assemble"]["shuffle"] for one in found] == [False, True, True]
+    assert not any(one.weights == other.weights for one, other in pairwise(found))
+    few = f"{line} --top-k 2 --sample --top-p 1e-9 --seed 1"
+    for flags in ("--out one", "--keep-k --out two"):
+        assert near(named(near, f"{few} {flags}")).exit_code == 0
+    sizes = [{len(mix) for layers in used(near, name).weights.values() for mix in layers} for name in ("one", "two")]
+    assert min(sizes[1]) == 2 and 1 in sizes[0]
 
 
 @pytest.mark.parametrize(

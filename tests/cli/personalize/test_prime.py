@@ -198,6 +198,46 @@ def test_a_weight_per_layer_and_few_items(near: Shell) -> None:
     assert (header.weights, header.items) == (4, 1)
 
 
+def test_items_plain_and_with_context(near: Shell) -> None:
+    target = near.ids("target")[0]
+    history = read_users(near.root / "users.jsonl")[target].history
+    both = f"{ONE} --prompts both --data-fraction 1"
+    near(named(near, both))
+    header, rows = read_trace(near.root / "traces" / f"{target}.jsonl")
+    # All but the first item have an earlier one to show.
+    assert header.items == 2 * len(history) - 1
+    # The sharers' own predictions, P(s)'s references, are answers to the same prompts.
+    assert {len(row.tokens) for row in rows if row.tokens} == {header.items}
+    assert header.provenance.settings["prompts"] == {"retrieve": 1, "random_history": 0, "profile": None}
+    assert recipe(near).provenance.settings["prime"]["prompts"] == "both"
+    assert "was made with other settings" in refused(near(named(near, ONE)), DATA)
+    near(named(near, f"{both} --recent 2 --out newest --force"))
+    assert read_trace(near.root / "traces" / f"{target}.jsonl")[0].items == 3
+
+
+def test_candidates_may_answer_by_sampling(near: Shell) -> None:
+    settings = near.root / "perpcs.toml"
+    greedy = settings.read_text()
+    found = {}
+    for name, text in {"greedy": greedy, "drawn": greedy.replace("temperature = 0.0", "temperature = 0.8")}.items():
+        settings.write_text(text)
+        for directory in (name, f"{name}-again"):
+            assert near(named(near, f"{ONE} --traces {directory} --out {directory}/recipes")).exit_code == 0
+        trace = near.root / name / f"{near.ids('target')[0]}.jsonl"
+        found[name] = read_trace(trace)
+        assert trace.read_bytes() == (near.root / f"{name}-again" / trace.name).read_bytes()
+    assert found["drawn"][0].provenance.settings["predict"]["temperature"] == 0.8
+    assert found["drawn"][1][0].tokens != found["greedy"][1][0].tokens
+
+
+def test_a_tie_goes_to_whom_the_settings_say(near: Shell) -> None:
+    same = f"{ONE} --sigma 1e-4 --alpha 0 --budget 1"
+    assert json.loads(near(named(near, f"{same} --json")).stdout)[0]["base"]
+    (found,) = json.loads(near(named(near, f"{same} --ties candidate --json --out other")).stdout)
+    assert found["reward"] == found["base_reward"] and not found["base"]
+    assert recipe(near, "other").sharers
+
+
 def test_embeddings_of_a_user_are_missing(near: Shell) -> None:
     (near.root / "embeddings.safetensors").unlink()
     assert "there are no embeddings" in refused(near(PRIME), DATA)

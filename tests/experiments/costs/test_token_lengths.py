@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
+from perpcs_cli.artifacts.settings import PrimeSettings
 from perpcs_cli.artifacts.sweep import PlanSettings
 from perpcs_cli.artifacts.users import User, held_out, newest
 from perpcs_cli.experiments.costs import token_lengths
@@ -13,12 +17,20 @@ from perpcs_cli.methods.prime.search import sample_items
 from perpcs_cli.model.engine.batching import encode
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts, training_prompts
-from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Shown
+from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Prompt, Shown
 from perpcs_cli.tasks.spec import get_task
 from perpcs_cli.tasks.synthetic_users import make_users
 
 TASK = get_task("news_headline")
 USERS = {user.user_id: user for user in make_users(12, 6, 2, 0)}
+
+
+def half(**changes: Any) -> PrimeSettings:
+    return PrimeSettings(similar=2, budget=5, data_fraction=0.5, **changes)
+
+
+def bare(prompts: list[Prompt]) -> list[Prompt]:
+    return [replace(one, answer=None) for one in prompts]
 
 
 def data(base: Base | None, longest: int = 250) -> Data:
@@ -51,7 +63,6 @@ def test_adaptation_draws_the_examples_that_the_step_draws(tiny: Base) -> None:
 def test_queries_are_cut_without_their_answers(tiny: Base) -> None:
     people = data(tiny, 60)
     user = people.part("target")[0]
-    from dataclasses import replace
 
     prompts = query_prompts(TASK, USERS[user], PLAIN)
     rows = [encode(tiny, replace(one, answer=None), 60, reserve=8) for one in prompts]
@@ -64,8 +75,18 @@ def test_prime_scores_the_items_that_are_drawn(tiny: Base) -> None:
     people = data(tiny)
     user = people.part("target")[0]
     items = sample_items(history_prompts(TASK, USERS[user]), 0.5, 0, user)
-    found = people.searched(user, PLAIN, None, 0.5, 8)
+    found = people.searched(user, PLAIN, half(), 8)
     assert len(found) == len(items) == 3
+    both = people.searched(user, PUBLISHED, half(prompts="both"), 8)
+    examples = sample_items(training_prompts(TASK, USERS[user]), 0.5, 0, user)
+    assert [one.prompt for one in both] == [len(encode(tiny, one, 250, reserve=8).prompt) for one in bare(examples)]
+
+
+def test_typical_users_are_searched_plain_and_with_context() -> None:
+    people = Typical(PlanSettings(target_items=6, prompt_tokens=40, retrieved_tokens=30), 500)
+    once, both = (people.searched("target-0", PUBLISHED, half(prompts=kind), 8) for kind in ("once", "both"))
+    assert (len(once), len(both)) == (3, 6)
+    assert [one.prompt for one in both] == [24, 48, 78, 16, 46, 40]
 
 
 def test_without_a_tokenizer_words_are_counted() -> None:

@@ -193,10 +193,17 @@ def test_sharers_are_trained_once_for_all_selections() -> None:
 def test_searches_share_a_trace_where_it_does_not_depend_on_them() -> None:
     found = [
         steps("prime", {"prime": flags})["prime"]
-        for flags in ({"alpha": 0.2}, {"optimizer": "random"}, {"budget": 9}, {"similar": 2}, {"recent": 3})
+        for flags in (
+            {"alpha": 0.2},
+            {"optimizer": "random"},
+            {"budget": 9},
+            {"ties": "candidate"},
+            {"similar": 2},
+            {"prompts": "both"},
+        )
     ]
-    assert len({step.product for step in found}) == 5
-    assert [step.place == found[0].place for step in found] == [True, True, True, False, False]
+    assert len({step.product for step in found}) == 6
+    assert [step.place == found[0].place for step in found] == [True, True, True, True, False, False]
 
 
 def test_profiles_are_written_for_those_who_need_one() -> None:
@@ -214,6 +221,9 @@ def test_profiles_are_written_for_those_who_need_one() -> None:
     assert short(published["profile"]) == f"perpcs profile {USERS} {WRITES}"
     assert published["adapt"].workspace.profile == published["profile"]
     assert published["oppu"].workspace.profile is None
+    assert steps("prime", {"profile": {}, "prime": {}})["prime"].workspace.profile is None
+    both = steps("prime", {"profile": {}, "prime": {"prompts": "both"}})
+    assert both["prime"].workspace.profile == both["profile"]
 
 
 def test_a_seed_of_its_own() -> None:

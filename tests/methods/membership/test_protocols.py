@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 
@@ -97,6 +98,10 @@ def test_few_items_are_drawn_by_seed_from_each_side_of_each_user():
     assert {side: sides.count(side) for side in set(sides)} == {(u, t): 3 for u in "ab" for t in (True, False)}
     assert found == drawn(items, 3, 0) != drawn(items, 3, 1)
     assert drawn(items, None, 0) == drawn(items, 99, 0) == list(range(40))
+    twice = [one for each in items for one in (each, replace(each, context=True))]
+    both = drawn(twice, 3, 0)
+    assert [twice[index] for index in both[::2]] == [items[index] for index in found], "the same, in both prompts"
+    assert [index + 1 for index in both[::2]] == both[1::2]
 
 
 def test_rows_are_run_once_and_the_reference_for_every_attacked_item():

@@ -153,6 +153,17 @@ def test_sampling_among_the_top_p():
     assert {s for seed in range(40) for s, _ in choose(SCORES, drawn, seeded(seed))} == {1, 3}
 
 
+def test_sampling_may_keep_as_many_as_it_draws():
+    few = {"sample": True, "top_k": 2, "top_p": 1e-6}
+    assert [s for s, _ in choose(SCORES, settings(**few), seeded())] == [1], "top-p alone leaves the best"
+    for seed in range(20):
+        found = choose(SCORES, settings(**few, keep_k=True), seeded(seed))
+        assert sorted(s for s, _ in found) == [1, 3], "the two best, as the published code keeps"
+    assert choose(SCORES, settings(top_k=2, top_p=1e-6, keep_k=True), seeded()) == [(1, 1.0)], "only where it draws"
+    wide = settings(sample=True, top_k=2, top_p=0.95, keep_k=True)
+    assert {s for seed in range(80) for s, _ in choose(SCORES, wide, seeded(seed))} > {1, 3}
+
+
 def test_sampling_where_chances_vanish():
     """A softmax that underflows still draws as many as were asked for."""
     found = choose(torch.tensor([0.0, 900.0, -900.0]), settings(top_k=2, sample=True), seeded())
@@ -176,11 +187,24 @@ def test_what_is_not_offered_is_never_chosen(changes):
 
 def test_batches_and_average(tiny):
     rows = random_rows(tiny, [(3, 2)] * 5)
-    batches = make_batches("u", rows, 2)
+    batches = make_batches("u", rows, settings(batch_size=2))
     assert [(b.user_id, b.number, len(b.rows)) for b in batches] == [("u", 0, 2), ("u", 1, 2), ("u", 2, 1)]
     assert [row for batch in batches for row in batch.rows] == rows
     parts = [{"m": [(2, 1.0)]}, {"m": [(0, 0.25), (2, 0.75)]}, {"m": []}]
     assert average(parts) == {"m": approx([(0, 0.25 / 3), (2, 1.75 / 3)])}
+
+
+def test_batches_in_an_order_drawn_by_seed_and_user(tiny):
+    rows = random_rows(tiny, [(3, 2)] * 9)
+    chosen = settings(shuffle=True, batch_size=2)
+
+    def order(seed, user="u"):
+        return [row.key for batch in make_batches(user, rows, chosen, seed=seed) for row in batch.rows]
+
+    keys = [row.key for row in rows]
+    assert sorted(order(0)) == sorted(keys) and order(0) == order(0)
+    assert len({tuple(keys), tuple(order(0)), tuple(order(1)), tuple(order(0, user="v"))}) == 4
+    assert [row.key for row in rows] == keys
 
 
 LENGTHS = [(8, 3), (5, 2), (11, 4)]
@@ -306,7 +330,7 @@ def test_sampling_depends_on_seed_user_and_batch_alone(tiny, pool, batches):
 def test_assemble_averages_a_users_batches_and_reports_once(tiny, pool):
     """One pass for each batch, or all in one: the same recipes."""
     history = {"u": random_rows(tiny, [(6, 2)] * 5, 1), "v": random_rows(tiny, [(9, 3)] * 2, 2)}
-    batches = [batch for user, rows in history.items() for batch in make_batches(user, rows, 2)]
+    batches = [batch for user, rows in history.items() for batch in make_batches(user, rows, settings(batch_size=2))]
     assembler = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(), 0)
     expected = {
         user: average([assembler.run([batch])[0] for batch in batches if batch.user_id == user]) for user in history
@@ -325,7 +349,7 @@ def test_assemble_averages_a_users_batches_and_reports_once(tiny, pool):
 def test_who_is_wanted_changes_nothing_for_the_others(tiny, pool, monkeypatch):
     """The passes of a run that goes on are those of the whole run in which somebody is left."""
     history = {name: random_rows(tiny, [(6, 2)] * count, count) for name, count in (("u", 3), ("v", 5), ("w", 1))}
-    batches = [batch for user, rows in history.items() for batch in make_batches(user, rows, 2)]
+    batches = [batch for user, rows in history.items() for batch in make_batches(user, rows, settings(batch_size=2))]
     passes = []
     monkeypatch.setattr(Assembler, "run", lambda self, some, run=Assembler.run: passes.append(some) or run(self, some))
     assembler = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(), 0)
@@ -345,7 +369,7 @@ def test_who_is_wanted_changes_nothing_for_the_others(tiny, pool, monkeypatch):
 
 def test_memory_that_runs_out_divides_a_pass_between_batches(tiny, pool, monkeypatch):
     rows = [dataclasses.replace(row, who="user u") for row in random_rows(tiny, [(6, 2)] * 5)]
-    batches = make_batches("u", rows, 2)
+    batches = make_batches("u", rows, settings(batch_size=2))
     assembler = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(sample=True), 0)
     whole, told = {}, {}
     assemble(assembler, batches, batch_tokens=1000, wanted=["u"], done=whole.__setitem__)

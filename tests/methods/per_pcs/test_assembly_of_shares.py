@@ -75,7 +75,7 @@ def test_assembly_never_uses_a_withheld_piece(
         used: list[tuple[int, str]] = []
         assemble(
             Assembler(tiny, pool, PieceCache(tiny, adapter), chosen, seed),
-            make_batches("u", random_rows(tiny, [(5, 2), (3, 3), (4, 2)], seed), 2),
+            make_batches("u", random_rows(tiny, [(5, 2), (3, 3), (4, 2)], seed), chosen),
             batch_tokens=4096,
             wanted=["u"],
             done=lambda user, weights: used.extend((s, m) for m, mix in weights.items() for s, _ in mix),

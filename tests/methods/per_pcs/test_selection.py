@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
 
 from perpcs_cli.artifacts.selection import Chosen, Skipped
 from perpcs_cli.methods.per_pcs.selection import best_of_clusters, cluster, drawn, most_active
@@ -39,6 +40,17 @@ def test_the_same_rows_and_seed_give_the_same_clusters() -> None:
     vectors = np.random.default_rng(1).standard_normal((40, 6))
     assert cluster(vectors, 7, 3) == cluster(vectors.copy(), 7, 3)
     assert len({tuple(cluster(vectors, 7, seed)) for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize("kmeans_seed", [0, 5])
+def test_k_means_may_have_a_seed_of_its_own(kmeans_seed: int) -> None:
+    """As the published codes run it, with `random_state=0`."""
+    vectors = np.random.default_rng(1).standard_normal((40, 6))
+    theirs = KMeans(n_clusters=7, random_state=kmeans_seed, max_iter=3000, n_init=10).fit(vectors).labels_
+    for seed in (0, 3):
+        ours = cluster(vectors, 7, seed, kmeans_seed)
+        assert len(set(zip(ours, theirs.tolist(), strict=True))) == len(set(ours)) == 7
+    assert cluster(vectors, 7, 0, 0) != cluster(vectors, 7, 0)
 
 
 @pytest.mark.filterwarnings("error")

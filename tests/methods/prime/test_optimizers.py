@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ OPTIMIZERS = [
     "random",
     pytest.param("ngiohtuned", marks=needs_nevergrad),
     pytest.param("tbpsa", marks=needs_nevergrad),
+    pytest.param("nevergrad-cma", marks=needs_nevergrad),
 ]
 
 
@@ -107,7 +109,36 @@ def test_seeds_are_apart_and_never_zero() -> None:
     assert min(seeds) >= 1 and max(seeds) < 2**32
 
 
-@pytest.mark.parametrize("optimizer", ["ngiohtuned", "tbpsa"])
+@needs_nevergrad
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 20])
+def test_nevergrad_cma_asks_what_nevergrads_cma_does(size: int) -> None:
+    """As PriME's published code runs it: one candidate at a time, with nothing but bounds, budget and start."""
+    import nevergrad
+
+    array = nevergrad.p.Array(init=[0.0] * size, upper=[1.5] * size, lower=[-1.5] * size)
+    array.random_state = np.random.RandomState(3)
+    theirs = nevergrad.optimizers.CMA(array, 30)
+    target = np.resize(PLANTED, size)
+    expected = []
+    for _ in range(30):
+        one = theirs.ask()
+        expected.append(one.value.tolist())
+        theirs.tell(one, float(((one.value - target) ** 2).sum()))
+    assert [one for one, _ in run(settings(optimizer="nevergrad-cma", budget=30), 3, target)] == expected
+
+
+@needs_nevergrad
+@pytest.mark.parametrize(("size", "popsize", "deviation"), [(3, 5, 0.238), (7, 5, 0.238), (20, 6, 0.119)])
+def test_nevergrad_cmas_generation_and_spread(size: int, popsize: int, deviation: float) -> None:
+    assert make_optimizer(settings(optimizer="nevergrad-cma"), size, 1).popsize == popsize
+    chosen = settings(optimizer="nevergrad-cma", popsize=2000, budget=2000)
+    drawn = make_optimizer(chosen, size, 1).ask(2000)
+    assert np.std(drawn) == pytest.approx(deviation, rel=0.03)
+    wider = msgspec.structs.replace(chosen, sigma=0.6, bounds=(-9, 9))
+    assert np.std(make_optimizer(wider, size, 1).ask(2000)) == pytest.approx(1.2 * deviation, rel=0.03)
+
+
+@pytest.mark.parametrize("optimizer", ["ngiohtuned", "tbpsa", "nevergrad-cma"])
 def test_nevergrad_is_missing(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nevergrad", None)
     with pytest.raises(PerpcsError, match="needs nevergrad, which is not installed") as error:

@@ -220,6 +220,16 @@ def test_the_earliest_of_equals_is_chosen_and_the_base_of_equals_with_it() -> No
     first, second = row(2.0, 1.0), row(2.0, 1.0)
     assert choose([first, second], base, 0.0) is first
     assert choose([first, second], base, 1.0) is base
+    assert choose([first, second], base, 1.0, "candidate") is first
+    assert choose([row(1.5, 1.0)], base, 1.0, "candidate") is base
+
+
+def test_a_search_takes_who_wins_ties_from_its_settings(tiny: Base, tmp_path: Path) -> None:
+    target = Target(tiny, planted=(0.0, 0.0, 0.0))
+    # So narrow a start that candidates answer as the base does.
+    (choice,) = run(target.evaluator(tmp_path / "t.jsonl"), alpha=(0.0,), sigma=1e-3, ties="candidate", budget=7)
+    assert choice.reward == choice.base_reward == 2.0
+    assert not choice.is_base
 
 
 def test_pareto() -> None:
