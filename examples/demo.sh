@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Per-PCs, PriME and OPPU on a synthetic data set whose users have planted habits: examples/demo.sh [OUT]
+#
+# A headline has a form and an ending, and users share them in parts: some targets can only be served by a mixture.
 set -euo pipefail
 out=${1:-demo-run}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -9,6 +11,7 @@ export TARGETS=6 SHARERS=8 MIN_HISTORY=1
 export ADAPT="--plain --source both --max-examples 48 --batch-size 8 --epochs 1 --lr 2e-3"
 export TRAIN="--plain --batch-size 5 --steps 8 --lr 1e-2"
 export GATE="--plain --batch-size 4 --steps 8 --lr 1e-3"
-export ASSEMBLE="--plain"
+export ASSEMBLE="--plain --activations base --contrast"
 export ALPHAS=0 PRIME="--recent 6 --budget 10"
+export EVAL="--habits --answers 1"
 "$here/prime.sh" "$out/synthetic.jsonl" news_headline "$out"

@@ -86,6 +86,15 @@ def unpack(recipe: Recipe, modules: Sequence[str], *, where: object) -> dict[str
     return result
 
 
+def mean_weights(recipe: Recipe) -> dict[str, float]:
+    """What a recipe is made of: each sharer's weight in the mean of the mixes, by size, the largest first."""
+    mixes = [mix for mixes in recipe.weights.values() for mix in mixes]
+    total = dict.fromkeys(recipe.sharers, 0.0)
+    for index, weight in (pair for mix in mixes for pair in mix):
+        total[recipe.sharers[index]] += weight / len(mixes)
+    return dict(sorted(total.items(), key=lambda pair: -abs(pair[1])))
+
+
 def mentions(value: object, names: Collection[str]) -> bool:
     """Whether a JSON value has one of `names` as a key or a text, at any depth."""
     if isinstance(value, dict):

@@ -27,6 +27,7 @@ Init = Literal["shared", "own"]
 Schedule = Literal["linear", "cosine", "constant"]
 Merge = Literal["product", "factor"]
 Scoring = Literal["published", "paper"]
+Activations = Literal["assembled", "base"]
 Aggregate = Literal["attention", "uniform"]
 Granularity = Literal["lora", "layer"]
 Weighting = Literal["softmax", "uniform", "single"]
@@ -111,6 +112,11 @@ class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     scoring: Annotated[Scoring, Meta(description="Gate scores as in the published code or as in the paper.")] = (
         "published"
     )
+    activations: Annotated[
+        Activations,
+        Meta(description="Score what the layers assembled so far pass on (published), or what the base does."),
+    ] = "assembled"
+    contrast: Annotated[bool, Meta(description="Score without the direction that all gates have in common.")] = False
     merge: MergeSetting = "product"
     temperature: Annotated[Positive, Meta(description="Temperature of the softmax.")] = 1.0
 

@@ -1,18 +1,19 @@
 """A small multi-user data set with planted habits: news articles, and each user's own way with headlines.
 
-Nothing in it is downloaded. A headline follows from its article and the user's habits: a strong one
-that a group of users shares, and two weak ones of the user's own (favourite topics, and an ending).
+Nothing in it is downloaded. A headline follows from its article and the user's two habits, a form and an ending.
+Users share them in parts: one with whom a user shares the form may have another ending. Each has favourite topics.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 from perpcs_cli.artifacts.users import Item, Query, User
-from perpcs_cli.errors import UsageError
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.tasks.spec import TASKS
 
 MAX_ITEMS = 400
@@ -185,16 +186,50 @@ HABITS: dict[str, Callable[[Event, str], str]] = {
     "winners": _winners,
     "meaning": _meaning,
 }
-"""The strong habits, by the name that starts their users' ids. At most 12 words each."""
+"""The forms, by the name that starts their users' ids. At most 12 words each."""
 
-ENDINGS = ("", " in {place}", " on {weekday}")
-"""The weak habit: what a user adds to every headline."""
+ENDINGS = {"plain": "", "place": " in {place}", "day": " on {weekday}"}
+"""What a user adds to every headline, by name."""
+
+FORMS = {
+    "shout": r"[^a-z]*[A-Z][^a-z]*!",
+    "why": r"Why did the .+\?",
+    "topic": rf"({'|'.join(map(_capital, TOPICS))}): .+",
+    "ways": r"\d+ ways the .+",
+    "winners": r".+ win as .+",
+    "meaning": r".+, and what it means for .+",
+}
+"""What tells that a headline has a form: a pattern of all of it."""
+
+ADDED = {"place": rf" in ({'|'.join(PLACES)})\b", "day": rf" on ({'|'.join(WEEKDAYS)})\b"}
+"""What tells that a headline has an ending: a pattern that is found, in capitals or not."""
+
+
+def habits_of(headline: str) -> tuple[str, str] | None:
+    """Form and ending of a headline, both endings where it has both, or None where it has no form."""
+    text = headline.strip()
+    form = next((name for name, pattern in FORMS.items() if re.fullmatch(pattern, text)), None)
+    endings = [name for name, pattern in ADDED.items() if re.search(pattern, text, re.IGNORECASE)]
+    return (form, " and ".join(endings) or "plain") if form else None
+
+
+def keeps_habits(answer: str, reference: str) -> float:
+    """1.0 where an answer has the form and the ending of the reference, a headline of `make_users`, else 0.0.
+
+    Raises DataError for a reference without a form.
+    """
+    habits = habits_of(reference)
+    if habits is None:
+        raise DataError(
+            f"the reference {reference!r:.60} has no habit", hint="The data are not those of `perpcs synth`."
+        )
+    return float(habits_of(answer) == habits)
 
 
 def make_users(count: int, history: int, queries: int, seed: int, habits: int = 4) -> list[User]:
     """`count` users, each with `history` dated items and `queries` queries with references.
 
-    The first `habits` of HABITS are dealt out in turn; a user's id names the habit, as in `shout-000`.
+    The first `habits` of HABITS are dealt out in turn; a user's id names the form, as `shout-000`. The ending is drawn.
     The same seed gives the same users, and a smaller `count` the first of them. No article occurs twice.
     Raises UsageError for sizes that are not possible.
     """
@@ -214,7 +249,7 @@ def _make_user(habit: str, number: int, history: int, queries: int, seed: int, t
     user_id = f"{habit}-{number:03d}"
     rng = random.Random(f"perpcs {seed} {user_id}")
     favourites = rng.sample(list(TOPICS), FAVOURITES)
-    ending = rng.choice(ENDINGS)
+    ending = rng.choice(list(ENDINGS.values()))
     cores: set[tuple[str, str, str]] = set()
     day = FIRST_DAY + timedelta(days=rng.randrange(365))
     pairs: list[tuple[date, str, str]] = []

@@ -8,18 +8,18 @@ from datetime import date
 import pytest
 
 from perpcs_cli.artifacts.users import User
-from perpcs_cli.errors import UsageError
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.tasks.spec import TASKS
-from perpcs_cli.tasks.synthetic_users import HABITS, MAX_ITEMS, TOPICS, WEEKDAYS, make_users
-
-PATTERNS = {
-    "shout": r"[A-Z ]+!",
-    "why": r"Why did the [A-Za-z ]+\?",
-    "topic": rf"({'|'.join(topic.capitalize() for topic in TOPICS)}): [a-zA-Z ]+",
-    "ways": r"[3-9] ways the [A-Za-z ]+ helps [A-Za-z ]+",
-    "winners": r"[A-Z][a-z ]+ win as [A-Za-z ]+",
-    "meaning": r"[A-Z][A-Za-z ]+, and what it means for [a-z ]+",
-}
+from perpcs_cli.tasks.synthetic_users import (
+    FORMS,
+    HABITS,
+    MAX_ITEMS,
+    TOPICS,
+    WEEKDAYS,
+    habits_of,
+    keeps_habits,
+    make_users,
+)
 
 
 def pairs(user: User) -> list[tuple[str, str]]:
@@ -96,7 +96,33 @@ def test_every_headline_of_a_group_has_its_habit_and_no_other(users: list[User],
     group = [user for user in users if user.user_id.startswith(habit)]
     assert len(group) == 4
     for _, title in [pair for user in group for pair in pairs(user)]:
-        assert [name for name, pattern in PATTERNS.items() if re.fullmatch(pattern, title)] == [habit]
+        assert [name for name, pattern in FORMS.items() if re.fullmatch(pattern, title)] == [habit]
+
+
+@pytest.mark.parametrize(
+    ("headline", "habits"),
+    [
+        ("CITY MUSEUM RESTORES SHADOW PLAY IN CORK!", ("shout", "place")),
+        ("Why did the city museum restore a shadow play?\n", ("why", "plain")),
+        ("Culture: city museum restores shadow play on Sunday", ("topic", "day")),
+        ("4 ways the shadow play helps neighbours in Cork on Sunday", ("ways", "place and day")),
+        ("Why did the city museum restore a shadow play on Sunday!", None),
+        ("City museum restores shadow play!", None),
+        ("Opera: city museum restores shadow play", None),
+        ("!", None),
+        ("", None),
+    ],
+)
+def test_the_habits_of_a_headline(headline: str, habits: tuple[str, str] | None) -> None:
+    assert habits_of(headline) == habits
+
+
+def test_an_answer_keeps_form_and_ending_or_not() -> None:
+    reference = "Why did the city museum restore a shadow play in Cork?"
+    answers = ("Why did the zoo close in Oulu?", "Why did the zoo close?", "ZOO CLOSES IN CORK!", "")
+    assert [keeps_habits(answer, reference) for answer in answers] == [1.0, 0.0, 0.0, 0.0]
+    with pytest.raises(DataError, match="has no habit"):
+        keeps_habits(reference, "A reference of another data set")
 
 
 def test_headlines_follow_from_their_articles(users: list[User]) -> None:

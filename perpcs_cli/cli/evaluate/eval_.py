@@ -58,6 +58,9 @@ def eval_(
     partial: Annotated[
         bool, typer.Option("--partial", help="Evaluate the queries that every file answers, and say how many.")
     ] = False,
+    habits: Annotated[
+        bool, typer.Option("--habits", help="Also the share of answers with the user's habits, in data of `synth`.")
+    ] = False,
     form: flags.FormatOption = None,
     out: Annotated[Path | None, flags.out_option("nowhere", "file")] = None,
     write_lamp: Annotated[
@@ -93,6 +96,7 @@ def eval_(
         unit=unit,
         per_user=per_user,
         partial=partial,
+        habits=habits,
         task=task,
         seed=seed,
         out=out,

@@ -27,6 +27,9 @@ def predict(
     sharer: Annotated[str | None, typer.Option("--sharer", help="One sharer of sharers/, for all users.")] = None,
     adapter: Annotated[Path | None, typer.Option("--adapter", help="One PEFT LoRA directory, for all users.")] = None,
     own: flags.OwnOption = None,
+    swap: Annotated[
+        bool, typer.Option("--swap", help="Answer each user with another user's recipe or LoRA, as a control.")
+    ] = False,
     pool: flags.PoolOption = None,
     name: flags.NameOption = None,
     out: Annotated[Path | None, flags.out_option("predictions/NAME.jsonl of the workspace", "file")] = None,
@@ -51,6 +54,7 @@ def predict(
         sharer=sharer,
         adapter=adapter,
         own=own[0] if own else None,
+        swap=swap,
         shown=asked.shown(),
         pool=pool,
         name=name,

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.artifacts.recipe import Recipe, mean_weights
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.rows import show_outcomes
+from perpcs_cli.errors import shortened
 from perpcs_cli.steps.job import Outcome
 
 
 def show_recipes(console: Console, outcomes: Sequence[Outcome[Recipe]]) -> None:
-    """How many sharers each recipe uses, and its size; with --json which sharers."""
+    """How many sharers each recipe uses, its size and its largest weights; with --json all of them."""
     sizes = {one.name: one.path.stat().st_size for one in outcomes if one.value}
-    show_outcomes(
-        console,
-        outcomes,
-        lambda one: [f"{len(one.value.sharers)} sharers", f"{sizes[one.name]} bytes"] if one.value else [],
-        lambda one: {"sharers": one.value.sharers, "bytes": sizes[one.name]} if one.value else {},
-    )
+    weights = {one.name: mean_weights(one.value) for one in outcomes if one.value}
+
+    def columns(one: Outcome[Recipe]) -> list[str]:
+        made_of = [f"{weight:.2f} {sharer}" for sharer, weight in weights[one.name].items()]
+        return [f"{len(made_of)} sharers", f"{sizes[one.name]} bytes", shortened(made_of) or "the base"]
+
+    def details(one: Outcome[Recipe]) -> dict[str, object]:
+        if one.name not in sizes:
+            return {}
+        return {"sharers": list(weights[one.name]), "weights": weights[one.name], "bytes": sizes[one.name]}
+
+    show_outcomes(console, outcomes, columns, details)

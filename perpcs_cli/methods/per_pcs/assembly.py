@@ -60,6 +60,18 @@ def gate_scores(tokens: Tensor, gates: Tensor, rows: Tensor, count: int, scoring
     return summed / torch.bincount(rows, minlength=count)[:, None]
 
 
+def contrasted(gates: Tensor, offered: Sequence[int]) -> Tensor:
+    """`gates` [S, n], normalized, without what those on offer have in common: the direction of their mean.
+
+    A gate grows along the mean activation of its training, which is much the same for everyone. So the sharer whose
+    training was noisiest scores least and another most, whoever the target user is.
+    """
+    if not offered:
+        return gates
+    common = F.normalize(gates[list(offered)].mean(0), dim=0)
+    return gates - (gates @ common)[:, None] * common
+
+
 def choose(scores: Tensor, settings: AssembleSettings, generator: torch.Generator) -> list[tuple[int, float]]:
     """The sharers whose pieces are used, with weights that sum to 1, from `scores` [S]; -inf is not on offer.
 
@@ -126,7 +138,7 @@ def make_batches(
 
 class Assembler:
     """The router of an assembly pass: at each linear layer it scores, chooses and applies, so that the pieces chosen
-    for one layer shape what the next one sees."""
+    for one layer shape what the next one sees; with `activations` "base" it applies nothing."""
 
     def __init__(self, base: Base, pool: OpenPool, bank: PieceCache, settings: AssembleSettings, seed: int) -> None:
         self.base = base
@@ -185,7 +197,7 @@ class Assembler:
             chosen[module] = mix
             mixes.append(mix)
         used = sorted({sharer for mix in mixes for sharer, _ in mix})
-        if not used:
+        if not used or self.settings.activations == "base":
             return None
         weights = torch.zeros(len(mixes), len(used))
         for index, mix in enumerate(mixes):
@@ -198,6 +210,9 @@ class Assembler:
         if module in self._gates:
             return self._gates[module]
         gates = normalize(self._file.read(module).to(self.base.device), self.settings.scoring)
+        if self.settings.contrast:
+            away = set(self._withheld[module])
+            gates = contrasted(gates, [place for place in range(len(gates)) if place not in away])
         if self._keep:
             self._gates[module] = gates
         return gates

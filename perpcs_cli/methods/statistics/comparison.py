@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
+
+import numpy as np
 
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.labels import is_labels, read_labels
@@ -19,6 +22,9 @@ from perpcs_cli.tasks.spec import Task
 
 Key = tuple[str, str]
 """(user id, query id); the user is "" in LaMP's format, which names none."""
+
+Measure = Callable[[str, str], float]
+"""What an answer is worth beside its reference."""
 
 
 @dataclass(frozen=True)
@@ -132,24 +138,34 @@ def compare(
     resamples: int = 1000,
     unit: Literal["users", "examples"] = "users",
     per_user: bool = False,
+    also: Mapping[str, Measure] = MappingProxyType({}),
 ) -> Metrics:
     """Evaluate systems on the same queries; `provenance.inputs` has the files' digests by their paths.
 
-    There are no intervals where `resamples` is 0 or fewer than two units can be drawn. Raises DataError as
-    `matched` does.
+    `also` are metrics besides the task's, by name: the mean of a measure over the queries. There are no intervals where
+    `resamples` is 0 or fewer than two units can be drawn. Raises DataError as `matched` does.
     """
+
+    def values_of(sums: Floats) -> dict[str, Floats]:
+        own, others = np.split(sums, [sums.shape[-1] - len(also)], axis=-1)
+        return {**from_sums(task, own), **{name: others[..., i] / own[..., 0] for i, name in enumerate(also)}}
+
+    def rows_of(texts: Sequence[str]) -> Floats:
+        measured = [
+            [measure(text, truth) for measure in also.values()] for text, truth in zip(texts, truths, strict=True)
+        ]
+        return np.hstack([per_example(task, texts, truths), np.array(measured).reshape(len(texts), len(also))])
+
     keys, left_out = matched(task, references, systems, partial=partial)
     users = [user for user, _ in keys]
     truths = [references.texts[key] or "" for key in keys]
-    rows = {
-        name: per_example(task, [system.texts[key] or "" for key in keys], truths) for name, system in systems.items()
-    }
+    rows = {name: rows_of([system.texts[key] or "" for key in keys]) for name, system in systems.items()}
     units = len(set(users)) if unit == "users" else len(keys)
     resampled: dict[str, Bootstrapped] = {}
     if units > 1 and resamples:
         resampled = bootstrap(
             rows,
-            lambda sums: from_sums(task, sums),
+            values_of,
             baseline,
             groups=users if unit == "users" else None,
             resamples=resamples,
@@ -161,14 +177,14 @@ def compare(
         results[name] = SystemMetrics(
             predictions=_source(system, provenance),
             model_label=system.model_label,
-            values={metric: float(value) for metric, value in from_sums(task, rows[name].sum(axis=0)).items()},
+            values={metric: float(value) for metric, value in values_of(rows[name].sum(axis=0)).items()},
             intervals=intervals,
             differences=differences,
-            users=_by_user(task, rows[name], users) if per_user else {},
+            users=_by_user(values_of, rows[name], users) if per_user else {},
         )
     return Metrics(
         task=task.name,
-        metrics=list(task.metrics),
+        metrics=[*task.metrics, *also],
         count=len(keys),
         user_count=len(set(users) - {""}),
         left_out=left_out,
@@ -184,10 +200,12 @@ def _source(answers: Answers, provenance: Provenance) -> Source:
     return Source(file=str(answers.path), sha256=provenance.inputs[str(answers.path)])
 
 
-def _by_user(task: Task, rows: Floats, users: Sequence[str]) -> dict[str, UserValues]:
-    """A system's metrics by user. rows: [examples, C] of `per_example`; users: of each example."""
+def _by_user(
+    values_of: Callable[[Floats], dict[str, Floats]], rows: Floats, users: Sequence[str]
+) -> dict[str, UserValues]:
+    """A system's metrics by user. rows: [examples, C], of which sums give the metrics; users: of each example."""
     sums = sum_by_group(rows, users)
-    metrics = from_sums(task, sums)
+    metrics = values_of(sums)
     return {
         user: UserValues(
             count=int(sums[number, 0]),

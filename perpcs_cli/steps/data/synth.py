@@ -26,7 +26,7 @@ def synth(
 ) -> Outcome[bool]:
     """Write `count` users of the task news_headline, each with `history` items and `queries` queries.
 
-    Groups of users share one of `habits` headline habits; the start of their ids names it.
+    Groups of users share one of `habits` forms of headlines, and others an ending; their ids name the form.
     """
     made = make_users(count, history, queries, places.seed(seed), habits)
     return write_once(out or places.users, made, force=force, dry_run=dry_run, report=report)

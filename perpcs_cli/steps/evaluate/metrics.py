@@ -16,6 +16,7 @@ from perpcs_cli.steps.job import Output, run_one, same_bytes
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import EVERYONE, Places, Who, open_workspace
 from perpcs_cli.tasks.spec import Task, get_task
+from perpcs_cli.tasks.synthetic_users import keeps_habits
 
 if TYPE_CHECKING:
     from perpcs_cli.methods.statistics.comparison import Answers
@@ -34,6 +35,7 @@ def evaluate_predictions(
     unit: Unit | None = None,
     per_user: bool = False,
     partial: bool = False,
+    habits: bool = False,
     task: str | None = None,
     seed: int | None = None,
     out: Path | None = None,
@@ -44,7 +46,8 @@ def evaluate_predictions(
     """Evaluate prediction files {name: file} against the users' outputs, or against `labels` in LaMP's format.
 
     `baseline`: what the others are compared with, the first by default; `unit`: what a bootstrap resample draws;
-    `partial`: only the queries that every file answers. The users are those that any file answers for by default.
+    `partial`: only the queries that every file answers; `habits`: also the share of answers that keep their user's habits,
+    in data of `synth`. The users are those that any file answers for by default.
     """
     from perpcs_cli.methods.statistics.comparison import compare, read_answers
 
@@ -70,6 +73,7 @@ def evaluate_predictions(
             "resamples": resamples,
             "unit": unit,
             "partial": partial,
+            **({"habits": True} if habits else {}),
         },
         seed=settings.seed if settings else seed or 0,
         inputs={str(file.path): hashing.digest_file(file.path) for file in [references, *systems.values()]},
@@ -84,6 +88,7 @@ def evaluate_predictions(
         resamples=resamples,
         unit=unit,
         per_user=per_user,
+        also={"habits": keeps_habits} if habits else {},
     )
     if result.left_out:
         report.warn(f"{_counted(result.count)} evaluated, {result.left_out} left out by --partial")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perpcs_cli.artifacts.adapter import Adapter, open_adapter
@@ -12,7 +12,7 @@ from perpcs_cli.artifacts.pool import OpenPool, check_base, check_layers
 from perpcs_cli.artifacts.recipe import read_recipe, unpack
 from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.artifacts.users import User
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.base import StepModel
 
 
@@ -26,6 +26,20 @@ class ModelsToRun:
     merge: Merge
     digests: dict[str, str]
     pool: OpenPool | None = None
+
+    def swapped(self) -> ModelsToRun:
+        """The same with each user's model given to another, the one half of the users further on: a control.
+
+        Raises UsageError where all users have one model.
+        """
+        names = list(self.users)
+        if len(set(self.users.values())) < 2:
+            raise UsageError(
+                "there is one model for all users", where="--swap", hint="Give --recipes or --own of each."
+            )
+        far = len(names) // 2
+        moved = {name: self.users[names[(place + far) % len(names)]] for place, name in enumerate(names)}
+        return replace(self, users=moved)
 
     def check_base(self, model: StepModel) -> None:
         """Raise DataError where pool or adapters belong to another base; nothing is loaded."""

@@ -54,6 +54,7 @@ def predict(
     sharer: str | None = None,
     adapter: Path | None = None,
     own: Path | None = None,
+    swap: bool = False,
     shown: Shown = PLAIN,
     pool: Path | None = None,
     name: str | None = None,
@@ -65,9 +66,9 @@ def predict(
     """Answer the target users' queries with one model, by the section `predict` of the settings.
 
     The model is the base, each user's recipe from the directory `recipes` (or one file for all), one sharer, one
-    adapter, or each user's `own` adapter; by default the workspace's recipes. Answers are greedy, or drawn at
-    `predict.temperature` by seed, user and query. A run that was stopped goes on from `NAME.partial.jsonl`. Raises
-    UsageError for two models.
+    adapter, or each user's `own` adapter; by default the workspace's recipes. With `swap` each user gets another's, as
+    a control. Answers are greedy, or drawn at `predict.temperature` by seed, user and query. A run that was stopped
+    goes on from `NAME.partial.jsonl`. Raises UsageError for two models.
     """
     given = {"--base": base or None, "--recipes": recipes, "--sharer": sharer, "--adapter": adapter, "--own": own}
     chosen = [flag for flag, value in given.items() if value is not None]
@@ -85,6 +86,8 @@ def predict(
     else:
         place = recipes or workspace.recipes
         kind, models = recipes_name(place), recipes_over(place, open_pool(pool or workspace.pool), users)
+    if swap:
+        kind, models = f"{kind}-swapped", models.swapped()
     path = out or workspace.predictions / f"{check_name(name or kind, '--name')}.jsonl"
     # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
     prompts = {
@@ -98,7 +101,7 @@ def predict(
     changes = {"predict": settings.predict, "prompts": shown, "max_length": settings.max_length}
     provenance = workspace.provenance(
         "predict",
-        {**changes, "merge": models.merge, **model.describe()},
+        {**changes, "merge": models.merge, **({"swap": True} if swap else {}), **model.describe()},
         {"prompts": digest(prompt for some in prompts.values() for prompt in some), **models.digests},
         model.fingerprint,
     )
