@@ -62,5 +62,5 @@ def published_settings(task_name: str, paper: Paper = "per-pcs", preset: Preset 
         "predict": {"max_new_tokens": task.max_new_tokens},
     }
     for key, value in preset_settings(preset, paper).items():
-        layer[key] = {**layer[key], **value} if isinstance(value, dict) else value
+        layer[key] = {**layer.get(key, {}), **value} if isinstance(value, dict) else value
     return layer

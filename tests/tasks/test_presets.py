@@ -21,15 +21,16 @@ def settings(preset, paper="per-pcs", task="movie_tagging"):
 
 
 TRAINING = ("lora", "adapt", "train", "gate")
+AFTERWARDS = ("select", "profile", "assemble", "prime", "predict", "mia")
 
 
-def changed(preset, paper):
-    """{path: value} of the trainings' settings that differ from the tool's own."""
+def changed(preset, paper, sections=TRAINING):
+    """{path: value} of the settings of some sections that differ from the tool's own."""
     own, other = (msgspec.to_builtins(settings(name, paper)) for name in ("perpcs", preset))
     return {
         path: other[one.section][one.key]
         for path, one in declared().items()
-        if one.section in TRAINING and other[one.section][one.key] != own[one.section][one.key]
+        if one.section in sections and other[one.section][one.key] != own[one.section][one.key]
     }
 
 
@@ -52,6 +53,7 @@ def test_every_statement_is_a_setting_in_range_with_a_source(preset):
 @pytest.mark.parametrize("paper", PAPERS)
 def test_the_papers_text_has_formulas_of_its_own(paper):
     assert changed("paper", paper) == {}
+    assert changed("paper", paper, AFTERWARDS) == {"assemble.scoring": "paper"}
     made = settings("paper", paper)
     assert (made.assemble.scoring, made.assemble.merge, made.prime.merge) == ("paper", "product", "product")
 
@@ -68,6 +70,39 @@ def test_the_published_code_trains_and_merges_in_its_own_way(paper, clip):
     }
     made = settings("published-code", paper)
     assert (made.assemble.scoring, made.assemble.merge, made.prime.merge) == ("published", "factor", "factor")
+
+
+@pytest.mark.parametrize(("paper", "longest"), [("per-pcs", {}), ("prime", {"predict.max_new_tokens": 100})])
+def test_the_published_code_searches_answers_and_attacks_in_its_own_way(paper, longest):
+    assert changed("published-code", paper, AFTERWARDS) == {
+        "select.kmeans_seed": 0,
+        "profile.random_items": 10,
+        "profile.chat": False,
+        "profile.temperature": 0.6,
+        "profile.top_p": 0.9,
+        "profile.top_k": 10,
+        "assemble.shuffle": True,
+        "assemble.keep_k": True,
+        "assemble.merge": "factor",
+        "prime.optimizer": "nevergrad-cma",
+        "prime.prompts": "both",
+        "prime.ties": "candidate",
+        "prime.merge": "factor",
+        "prime.recent": 50,
+        "predict.temperature": 0.1,
+        "predict.top_p": 0.9,
+        "mia.prompts": "both",
+        "mia.recent": 50,
+        **longest,
+    }
+    assert settings("published-code", paper).white_space == "collapsed"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_headlines_are_not_cut_at_the_length_of_a_tag(preset):
+    """--max_gen_len of Per-PCs' script is movie tagging's; PriME's is one for all tasks."""
+    assert settings(preset, "per-pcs", "news_headline").predict.max_new_tokens == 48
+    assert settings(preset, "per-pcs", "movie_tagging").predict.max_new_tokens == 10
 
 
 def test_numbers_by_task_are_the_papers_in_every_preset():

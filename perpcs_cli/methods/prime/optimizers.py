@@ -161,7 +161,7 @@ def _nevergrad(settings: PrimeSettings) -> Any:
         raise PerpcsError(
             f"the optimizer {settings.optimizer!r} needs nevergrad, which is not installed",
             where="--optimizer",
-            hint="Install it with: pip install 'perpcs[nevergrad]'",
+            hint="Install it with: pip install 'perpcs[nevergrad]', or take --optimizer cma.",
         ) from None
     return nevergrad
 

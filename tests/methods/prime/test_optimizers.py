@@ -143,4 +143,4 @@ def test_nevergrad_is_missing(optimizer: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "nevergrad", None)
     with pytest.raises(PerpcsError, match="needs nevergrad, which is not installed") as error:
         make_optimizer(settings(optimizer=optimizer), 3, 1)
-    assert error.value.hint == "Install it with: pip install 'perpcs[nevergrad]'"
+    assert error.value.hint == "Install it with: pip install 'perpcs[nevergrad]', or take --optimizer cma."
