@@ -46,8 +46,8 @@ def evaluate_predictions(
     """Evaluate prediction files {name: file} against the users' outputs, or against `labels` in LaMP's format.
 
     `baseline`: what the others are compared with, the first by default; `unit`: what a bootstrap resample draws;
-    `partial`: only the queries that every file answers; `habits`: also the share of answers that keep their user's habits,
-    in data of `synth`. The users are those that any file answers for by default.
+    `partial`: only the queries that every file answers; `habits`: also the share of answers that keep both habits of
+    their users, in data of `synth`. The users are those that any file answers for by default.
     """
     from perpcs_cli.methods.statistics.comparison import compare, read_answers
 

@@ -63,3 +63,28 @@ def test_the_sidecar_says_how_answers_were_drawn(shell):
     assert "is finished already" in shell(f"{line} --decode-top-p 0.9").stderr
     assert "--decode-top-p" in refused(shell(f"{line} --decode-top-p 0"), USAGE)
     assert "--decode-temperature" in refused(shell(f"{line} --decode-temperature -1"), USAGE)
+
+
+def test_a_control_answers_with_another_user_s_recipe(shell):
+    """Half of the users further on: nobody keeps the own recipe, and every recipe is used."""
+    users = shell.ids("target")
+    recipes = {user: (shell.root / "recipes" / f"{user}.json").read_bytes() for user in users}
+    for place, user in enumerate(users):
+        (shell.root / "single").mkdir(exist_ok=True)
+        name = users[(place + len(users) // 2) % len(users)]
+        (shell.root / "single" / f"{user}.json").write_bytes(
+            recipes[name].replace(f'"{name}"'.encode(), f'"{user}"'.encode())
+        )
+    how = "--max-new-tokens 12 --dtype float32"
+    assert shell(f"predict --recipes recipes --swap {how}").exit_code == 0
+    assert shell(f"predict --recipes single {how}").exit_code == 0
+    assert shell(f"predict --recipes recipes --name own {how}").exit_code == 0
+    swapped, expected, own = (
+        (shell.root / "predictions" / f"{name}.jsonl").read_bytes() for name in ("per-pcs-swapped", "single", "own")
+    )
+    assert swapped == expected != own
+
+
+def test_a_control_needs_several_models(walked):
+    message = refused(walked("predict --base --swap"), USAGE)
+    assert message == "--swap: there is one model for all users\n  Give --recipes or --own of each.\n"
