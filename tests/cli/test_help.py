@@ -81,6 +81,7 @@ READ_ONLY = {
     ("bench", "assemble"),
     ("bench", "prime"),
     ("bench", "mia"),
+    ("bench", "scale"),
 }
 """Commands that write nothing to a workspace."""
 WITHOUT_FORCE = {("sweep",), ("pool", "revoke")}

@@ -7,6 +7,7 @@ import typer
 from perpcs_cli.cli.bench.assemble import assemble
 from perpcs_cli.cli.bench.mia import mia
 from perpcs_cli.cli.bench.prime import prime
+from perpcs_cli.cli.bench.scale import scale
 from perpcs_cli.cli.command import Command
 
 app = typer.Typer(
@@ -18,3 +19,4 @@ app = typer.Typer(
 app.command("assemble", cls=Command)(assemble)
 app.command("prime", cls=Command)(prime)
 app.command("mia", cls=Command)(mia)
+app.command("scale", cls=Command)(scale)

@@ -14,6 +14,8 @@ from perpcs_cli.steps.workspace import Workspace
 from perpcs_cli.tasks.synthetic_users import make_users
 
 if TYPE_CHECKING:
+    from torch import Generator
+
     from perpcs_cli.artifacts.pool import OpenPool
     from perpcs_cli.model.loading.base import Base
 
@@ -45,37 +47,42 @@ def random_pool(directory: Path, model: Base, rank: int, count: int) -> OpenPool
     """A pool of `count` sharers with random pieces and gates, below `directory`."""
     import torch
 
-    from perpcs_cli.artifacts.adapter import CARD, AdapterConfig, Card, write_adapter
-    from perpcs_cli.artifacts.gate import FILE as GATE_FILE
-    from perpcs_cli.artifacts.gate import GateCard, write_gates
-    from perpcs_cli.artifacts.io import typed_files
     from perpcs_cli.artifacts.io.provenance import Provenance
     from perpcs_cli.artifacts.pool import open_pool
     from perpcs_cli.artifacts.pools.build import build_pool
 
     generator = torch.Generator().manual_seed(0)
-    provenance = Provenance(command="bench", settings={}, seed=0, base=model.fingerprint)
-    targets = sorted({name.rsplit(".", 1)[-1] for name in model.targets})
-    paths = []
-    for index in range(count):
-        path = directory / f"s{index}"
-        path.mkdir()
-        pieces, gates = {}, {}
-        for module, linear in model.targets.items():
-            a = torch.randn(rank, linear.in_features, generator=generator) / linear.in_features**0.5
-            b = torch.randn(linear.out_features, rank, generator=generator) * 1e-3
-            pieces[module] = (a, b)
-            gates[module] = torch.randn(linear.in_features, generator=generator) * 1e-3
-        config = AdapterConfig(r=rank, lora_alpha=float(rank), target_modules=targets)
-        digest = write_adapter(path, pieces, config, "")
-        card = Card(user_id=path.name, examples=0, steps=0, digest=digest, scale=config.scale, provenance=provenance)
-        typed_files.write_json(path / CARD, card)
-        write_gates(
-            path / GATE_FILE,
-            gates,
-            GateCard(user_id=path.name, adapter=digest, steps=0, provenance=provenance),
-        )
-        paths.append(path)
+    paths = [directory / f"s{index}" for index in range(count)]
+    for path in paths:
+        random_sharer(path, model, rank, generator)
     manifest = directory / "pool.json"
+    provenance = Provenance(command="bench", settings={}, seed=0, base=model.fingerprint)
     build_pool(manifest, paths, list(model.targets), share_ratio=1.0, need_gates=True, provenance=provenance)
     return open_pool(manifest)
+
+
+def random_sharer(path: Path, model: Base, rank: int, generator: Generator) -> None:
+    """A sharer with random pieces and gates in a new directory, whose name is its id."""
+    import torch
+
+    from perpcs_cli.artifacts.adapter import CARD, AdapterConfig, Card, write_adapter
+    from perpcs_cli.artifacts.gate import FILE as GATE_FILE
+    from perpcs_cli.artifacts.gate import GateCard, write_gates
+    from perpcs_cli.artifacts.io import typed_files
+    from perpcs_cli.artifacts.io.provenance import Provenance
+
+    provenance = Provenance(command="bench", settings={}, seed=0, base=model.fingerprint)
+    targets = sorted({name.rsplit(".", 1)[-1] for name in model.targets})
+    path.mkdir()
+    pieces, gates = {}, {}
+    for module, linear in model.targets.items():
+        a = torch.randn(rank, linear.in_features, generator=generator) / linear.in_features**0.5
+        b = torch.randn(linear.out_features, rank, generator=generator) * 1e-3
+        pieces[module] = (a, b)
+        gates[module] = torch.randn(linear.in_features, generator=generator) * 1e-3
+    config = AdapterConfig(r=rank, lora_alpha=float(rank), target_modules=targets)
+    digest = write_adapter(path, pieces, config, "")
+    card = Card(user_id=path.name, examples=0, steps=0, digest=digest, scale=config.scale, provenance=provenance)
+    typed_files.write_json(path / CARD, card)
+    gate_card = GateCard(user_id=path.name, adapter=digest, steps=0, provenance=provenance)
+    write_gates(path / GATE_FILE, gates, gate_card)

@@ -1,0 +1,93 @@
+"""A workspace of many sharers and users over a tiny random model, for measuring what grows with their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from perpcs_cli.artifacts.users import User
+from perpcs_cli.experiments.benchmarks.setup import random_sharer
+from perpcs_cli.steps.workspace import Places, Workspace, open_workspace
+from perpcs_cli.tasks.synthetic_users import make_users
+
+SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES = {**SHAPE, "intermediate_size": 96, "max_position_embeddings": 1024, "vocab_size": 258}
+TEXTS = 64
+"""Users whose texts differ; the next ones repeat them."""
+EMBEDDING = 32
+"""Numbers of a user's embedding."""
+RANK = 4
+
+
+def make_model(directory: Path) -> None:
+    """A random Llama of two layers over bytes, in the layout of transformers."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    signs = ["<pad>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({sign: place for place, sign in enumerate(signs)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    torch.manual_seed(0)
+    config: Any = LlamaConfig(**SIZES, pad_token_id=0, bos_token_id=1, eos_token_id=1)
+    LlamaForCausalLM(config).save_pretrained(directory)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>").save_pretrained(directory)
+
+
+def many_users(count: int, items: int) -> Iterator[User]:
+    """Users with ids of their own, whose texts repeat after the first TEXTS."""
+    texts = make_users(min(count, TEXTS), items, 1, 0)
+    for number in range(count):
+        like = texts[number % len(texts)]
+        queries = [msgspec.structs.replace(one, id=f"{one.id}-{number}") for one in like.queries]
+        yield msgspec.structs.replace(like, user_id=f"u{number:07d}", queries=queries)
+
+
+def make_workspace(root: Path, model: Path, *, sharers: int, targets: int, items: int) -> Workspace:
+    """A workspace with `sharers` untrained sharers and `targets` other users, all of them embedded at random."""
+    import torch
+
+    from perpcs_cli.artifacts.embeddings import write_embeddings
+    from perpcs_cli.artifacts.io import hashing, typed_files
+    from perpcs_cli.artifacts.io.provenance import Provenance
+    from perpcs_cli.artifacts.users import write_users
+    from perpcs_cli.steps.base import StepModel
+    from perpcs_cli.steps.init_workspace import init
+    from perpcs_cli.steps.report import SILENT
+    from perpcs_cli.steps.similar_sharers import embedded_texts
+
+    init(root, task="news_headline", model=str(model), device="cpu", dtype="float32")
+    workspace = open_workspace(root)
+    users = list(many_users(targets + sharers, items))
+    write_users(workspace.users, users)
+    chosen = [user.user_id for user in islice(users, targets)]
+    typed_files.write_text(workspace.splits / "target.txt", "".join(f"{name}\n" for name in chosen))
+    generator = torch.Generator().manual_seed(0)
+    vectors = {user.user_id: torch.randn(EMBEDDING, generator=generator) for user in users}
+    digests = {user.user_id: hashing.digest_value(embedded_texts(workspace.task, user)) for user in users}
+    provenance = Provenance(command="bench", settings={}, seed=0, inputs={"encoder": "random"})
+    write_embeddings(workspace.embeddings(), vectors, digests, "random", provenance)
+    base = StepModel(workspace, SILENT).base
+    workspace.sharers.mkdir()
+    for user in islice(users, targets, None):
+        random_sharer(workspace.sharers / user.user_id, base, RANK, generator)
+    return workspace
+
+
+def write_source(path: Path, *, users: int, items: int) -> None:
+    """A users.jsonl to be imported."""
+    from perpcs_cli.artifacts.io import typed_files
+
+    typed_files.write_jsonl(path, many_users(users, items))
+
+
+def one_sharer(places: Places) -> str:
+    """The first sharer, by its id."""
+    return min(path.name for path in places.sharers.iterdir())
