@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -66,37 +67,49 @@ class OpenPool:
     digest: str
     _adapters: dict[int, Adapter] = field(default_factory=dict)
 
-    @property
-    def modules(self) -> list[str]:
+    @cached_property
+    def modules(self) -> tuple[str, ...]:
         """The linear layers, in the model's order."""
-        return list(self.manifest.modules)
+        return tuple(self.manifest.modules)
 
-    @property
-    def ids(self) -> list[str]:
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
         """The sharers' ids; their position is their index everywhere."""
-        return [sharer.user_id for sharer in self.manifest.sharers]
+        return tuple(sharer.user_id for sharer in self.manifest.sharers)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """A sharer's id → its index."""
+        return {name: place for place, name in enumerate(self.ids)}
 
     def adapter(self, index: int) -> Adapter:
-        """One sharer's adapter. Raises DataError where it is missing or not what the manifest recorded."""
+        """One sharer's adapter, which stays open. Raises what `open` raises."""
         if index not in self._adapters:
-            sharer = self.manifest.sharers[index]
-            directory = safe_paths.inside(self.path.parent, sharer.path, where=self.path)
-            adapter = open_adapter(directory)
-            if hashing.digest_file(directory / WEIGHTS) != sharer.adapter:
-                raise DataError(
-                    f"the adapter of {sharer.user_id!r} has changed since the pool was built",
-                    where=directory / WEIGHTS,
-                    hint="Build the pool again with `perpcs pool build --force`.",
-                )
-            if (adapter.config.r, adapter.scale) != (self.manifest.rank, self.manifest.scale):
-                raise DataError(
-                    f"the adapter of {sharer.user_id!r} has rank {adapter.config.r} and scale {adapter.scale:g}, "
-                    f"and the pool says {self.manifest.rank} and {self.manifest.scale:g}",
-                    where=directory,
-                    hint="Build the pool again with `perpcs pool build --force`.",
-                )
-            self._adapters[index] = adapter
+            self._adapters[index] = self.open(index)
         return self._adapters[index]
+
+    def open(self, index: int) -> Adapter:
+        """One sharer's adapter, for who looks at all of them and keeps none.
+
+        Raises DataError where it is missing or not what the manifest recorded.
+        """
+        sharer = self.manifest.sharers[index]
+        directory = safe_paths.inside(self.path.parent, sharer.path, where=self.path)
+        adapter = open_adapter(directory)
+        if hashing.digest_file(directory / WEIGHTS) != sharer.adapter:
+            raise DataError(
+                f"the adapter of {sharer.user_id!r} has changed since the pool was built",
+                where=directory / WEIGHTS,
+                hint="Build the pool again with `perpcs pool build --force`.",
+            )
+        if (adapter.config.r, adapter.scale) != (self.manifest.rank, self.manifest.scale):
+            raise DataError(
+                f"the adapter of {sharer.user_id!r} has rank {adapter.config.r} and scale {adapter.scale:g}, "
+                f"and the pool says {self.manifest.rank} and {self.manifest.scale:g}",
+                where=directory,
+                hint="Build the pool again with `perpcs pool build --force`.",
+            )
+        return adapter
 
     def gates(self) -> tensors.TensorFile:
         """All gates, [sharers, n] per linear layer, memory-mapped."""
@@ -130,13 +143,24 @@ class OpenPool:
 
     def given(self, index: int) -> dict[str, tuple[int, int]]:
         """The linear layers, with (d, n), that a sharer's files have pieces of: a copy has the shared ones alone."""
-        modules = self.manifest.modules
-        return {m: modules[m] for m in self.modules if m in self.shares(index)} if self.manifest.pseudonyms else modules
+        modules, shared = self.manifest.modules, self.shares(index)
+        return {m: modules[m] for m in self.modules if m in shared} if self.manifest.pseudonyms else modules
 
     def shares(self, index: int) -> set[str]:
         """The linear layers whose pieces a sharer gives."""
         shared = self.manifest.sharers[index].shared
         return set(self.modules) if shared is None else {self.modules[i] for i in shared}
+
+    def withheld(self) -> dict[str, list[int]]:
+        """The places of the sharers who keep their piece to themselves, by linear layer."""
+        found: dict[str, list[int]] = {module: [] for module in self.modules}
+        for place, sharer in enumerate(self.manifest.sharers):
+            if sharer.shared is not None:
+                given = set(sharer.shared)
+                for index, module in enumerate(self.modules):
+                    if index not in given:
+                        found[module].append(place)
+        return found
 
 
 def beside(pool: Path, suffix: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from perpcs_cli.tasks.spec import Task
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.embeddings import Embeddings
-    from perpcs_cli.methods.per_pcs.similarity import Neighbour
+    from perpcs_cli.methods.per_pcs.similarity import Neighbour, Neighbourhood
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,21 @@ class SimilarSharers:
     theirs: Embeddings
     secret: bytes | None = None
 
-    def others(self, user: User) -> list[str]:
-        """The sharers besides the user, who is never its own neighbour, under whatever name."""
-        own = own_names(self.pool, self.secret, user.user_id)
-        return [name for name in self.pool.ids if name not in own]
+    @cached_property
+    def _sharers(self) -> Neighbourhood:
+        from perpcs_cli.methods.per_pcs.similarity import Neighbourhood
 
-    def nearest(self, user: User, count: int) -> list[Neighbour]:
-        """The `count` most similar sharers, best first.
+        return Neighbourhood(self.theirs, self.pool.ids)
+
+    def nearest(self, user: User, count: int | None = None) -> list[Neighbour]:
+        """The `count` most similar sharers, or all, best first. The user is never among them, under whatever name.
 
         Raises DataError where an embedding is missing or the user's history has changed since, UsageError where the
         pool has fewer sharers.
         """
-        from perpcs_cli.methods.per_pcs.similarity import nearest
-
         self.embeddings.check_texts(user.user_id, hashing.digest_value(embedded_texts(self.task, user)))
-        return nearest(self.embeddings, user.user_id, self.others(user), count, self.theirs)
+        own = own_names(self.pool, self.secret, user.user_id)
+        return self._sharers.nearest(user.user_id, self.embeddings.vector(user.user_id), own, count)
 
 
 def open_similar(workspace: Workspace, pool: Path | None = None, embeddings: Path | None = None) -> SimilarSharers:

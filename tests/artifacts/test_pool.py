@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 import torch
-from helpers import edit_json, edit_tensor
+from helpers import edit_json, edit_tensor, write_pool
 
 from perpcs_cli.artifacts.adapter import PREFIX, WEIGHTS
+from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.pool import check_base, check_layers, gates_path, open_pool
 from perpcs_cli.errors import DataError
 
@@ -105,3 +106,25 @@ def test_the_base_is_checked(tiny, pool):
     for layers in ({**tiny.shapes, "x": (1, 1)}, {m: tiny.shapes[m] for m in others}, {**tiny.shapes, first: (1, 1)}):
         with pytest.raises(DataError, match="the pool's pieces and the model's target layers differ"):
             check_layers(pool, layers)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5, 0.0])
+def test_what_is_withheld_is_what_is_not_shared(tiny, tmp_path, ratio):
+    pool = write_pool(tmp_path, tiny, share_ratio=ratio)
+    for module, places in pool.withheld().items():
+        assert places == [place for place in range(4) if module not in pool.shares(place)]
+    assert sum(map(len, pool.withheld().values())) == round((1 - ratio) * 8) * 4
+
+
+def test_each_sharer_has_one_place(pool):
+    assert [pool.ids[place] for place in pool.places.values()] == list(pool.places) == list(pool.ids)
+
+
+def test_an_adapter_that_is_used_stays_open_and_one_that_is_looked_at_does_not(pool, monkeypatch):
+    read = []
+    digest_file = hashing.digest_file
+    monkeypatch.setattr(hashing, "digest_file", lambda path: read.append(path) or digest_file(path))
+    assert pool.adapter(0) is pool.adapter(0)
+    assert len(read) == 1
+    assert pool.open(0) is not pool.open(0)
+    assert len(read) == 3

@@ -84,23 +84,28 @@ def choose(scores: Tensor, settings: AssembleSettings, generator: torch.Generato
     if not offered:
         return []
     k = min(settings.top_k, offered)
-    order = torch.argsort(scores, descending=True, stable=True)[:offered]
-    softmax = _softmax(scores[order], settings.temperature)
     if settings.top_p is not None:
+        order = _best(scores, offered)
+        softmax = _softmax(scores[order], settings.temperature)
         # A sharer stays where those before it do not yet reach p.
         reached = int((softmax.cumsum(0) - softmax < settings.top_p).sum())
         order = order[: max(reached, k if settings.sample and settings.keep_k else 0)]
-    elif not settings.sample:
-        order = order[:k]
+    else:
+        order = _best(scores, min(offered, max(k, settings.sample_from) if settings.sample else k))
     if settings.sample:
-        kept = order if settings.top_p is not None else order[: max(k, settings.sample_from)]
-        chances = _softmax(scores[kept], settings.temperature)
-        order = kept[torch.multinomial(chances, min(k, len(kept)), generator=generator)]
+        chances = _softmax(scores[order], settings.temperature)
+        order = order[torch.multinomial(chances, min(k, len(order)), generator=generator)]
     if settings.aggregate == "uniform":
         weights = torch.full((len(order),), 1 / len(order), dtype=torch.double)
     else:
         weights = _softmax(scores[order], settings.temperature)
     return list(zip(order.tolist(), weights.tolist(), strict=True))
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    """The places of the `count` largest, best first; of equal ones the first. Only these are sorted."""
+    able = (scores >= scores.topk(count).values[-1]).nonzero().flatten()
+    return able[torch.argsort(scores[able], descending=True, stable=True)[:count]]
 
 
 def _softmax(scores: Tensor, temperature: float) -> Tensor:
@@ -150,10 +155,7 @@ class Assembler:
         self._gates: dict[str, Tensor] = {}
         inputs = sum(n for _, n in pool.manifest.modules.values())
         self._keep = 4 * inputs * len(pool.ids) <= GATE_CACHE_BYTES
-        shares = [pool.shares(index) for index in range(len(pool.ids))]
-        self._withheld = {
-            module: [index for index, given in enumerate(shares) if module not in given] for module in pool.modules
-        }
+        self._withheld = {module: torch.tensor(some, dtype=torch.long) for module, some in pool.withheld().items()}
 
     def run(self, batches: Sequence[HistoryBatch]) -> list[dict[str, list[tuple[int, float]]]]:
         """The weights of each group, {linear layer: [(sharer, weight)]}, from one pass over all of them."""
@@ -162,7 +164,7 @@ class Assembler:
                 raise DataError("a history example has no answer, at which it could be scored", where=group.user_id)
         batch = make_batch(self.base, [row for group in batches for row in group.rows])
         self._owners = [index for index, group in enumerate(batches) for _ in group.rows]
-        self._withheld_of = [group.withheld for group in batches]
+        self._withheld_of = [torch.tensor(list(group.withheld), dtype=torch.long) for group in batches]
         self._rows, self._positions = answer_positions(batch, self.settings.scoring).nonzero(as_tuple=True)
         self._generators = [
             torch.Generator().manual_seed(hashing.derive_seed(self.seed, g.user_id, g.number)) for g in batches
@@ -192,17 +194,18 @@ class Assembler:
         mixes = []
         for index, chosen in enumerate(self._chosen):
             mean = scores[owners == index].mean(0)
-            mean[list(self._withheld_of[index])] = -torch.inf
+            mean[self._withheld_of[index]] = -torch.inf
             mix = choose(mean, self.settings, self._generators[index])
             chosen[module] = mix
             mixes.append(mix)
         used = sorted({sharer for mix in mixes for sharer, _ in mix})
         if not used or self.settings.activations == "base":
             return None
+        column = {sharer: number for number, sharer in enumerate(used)}
         weights = torch.zeros(len(mixes), len(used))
         for index, mix in enumerate(mixes):
             for sharer, weight in mix:
-                weights[index, used.index(sharer)] = weight
+                weights[index, column[sharer]] = weight
         a, b = self.bank.stack(module, used)
         return Pieces(a, b, weights[owners].to(x.device))
 
@@ -211,7 +214,7 @@ class Assembler:
             return self._gates[module]
         gates = normalize(self._file.read(module).to(self.base.device), self.settings.scoring)
         if self.settings.contrast:
-            away = set(self._withheld[module])
+            away = set(self._withheld[module].tolist())
             gates = contrasted(gates, [place for place in range(len(gates)) if place not in away])
         if self._keep:
             self._gates[module] = gates
@@ -247,13 +250,14 @@ def assemble(
     finished: dict[str, list[dict[str, list[tuple[int, float]]]]] = {}
     waiting = Counter(group.user_id for group in batches)
     passes: list[list[HistoryBatch]] = []
+    rows = longest = 0
     for group in batches:
-        together = [*(passes[-1] if passes else []), group]
-        rows = [row for some in together for row in some.rows]
-        if len(together) > 1 and len(rows) * max(len(row) for row in rows) <= batch_tokens:
-            passes[-1] = together
+        rows, longest = rows + len(group.rows), max(longest, *map(len, group.rows))
+        if passes and rows * longest <= batch_tokens:
+            passes[-1].append(group)
         else:
             passes.append([group])
+            rows, longest = len(group.rows), max(map(len, group.rows))
     for some in passes:
         if not any(group.user_id in wanted for group in some):
             continue

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perpcs_cli.artifacts.embeddings import Embeddings
 from perpcs_cli.artifacts.settings import Weighting
 from perpcs_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Floats = NDArray[np.float64]
 
 
 class Neighbour(NamedTuple):
@@ -19,28 +25,48 @@ class Neighbour(NamedTuple):
     similarity: float
 
 
-def nearest(
-    embeddings: Embeddings, user_id: str, sharers: Sequence[str], count: int, theirs: Embeddings | None = None
-) -> list[Neighbour]:
-    """The `count` sharers most similar to a user, best first, ties by id; never the user itself.
+class Neighbourhood:
+    """The directions of sharers' embeddings, in the order of their ids: made once, and then asked for many users.
 
-    `theirs`: the sharers' embeddings, where they are apart from the users' `embeddings`.
-    Raises DataError where the user or a sharer has no embedding, UsageError where there are fewer sharers.
+    Raises DataError where a sharer has no embedding.
     """
-    from sklearn.metrics.pairwise import cosine_similarity
 
-    others = sorted(sharer for sharer in sharers if sharer != user_id)
-    if count > len(others):
-        raise UsageError(
-            f"{count} sharers are asked for, and there are {len(others)} besides {user_id!r}",
-            hint="Ask for fewer, or build a larger pool.",
-        )
-    target = embeddings.vector(user_id).double().numpy()
-    matrix = np.stack([(theirs or embeddings).vector(sharer).double().numpy() for sharer in others])
-    # A vector of zeros is like nobody: its cosines are 0.
-    cosines = cosine_similarity(target[None], matrix)[0]
-    found = [Neighbour(*pair) for pair in zip(others, cosines.tolist(), strict=True)]
-    return sorted(found, key=lambda one: (-one.similarity, one.user_id))[:count]
+    def __init__(self, embeddings: Embeddings, sharers: Iterable[str]) -> None:
+        self.sharers = sorted(sharers)
+        vectors = [embeddings.vector(sharer).double().numpy() for sharer in self.sharers]
+        self._directions = _directions(np.stack(vectors)) if vectors else np.zeros((0, 1))
+        self._places = {sharer: place for place, sharer in enumerate(self.sharers)}
+
+    def nearest(self, user_id: str, target: Tensor, own: Collection[str], count: int | None) -> list[Neighbour]:
+        """The `count` sharers, or all, most similar to a user with the embedding `target` [H], best first, ties by id.
+
+        `own`: what the user is called here, never among them. Raises UsageError where there are fewer sharers, or none.
+        """
+        away = sorted(self._places[name] for name in own if name in self._places)
+        left = len(self.sharers) - len(away)
+        wanted = max(1, left) if count is None else count
+        if wanted > left:
+            raise UsageError(
+                f"{wanted} sharers are asked for, and there are {left} besides {user_id!r}",
+                hint="Ask for fewer, or build a larger pool.",
+            )
+        others = np.delete(self._directions, away, axis=0) if away else self._directions
+        cosines = (_directions(target.double().numpy()[None]) @ others.T)[0]
+        # Of equal ones the first by id, and the best alone become objects.
+        order = np.argsort(-cosines, kind="stable")[:wanted]
+        places = np.delete(np.arange(len(self.sharers)), away)[order]
+        return [
+            Neighbour(self.sharers[place], cosine)
+            for place, cosine in zip(places.tolist(), cosines[order].tolist(), strict=True)
+        ]
+
+
+def _directions(vectors: Floats) -> Floats:
+    """The rows at length 1. A vector of zeros is like nobody: its cosines are 0."""
+    from sklearn.preprocessing import normalize
+
+    found: Floats = normalize(vectors)
+    return found
 
 
 def weigh(neighbours: Sequence[Neighbour], weighting: Weighting, temperature: float = 1.0) -> list[tuple[str, float]]:

@@ -70,6 +70,5 @@ class Space:
 
 def make_space(pool: OpenPool, sharers: Sequence[str], granularity: Granularity = "lora") -> Space:
     """The space of some of a pool's sharers."""
-    places = {sharer: index for index, sharer in enumerate(pool.ids)}
-    shared = tuple(frozenset(pool.shares(places[sharer])) for sharer in sharers)
-    return Space(tuple(sharers), shared, tuple(pool.modules), granularity)
+    shared = tuple(frozenset(pool.shares(pool.places[sharer])) for sharer in sharers)
+    return Space(tuple(sharers), shared, pool.modules, granularity)

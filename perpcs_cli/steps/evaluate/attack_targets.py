@@ -91,7 +91,7 @@ class AttackedModels:
         for user_id in wanted:
             model = singles[user_id]
             if gated:
-                index = pool.ids.index(user_id)
+                index = pool.places[user_id]
                 self.adapters.append(pool.adapter(index))
                 place = len(self.adapters) - 1
                 self.gates[place] = (pool, index)
@@ -211,7 +211,7 @@ def find_models(
             digests[f"recipes {recipes_name(place)}"] = over.digests["recipes"]
         if what.sharers is not None:
             wanted = list(dict.fromkeys(what.sharers or opened.ids))
-            if missing := [sharer for sharer in wanted if sharer not in opened.ids]:
+            if missing := [sharer for sharer in wanted if sharer not in opened.places]:
                 raise UsageError(f"no such sharer in the pool: {missing[0]!r}", where=opened.path)
             gated = bool(opened.manifest.gates) and what.gates
             models.add_sharers(SHARERS[not gated], opened, wanted, gated=gated)

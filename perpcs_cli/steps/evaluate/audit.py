@@ -49,4 +49,4 @@ def _ids(pool: OpenPool, places: Places, users: list[str]) -> list[str]:
     if not secret:
         return []
     everyone = {*users, *(path.name for path in places.sharers.glob("*"))}
-    return [name for name in everyone if pseudonym(secret, name) in pool.ids]
+    return [name for name in everyone if pseudonym(secret, name) in pool.places]

@@ -98,13 +98,13 @@ def recipes_over(path: Path, pool: OpenPool, users: Sequence[User]) -> ModelsToR
         raise DataError("the recipes differ in their merge, product and factor", where=path, hint="Predict them apart.")
     named = [unpack(recipe, pool.modules, where=file) for recipe, file in zip(loaded, files, strict=True)]
     used = sorted({sharer for weights in named for mix in weights.values() for sharer, _ in mix})
-    if unknown := [sharer for sharer in used if sharer not in pool.ids]:
+    if unknown := [sharer for sharer in used if sharer not in pool.places]:
         raise DataError(f"the recipe uses {unknown[0]!r}, who is not in the pool", where=path)
     index = {sharer: i for i, sharer in enumerate(used)}
     recipes = [{m: [(index[s], w) for s, w in mix] for m, mix in weights.items()} for weights in named]
     digests = {"pool": pool.digest, "recipes": hashing.digest_value(loaded)}
     places = {user.user_id: i for i, user in enumerate(users)}
-    return ModelsToRun([pool.adapter(pool.ids.index(s)) for s in used], recipes, places, merges.pop(), digests, pool)
+    return ModelsToRun([pool.adapter(pool.places[s]) for s in used], recipes, places, merges.pop(), digests, pool)
 
 
 def recipes_name(path: Path) -> str:

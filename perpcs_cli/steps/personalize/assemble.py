@@ -93,8 +93,10 @@ def assemble(
         batches = []
         for name in origins:
             rows = model.encode(prompts[name], who=f"user {name}")
-            away = own_names(opened, secret, name) | (set(opened.ids) - offered.get(name, set(opened.ids)))
-            places = [place for place, one in enumerate(opened.ids) if one in away]
+            away = own_names(opened, secret, name) & opened.places.keys()
+            if name in offered:
+                away |= opened.places.keys() - offered[name]
+            places = sorted(opened.places[one] for one in away)
             batches += make_batches(name, rows, settings.assemble, places, seed=settings.seed)
         cache = PieceCache(model.base, opened.adapter)
         assembler = Assembler(model.base, opened, cache, settings.assemble, settings.seed)

@@ -240,7 +240,7 @@ class _Search:
         from perpcs_cli.methods.prime.evaluator import make_engine
         from perpcs_cli.model.engine.batching import tokenize
 
-        base, places = self.model.base, [self.pool.ids.index(sharer) for sharer in self.space.sharers]
+        base, places = self.model.base, [self.pool.places[sharer] for sharer in self.space.sharers]
         # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
         bare = [replace(item, answer=None) for item in self.items]
         rows = self.model.encode(bare, who=f"user {self.user.user_id}", reserve=self.predict.max_new_tokens)

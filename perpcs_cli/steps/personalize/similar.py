@@ -23,4 +23,4 @@ def similar(
     """{target user: the pool's sharers by the cosine of their embeddings, best first}; `count` of them, or all."""
     users = who.select(workspace, "target")
     near = open_similar(workspace, pool, embeddings)
-    return {user.user_id: near.nearest(user, count or max(1, len(near.others(user)))) for user in users}
+    return {user.user_id: near.nearest(user, count) for user in users}

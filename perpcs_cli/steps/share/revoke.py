@@ -113,7 +113,7 @@ def _revoke(
     if stopped and wanted:
         # The command that is run again: who is out already is not missed, while recipes are still to be made.
         opened = open_pool(path)
-        wanted = [name for name in wanted if own_names(opened, secret, name) & set(opened.ids)]
+        wanted = [name for name in wanted if own_names(opened, secret, name) & opened.places.keys()]
     if not wanted:
         if not finished and not stopped:
             raise UsageError("names nobody, and nothing was stopped", where=path, hint="Give the sharers' ids.")
@@ -226,7 +226,7 @@ def _names(pool: OpenPool, wanted: list[str], places: Places) -> dict[str, set[s
     known = {hidden(path.name): path.name for path in own.glob("*")} if secret and own.is_dir() else {}
     found: dict[str, set[str]] = {}
     for name in wanted:
-        listed = next((n for n in (name, hidden(name)) if n in pool.ids), None)
+        listed = next((n for n in (name, hidden(name)) if n in pool.places), None)
         if listed is None:
             raise UsageError(f"no such sharer: {name!r}", where=pool.path, hint="`perpcs pool list` shows them.")
         found.setdefault(listed, set()).update({listed, name, known.get(listed, name)})

@@ -108,6 +108,16 @@ def test_ties_go_to_the_first():
     assert choose(torch.zeros(4), settings(top_k=2), seeded()) == [(0, 0.5), (1, 0.5)]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_only_the_best_are_sorted_and_that_changes_nothing(seed):
+    # Few values, so that many are equal, also where the k best end; some are not on offer.
+    scores = torch.randint(6, (200,), generator=seeded(seed)).float()
+    scores[scores == 0] = -torch.inf
+    ranked = sorted(range(200), key=lambda place: (-float(scores[place]), place))
+    for k in (1, 3, 40, 150):
+        assert [sharer for sharer, _ in choose(scores, settings(top_k=k), seeded())] == ranked[:k]
+
+
 def test_uniform():
     third = 1 / 3
     found = choose(SCORES, settings(top_k=3, aggregate="uniform"), seeded())

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import provenance
+from sklearn.metrics.pairwise import cosine_similarity
 
 from perpcs_cli.artifacts.embeddings import Embeddings, EmbeddingsCard
 from perpcs_cli.errors import DataError, UsageError
-from perpcs_cli.methods.per_pcs.similarity import Neighbour, nearest, weigh
+from perpcs_cli.methods.per_pcs.similarity import Neighbour, Neighbourhood, weigh
 
 VECTORS = {"u": [1.0, 0.0], "near": [2.0, 0.2], "far": [-1.0, 0.0], "twin": [4.0, 0.4], "zero": [0.0, 0.0]}
 
@@ -19,6 +20,10 @@ VECTORS = {"u": [1.0, 0.0], "near": [2.0, 0.2], "far": [-1.0, 0.0], "twin": [4.0
 def embeddings(vectors: dict[str, list[float]] = VECTORS) -> Embeddings:
     card = EmbeddingsCard(encoder="e", users=dict.fromkeys(vectors, "digest"), provenance=provenance())
     return Embeddings(Path("embeddings.safetensors"), card, torch.tensor(list(vectors.values())))
+
+
+def nearest(known: Embeddings, user: str, sharers: list[str], count: int | None) -> list[Neighbour]:
+    return Neighbourhood(known, sharers).nearest(user, known.vector(user), {user}, count)
 
 
 def test_cosine_by_hand() -> None:
@@ -57,3 +62,25 @@ def test_weights() -> None:
     assert dict(weigh(near, "softmax", 0.1)) == pytest.approx({"a": math.exp(9) / sharp, "b": math.exp(1) / sharp})
     assert weigh(near, "uniform") == [("a", 0.5), ("b", 0.5)]
     assert weigh(near, "single") == [("a", 1.0)]
+
+
+def test_one_neighbourhood_answers_for_many_users_what_each_alone_is_told() -> None:
+    generator = torch.Generator().manual_seed(0)
+    known = embeddings({f"u{place}": torch.randn(7, generator=generator).tolist() for place in range(60)})
+    sharers = [f"u{place}" for place in range(40)]
+    together = Neighbourhood(known, sharers)
+    for place in (0, 39, 40, 59):
+        user = f"u{place}"
+        others = sorted(set(sharers) - {user})
+        exact = cosine_similarity(
+            known.vector(user).double().numpy()[None], torch.stack([known.vector(o).double() for o in others]).numpy()
+        )[0]
+        expected = sorted(zip(others, exact.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
+        # To the last bit: the weights of retrieval are written down as they are.
+        assert together.nearest(user, known.vector(user), {user}, 5) == expected[:5]
+        assert together.nearest(user, known.vector(user), {user}, None) == expected
+
+
+def test_nobody_is_nearest_to_the_only_sharer() -> None:
+    with pytest.raises(UsageError, match="1 sharers are asked for, and there are 0 besides 'u'"):
+        nearest(embeddings(), "u", ["u"], None)
