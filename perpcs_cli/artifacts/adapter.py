@@ -131,13 +131,17 @@ class Adapter:
     def digest_weights(self) -> str:
         """SHA-256 of the weights. Raises DataError where they are not the ones that training wrote."""
         digest = hashing.digest_file(self.file.path)
+        self.check_digest(digest)
+        return digest
+
+    def check_digest(self, digest: str) -> None:
+        """Raise DataError where `digest`, that of the weights, is not of the ones that training wrote."""
         if self.card and digest != self.card.digest:
             raise DataError(
                 "the weights have changed since they were trained",
                 where=self.file.path,
                 hint="Train again with --force.",
             )
-        return digest
 
     def digest(self) -> str:
         """SHA-256 of the weights and of what the configuration makes of them."""

@@ -68,14 +68,14 @@ class OpenPool:
     _adapters: dict[int, Adapter] = field(default_factory=dict)
 
     @cached_property
-    def modules(self) -> tuple[str, ...]:
+    def modules(self) -> list[str]:
         """The linear layers, in the model's order."""
-        return tuple(self.manifest.modules)
+        return list(self.manifest.modules)
 
     @cached_property
-    def ids(self) -> tuple[str, ...]:
+    def ids(self) -> list[str]:
         """The sharers' ids; their position is their index everywhere."""
-        return tuple(sharer.user_id for sharer in self.manifest.sharers)
+        return [sharer.user_id for sharer in self.manifest.sharers]
 
     @cached_property
     def places(self) -> dict[str, int]:

@@ -117,7 +117,7 @@ def test_what_is_withheld_is_what_is_not_shared(tiny, tmp_path, ratio):
 
 
 def test_each_sharer_has_one_place(pool):
-    assert [pool.ids[place] for place in pool.places.values()] == list(pool.places) == list(pool.ids)
+    assert [pool.ids[place] for place in pool.places.values()] == list(pool.places) == pool.ids
 
 
 def test_an_adapter_that_is_used_stays_open_and_one_that_is_looked_at_does_not(pool, monkeypatch):

@@ -104,7 +104,7 @@ def audit_pool(
     mine = [leakage for leakage in attacked.values() if leakage.provenance.inputs.get("pool") == pool.digest]
     own = pool_files(pool)
     files = [*own, *recipes]
-    problems = [*verify_pool(pool), *_odd_files(pool)]
+    problems = [*verify_pool(pool), *_odd_files(pool, own)]
     for path in files:
         problems += odd_content(path, {*known, RELATION})
     for leak in find_words(files, users or (), known):
@@ -196,17 +196,17 @@ def _attacks(path: Path, leakage: Leakage, pool: OpenPool) -> list[Attacked]:
     return result
 
 
-def _odd_files(pool: OpenPool) -> list[str]:
-    """Files that perpcs does not write there, and metadata that it does not write either."""
+def _odd_files(pool: OpenPool, files: Sequence[Path]) -> list[str]:
+    """Those of a pool's files that perpcs does not write there, and metadata that it does not write either."""
     expected = {WEIGHTS, CONFIG, CARD, GATE_FILE, *([] if pool.manifest.pseudonyms else [LOG_FILE])}
     places = {pool.path.parent / sharer.path for sharer in pool.manifest.sharers}
+    top = {pool.path, gates_path(pool.path), embeddings_path(pool.path)}
     problems = []
-    for path in pool_files(pool):
+    for path in files:
         allowed: set[str] = {"perpcs"} if path == embeddings_path(pool.path) else set()
         if path.parent in places:
             allowed = METADATA.get(path.name, set())
-        beside = path in (pool.path, gates_path(pool.path), embeddings_path(pool.path))
-        if not beside and (path.parent not in places or path.name not in expected):
+        if path not in top and (path.parent not in places or path.name not in expected):
             problems.append(f"{path}: does not belong to the pool")
         if path.suffix == ".safetensors":
             try:

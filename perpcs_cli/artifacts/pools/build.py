@@ -48,22 +48,25 @@ def build_pool(
     refuse_half_revoked(path)
     sweep(copies_root(path), below=True)
     check_copies(path)
-    adapters = [open_adapter(directory) for directory in directories]
+    # None of them stays open: they are read one after the other.
+    own = {directory: open_adapter(directory).user_id for directory in directories}
     if copies:
         # In the order of the ids, the places of the pseudonyms would tell who is who.
-        adapters.sort(key=lambda adapter: copies.name(adapter.user_id))
-    first = adapters[0]
+        directories = sorted(directories, key=lambda directory: copies.name(own[directory]))
+    first, root = open_adapter(directories[0]), path.parent.resolve()
     import torch
 
-    entries: list[Sharer] = []
-    stacks: dict[str, list[Tensor]] = {module: [] for module in order}
+    entries: dict[str, Sharer] = {}
+    stacks: dict[str, Tensor] = {}
     shapes = {module: first.shape(module) for module in order}
-    for adapter in adapters:
+    for adapter in map(open_adapter, directories):
         check_alike(adapter, first, shapes)
         name = copies.name(adapter.user_id) if copies else adapter.user_id
-        if twice := [entry.path for entry in entries if entry.user_id == name]:
+        if name in entries:
             raise DataError(
-                f"is the same sharer as {twice[0]}: {adapter.user_id!r}", where=adapter.path, hint="Remove one."
+                f"is the same sharer as {entries[name].path}: {adapter.user_id!r}",
+                where=adapter.path,
+                hint="Remove one.",
             )
         digest = check_finite(adapter)
         shared = shared_pieces(name, len(order), share_ratio, provenance.seed)
@@ -76,37 +79,38 @@ def build_pool(
             trained, card = _checked_gates(adapter, digest, shapes)
             vectors = {m: vector if m in given else torch.zeros_like(vector) for m, vector in trained.items()}
             for module, vector in vectors.items():
-                stacks[module].append(vector)
+                if module not in stacks:
+                    stacks[module] = vector.new_zeros(len(directories), len(vector))
+                elif vector.dtype != stacks[module].dtype:
+                    stacks[module] = stacks[module].to(torch.promote_types(vector.dtype, stacks[module].dtype))
+                stacks[module][len(entries)] = vector
             gate = hashing.digest_file(adapter.path / GATE_FILE)
         if copies:
             adapter = open_adapter(copies.write(name, adapter, given, vectors, card))
             digest = adapter.digest_weights()
             gate = hashing.digest_file(adapter.path / GATE_FILE) if need_gates else ""
         try:
-            relative = adapter.path.resolve().relative_to(path.parent.resolve())
+            relative = adapter.path.resolve().relative_to(root)
         except ValueError:
             raise UsageError(
                 f"the sharer {adapter.path} is not below the pool's directory {path.parent}",
                 hint="A manifest holds relative paths only; write it above its sharers with --out.",
             ) from None
-        entries.append(
-            Sharer(
-                user_id=safe_paths.check_id(name, "sharer", where=adapter.path),
-                path=str(relative),
-                adapter=digest,
-                gate=gate,
-                shared=shared,
-                privacy=compose(guarantees(adapter, with_gate=need_gates)),
-            )
+        entries[name] = Sharer(
+            user_id=safe_paths.check_id(name, "sharer", where=adapter.path),
+            path=str(relative),
+            adapter=digest,
+            gate=gate,
+            shared=shared,
+            privacy=compose(guarantees(adapter, with_gate=need_gates)),
         )
     gates_digest = ""
     if need_gates:
-        stacked = {module: torch.stack(stack) for module, stack in stacks.items()}
-        tensors.write_tensors(gates_path(path), stacked, {})
+        tensors.write_tensors(gates_path(path), stacks, {})
         gates_digest = hashing.digest_file(gates_path(path))
     if embeddings:
-        own = [adapter.user_id for adapter in adapters]
-        write_shared(embeddings_path(path), embeddings, {name: copies.name(name) if copies else name for name in own})
+        names = {own[directory]: copies.name(own[directory]) if copies else own[directory] for directory in directories}
+        write_shared(embeddings_path(path), embeddings, names)
     model = first.config.base_model_name_or_path or ""
     pool = Pool(
         base=first.base,
@@ -114,7 +118,7 @@ def build_pool(
         rank=first.config.r,
         scale=first.scale,
         modules=shapes,
-        sharers=tuple(entries),
+        sharers=tuple(entries.values()),
         share_ratio=share_ratio,
         gates=gates_digest,
         max_norm=max_norm,
@@ -125,7 +129,7 @@ def build_pool(
     typed_files.write_json(path, pool)
     if not embeddings:
         embeddings_path(path).unlink(missing_ok=True)
-    keep_only(path, [entry.user_id for entry in entries])
+    keep_only(path, entries)
     return pool
 
 

@@ -51,7 +51,7 @@ def check_norms(adapter: Adapter, name: str, modules: Iterable[str], bound: floa
 
 def far_from_others(pool: OpenPool) -> list[str]:
     """A sentence for each sharer of a whole pool with a piece that is more than FAR times as large as the others'."""
-    found = [norms(pool.adapter(index), pool.given(index)) for index in range(len(pool.ids))]
+    found = [norms(pool.open(index), pool.given(index)) for index in range(len(pool.ids))]
     usual = {module: median(one[module] for one in found if module in one) for one in found for module in one}
     sentences = []
     for name, own in zip(pool.ids, found, strict=True):

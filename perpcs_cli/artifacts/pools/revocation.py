@@ -118,8 +118,10 @@ def plan(
     if embeddings.exists():
         read_embeddings(embeddings)
     kept = [pool.path, *(pool.path.parent / s.path for s in pool.manifest.sharers if s.user_id not in names)]
+    resolved = {path: path.resolve() for path in kept} if directories else {}
     for directory in directories:
-        if inner := [path for path in kept if path.resolve().is_relative_to(directory.resolve())]:
+        place = directory.resolve()
+        if inner := [path for path, there in resolved.items() if there.is_relative_to(place)]:
             raise DataError(f"would be deleted, and holds {inner[0]}", where=directory, hint="Build the pool again.")
         check_removable(directory)
     return Revocation(

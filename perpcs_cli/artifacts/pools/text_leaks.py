@@ -11,6 +11,7 @@ import json
 import mmap
 import re
 from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ LETTERS = 24
 LONG = 10
 """Words from which on a text in an artifact is remarkable in itself."""
 TEXT = (".txt", ".md", ".csv", ".toml")
+SAME = 256
+"""Texts whose windows are kept at a time."""
+FEW = 64
+"""So many names are looked for among a file's bytes before it is parsed."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 # Scripts without spaces: each character counts as a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\W_]+")
+_NAME = re.compile(r"[\w-]+")
 _ESCAPE = re.compile(r'\\+u([0-9a-fA-F]{4})|\\+[nrtbf"/]')
 _PRINTABLE = re.compile(rb"[\x20-\x7e]{%d,}" % LETTERS)
 
@@ -77,11 +83,17 @@ def texts_in(path: Path) -> Iterator[str]:
 
 def find_words(files: Iterable[Path], users: Iterable[User], known: Iterable[str] = ()) -> list[Leak]:
     """Which users' words stand in which files. `known`: texts that are nobody's own, as the task's prompts."""
-    places: dict[str, set[str]] = {}
-    for path in files:
+    names: list[str] = []
+    places: dict[str, list[int]] = {}
+    # Many sharers' files have the same text, but for a few words.
+    known_windows = lru_cache(SAME)(windows)
+    for number, path in enumerate(files):
+        names.append(str(path))
         for text in texts_in(path):
-            for window in windows(text):
-                places.setdefault(window, set()).add(str(path))
+            for window in known_windows(text):
+                inside = places.setdefault(window, [])
+                if inside[-1:] != [number]:
+                    inside.append(number)
     for text in known:
         for window in windows(text):
             places.pop(window, None)
@@ -90,7 +102,7 @@ def find_words(files: Iterable[Path], users: Iterable[User], known: Iterable[str
         for user in users
         for field, text in _fields(user)
         for window in sorted(places.keys() & set(_windows(text)))
-        for file in sorted(places[window])
+        for file in sorted({names[number] for number in places[window]})
     }
     return [Leak(file=file, user_id=user_id, field=field) for file, user_id, field in found]
 
@@ -98,15 +110,22 @@ def find_words(files: Iterable[Path], users: Iterable[User], known: Iterable[str
 def find_names(files: Iterable[Path], names: Collection[str]) -> list[tuple[str, str]]:
     """(file, name) where a file, or its place, names somebody: as a text or a part of one in JSON, which keeps ids of
     digits apart from numbers; as a word elsewhere."""
-    # An id of digits alone is only a name where it is a whole text.
-    words = sorted(name for name in names if not name.isdigit())
-    pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, words))})(?![\w-])") if words else None
+    names = set(names)
+    # An id of digits alone is only a name where it is a whole text. One that is a word is looked up among the words;
+    # another one has to be searched for.
+    words = {name for name in names if not name.isdigit() and _NAME.fullmatch(name)}
+    odd = sorted(name for name in names - words if not name.isdigit())
+    pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, odd))})(?![\w-])") if odd else None
+    signs = _signs(names)
     found: dict[tuple[str, str], None] = {}
     for path in files:
-        for text in (*_values(path), path.stem, path.parent.name):
+        for text in (*_values(path, signs), path.stem, path.parent.name):
             if text in names:
                 found[str(path), text] = None
-            elif pattern:
+                continue
+            if words:
+                found.update({(str(path), word): None for word in _NAME.findall(text) if word in words})
+            if pattern:
                 found.update({(str(path), match[1]): None for match in pattern.finditer(text)})
     return list(found)
 
@@ -121,14 +140,25 @@ def odd_content(path: Path, known: Collection[str] = ()) -> list[str]:
     return [f"{path}: holds a text of {len(text.split())} words" for text in long]
 
 
-def _values(path: Path) -> Iterator[str]:
-    """The texts in a file: of JSON and of a tensor file's metadata, keys and values; of other text, the lines."""
+def _signs(names: Collection[str]) -> tuple[bytes, ...]:
+    """What JSON that holds one of `names` has among its bytes: the name itself, or an escape that may hide it."""
+    if len(names) > FEW or any('"' in name for name in names):
+        return (b"",)
+    return (rb"\u", *(name.encode() for name in names))
+
+
+def _values(path: Path, signs: Collection[bytes] = (b"",)) -> Iterator[str]:
+    """The texts in a file: of JSON and of a tensor file's metadata, keys and values; of other text, the lines.
+
+    JSON, or a line of JSONL, that has none of `signs` is passed over.
+    """
     if path.suffix == ".safetensors":
         yield from _strings(_metadata(path))
     elif path.suffix in (".json", ".jsonl"):
         data = typed_files.read_bytes(path)
         for part in data.splitlines() if path.suffix == ".jsonl" else [data]:
-            yield from _strings(_decoded(part))
+            if any(sign in part for sign in signs):
+                yield from _strings(_decoded(part))
     elif path.suffix in TEXT:
         yield from typed_files.read_bytes(path).decode(errors="replace").splitlines()
 

@@ -29,12 +29,15 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
     first = None
     for index, sharer in enumerate(pool.manifest.sharers):
         try:
-            adapter = pool.adapter(index)
+            adapter = pool.open(index)
             first = first or adapter
             check_alike(adapter, first, pool.given(index))
             if adapter.base != pool.manifest.base:
                 problems.append(f"{adapter.path}: has another base model than the manifest says")
-            check_finite(adapter)
+            for module in adapter.modules:
+                adapter.piece(module)
+            # It is the manifest's, by which the file has just been checked.
+            adapter.check_digest(sharer.adapter)
             if bound is not None:
                 check_norms(adapter, sharer.user_id, pool.given(index), bound)
             if sharer.gate and hashing.digest_file(adapter.path / GATE_FILE) != sharer.gate:
@@ -69,10 +72,11 @@ def is_built_from(
         return None
     if embeddings is not None and not _same_embeddings(embeddings, pool.embeddings(), directories):
         return None
-    for index, name in enumerate(pool.ids):
-        own, given = open_adapter(directories[name]), pool.adapter(index)
-        if given.path.resolve() == own.path.resolve():
+    for index, sharer in enumerate(pool.manifest.sharers):
+        directory = directories[sharer.user_id]
+        if (path.parent / sharer.path).resolve() == directory.resolve():
             continue
+        own, given = open_adapter(directory), pool.open(index)
         if own.base != given.base or not _same_files(own, given, gates=gates):
             return None
     return pool.manifest

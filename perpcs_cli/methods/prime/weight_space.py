@@ -71,4 +71,4 @@ class Space:
 def make_space(pool: OpenPool, sharers: Sequence[str], granularity: Granularity = "lora") -> Space:
     """The space of some of a pool's sharers."""
     shared = tuple(frozenset(pool.shares(pool.places[sharer])) for sharer in sharers)
-    return Space(tuple(sharers), shared, pool.modules, granularity)
+    return Space(tuple(sharers), shared, tuple(pool.modules), granularity)

@@ -46,6 +46,16 @@ def test_the_gates_are_stacked(pool, root):
             assert torch.equal(gates.read(module)[index], own.read(module))
 
 
+def test_gates_of_another_type_are_stacked_without_loss(tiny, root):
+    first = next(iter(tiny.targets))
+    exact = torch.linspace(0, 1, 64, dtype=torch.double)
+    edit_tensor(root / "sharers" / "s1" / GATE_FILE, first, exact)
+    pool = write_pool(root, tiny, COUNT)
+    assert torch.equal(pool.gates().read(first)[1], exact)
+    own, _ = read_gates(root / "sharers" / "s0" / GATE_FILE)
+    assert torch.equal(pool.gates().read(first)[0], own.read(first).double())
+
+
 def test_the_pieces_are_the_sharers(tiny, pool):
     for index in range(COUNT):
         expected = random_pieces(tiny, index)

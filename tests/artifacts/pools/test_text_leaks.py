@@ -109,6 +109,35 @@ def test_names(tmp_path) -> None:
     ]
 
 
+@pytest.mark.parametrize("others", [0, 100])
+def test_names_that_json_spells_in_other_ways(tmp_path, others) -> None:
+    """Few names are looked for in a file's bytes first, many are not: the same are found."""
+    names = ["ärger", "o k", 'a"b', "plain", "-x", "x-", *(f"other{number}" for number in range(others))]
+    path = tmp_path / "a.jsonl"
+    lines = [
+        json.dumps({"x": "see ärger"}),
+        json.dumps({"x": "\\n o k \\n"}, ensure_ascii=False),
+        json.dumps({"x": 'an a"b there'}),
+        '{"x": "pl\\u0061in"}',
+        json.dumps({"x": json.dumps({"y": ["plain-x", "x--x", "plain"]})}),
+        json.dumps({"x": "-x"}),
+        json.dumps({"x": "an x- here"}),
+    ]
+    path.write_text("\n".join(lines))
+    assert find_names([path], names) == [(str(path), name) for name in ("ärger", "o k", 'a"b', "plain", "-x", "x-")]
+    assert find_names([path], ["ärger", "plain"]) == [(str(path), "ärger"), (str(path), "plain")]
+    assert find_names([path], ["o k", "nobody"]) == [(str(path), "o k")]
+
+
+def test_a_text_of_many_files_is_found_in_each(tmp_path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.json").write_text(json.dumps({"a": SECRET, "b": SECRET}))
+    files = sorted(tmp_path.iterdir())
+    assert [(leak.file, leak.field) for leak in find_words(files, [USER])] == [
+        (str(path), "history 0, text") for path in files
+    ]
+
+
 def test_long_texts_and_pickles(tmp_path) -> None:
     long = "one two three four five six seven eight nine ten"
     path = tmp_path / "a.json"

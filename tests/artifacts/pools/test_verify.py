@@ -76,3 +76,12 @@ def test_gates_and_embeddings_are_no_integers(tiny, pool, root):
     edit_json(pool.path, gates="", embeddings=hashing.digest_file(embeddings_path(pool.path)))
     (problem,) = verify_pool(open_pool(pool.path))
     assert "holds I64, and no floating-point numbers" in problem
+
+
+def test_verifying_digests_each_file_once(pool, root, monkeypatch):
+    read = []
+    digest_file = hashing.digest_file
+    monkeypatch.setattr(hashing, "digest_file", lambda path: read.append(path) or digest_file(path))
+    assert verify_pool(pool) == []
+    own = [root / "sharers" / name / file for name in pool.ids for file in (WEIGHTS, GATE_FILE)]
+    assert sorted(read) == sorted([*own, gates_path(pool.path)])
