@@ -5,6 +5,7 @@ A profile tells of the user's history: the file stays with the user's data and n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -37,19 +38,19 @@ class ProfilesInfo(
 
 
 def read_profiles(path: Path) -> dict[str, Profile]:
-    """Profiles by user id, in file order; none where there is no file.
+    """Profiles by user id, in file order; none where there is no file. Raises what `each_profile` raises."""
+    return {row.user_id: row for row in each_profile(path)}
 
-    Raises DataError for broken lines, unsafe ids and a user who occurs twice.
-    """
-    if not path.exists():
-        return {}
-    profiles: dict[str, Profile] = {}
-    for row in typed_files.read_jsonl(path, Profile):
+
+def each_profile(path: Path) -> Iterator[Profile]:
+    """The same one at a time. Raises DataError for broken lines, unsafe ids and a user who occurs twice."""
+    ids: set[str] = set()
+    for row in typed_files.each_of(path, Profile) if path.exists() else ():
         safe_paths.check_id(row.user_id, "user id", where=path)
-        if row.user_id in profiles:
+        if row.user_id in ids:
             raise DataError(f"user {row.user_id!r} has two profiles", where=path)
-        profiles[row.user_id] = row
-    return profiles
+        ids.add(row.user_id)
+        yield row
 
 
 def write_profiles(path: Path, profiles: dict[str, Profile]) -> None:
@@ -69,8 +70,8 @@ def write_info(path: Path, info: ProfilesInfo) -> None:
 
 def with_profiles(users: dict[str, User], path: Path) -> dict[str, User]:
     """The users with their profiles of the file at `path`; who has none there keeps the one of users.jsonl."""
-    profiles = read_profiles(path)
+    profiles = {row.user_id: row.profile for row in each_profile(path) if row.user_id in users}
     return {
-        user_id: msgspec.structs.replace(user, profile=profiles[user_id].profile) if user_id in profiles else user
+        user_id: msgspec.structs.replace(user, profile=profiles[user_id]) if user_id in profiles else user
         for user_id, user in users.items()
     }

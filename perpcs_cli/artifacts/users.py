@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -48,21 +48,26 @@ class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def read_users(path: Path) -> dict[str, User]:
-    """Users by id, in file order. Raises DataError for broken lines, unsafe ids and ids that occur twice,
+    """Users by id, in file order. Raises what `each_user` raises."""
+    return {user.user_id: user for user in each_user(path)}
+
+
+def each_user(path: Path) -> Iterator[User]:
+    """Users one at a time, in file order. Raises DataError for broken lines, unsafe ids and ids that occur twice,
     of users and of a user's queries."""
-    users: dict[str, User] = {}
-    for user in typed_files.read_jsonl(path, User):
+    ids: set[str] = set()
+    for user in typed_files.each_of(path, User):
         safe_paths.check_id(user.user_id, "user id", where=path)
-        if user.user_id in users:
+        if user.user_id in ids:
             raise DataError(f"user {user.user_id!r} occurs twice", where=path)
         asked = [query.id for query in user.queries]
         if len(set(asked)) < len(asked):
             twice = max(asked, key=asked.count)
             raise DataError(f"user {user.user_id!r} has two queries with the id {twice!r}", where=path)
-        users[user.user_id] = user
-    if not users:
+        ids.add(user.user_id)
+        yield user
+    if not ids:
         raise DataError("holds no users", where=path)
-    return users
 
 
 def write_users(path: Path, users: list[User]) -> None:
@@ -88,12 +93,25 @@ def choose_users(users: dict[str, User], wanted: Sequence[str], *, where: object
 
     Raises UsageError for an id that is not among `users`.
     """
-    missing = [i for i in wanted if i not in users]
-    if missing:
+    return _chosen(users, wanted, len(users), next(iter(users), ""), where)
+
+
+def read_chosen(path: Path, wanted: Sequence[str]) -> list[User]:
+    """The same of a file, of which the others are read and checked, too, but never held. Raises both errors."""
+    found, asked, count, first = {}, set(wanted), 0, ""
+    for count, user in enumerate(each_user(path), start=1):  # noqa: B007
+        first = first or user.user_id
+        if user.user_id in asked:
+            found[user.user_id] = user
+    return _chosen(found, wanted, count, first, path)
+
+
+def _chosen(users: dict[str, User], wanted: Sequence[str], count: int, first: str, where: object) -> list[User]:
+    if missing := [i for i in wanted if i not in users]:
         raise UsageError(
             f"no such user: {shortened([repr(i) for i in missing])}",
             where=where,
-            hint=f"It holds {len(users)} users, {next(iter(users))!r} for example.",
+            hint=f"It holds {count} users, {first!r} for example.",
         )
     return [users[i] for i in dict.fromkeys(wanted)]
 

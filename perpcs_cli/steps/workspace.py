@@ -15,7 +15,7 @@ from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.profiles import with_profiles
 from perpcs_cli.artifacts.settings import FILE, Settings, declared, make_settings, read_settings
 from perpcs_cli.artifacts.split import read_list
-from perpcs_cli.artifacts.users import User, choose_users, read_users
+from perpcs_cli.artifacts.users import User, choose_users, read_chosen, read_users
 from perpcs_cli.errors import UsageError
 from perpcs_cli.tasks.published_settings import published_settings
 from perpcs_cli.tasks.spec import Task, get_task
@@ -189,10 +189,14 @@ class Who:
 
     def select(self, workspace: Workspace, *lists: str, among: dict[str, User] | None = None) -> list[User]:
         """The users asked for, else those of the first of `lists` that exists, else all. Raises UsageError for an
-        unknown one."""
-        users = self.everyone(workspace) if among is None else among
+        unknown one. Of a file, nobody else is held."""
         wanted = self.ids or next(filter(None, map(workspace.split, lists)), [])
-        return choose_users(users, wanted, where=self.path(workspace)) if wanted else list(users.values())
+        if not wanted:
+            return list((self.everyone(workspace) if among is None else among).values())
+        if among is not None:
+            return choose_users(among, wanted, where=self.path(workspace))
+        chosen = {user.user_id: user for user in read_chosen(self.path(workspace), wanted)}
+        return list(with_profiles(chosen, workspace.profiles).values())
 
     def path(self, places: Places) -> Path:
         """Where the users are."""

@@ -127,7 +127,7 @@ def read_bytes(path: Path, limit: int = limits.DATA_BYTES) -> bytes:
             blocks.append(block)
             held += len(block)
     if max(size, held) > limit:
-        raise DataError(f"is larger than {limit >> 20} MiB, the most that is read", where=path)
+        raise _too_large(path, limit)
     return b"".join(blocks)
 
 
@@ -146,16 +146,43 @@ def read_text(path: Path, limit: int = limits.DATA_BYTES) -> str:
 
 def read_jsonl(path: Path, kind: type[T]) -> list[T]:
     """Read one struct a line. Blank lines are allowed. Raises DataError with the line number."""
+    return list(each_of(path, kind))
+
+
+def each_of(path: Path, kind: type[T]) -> Iterator[T]:
+    """The same one struct at a time, so that a file of any length takes the memory of a line."""
     decoder = msgspec.json.Decoder(kind)
-    rows = []
-    for number, line in enumerate(without_mark(read_bytes(path)).splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in lines(path):
         try:
-            rows.append(decoder.decode(line))
+            yield decoder.decode(line)
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8: {error.reason}", where=f"{path}, line {number}") from None
         except UNREADABLE as error:
             hint = f"Each line is one {_name(kind)} as a JSON object."
             raise DataError(str(error), where=f"{path}, line {number}", hint=hint) from None
-    return rows
+
+
+def lines(path: Path, limit: int = limits.DATA_BYTES) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, each with its number from 1, without a byte order mark.
+
+    Raises DataError where it is missing, cannot be read or has more than `limit` bytes.
+    """
+    number = held = 0
+    with opened(path) as file:
+        # What a pipe holds is not known before.
+        large = os.fstat(file.fileno()).st_size > limit
+        while not large and (block := file.readline(limit + 1 - held)):
+            text = block if held else without_mark(block)
+            held += len(block)
+            large = held > limit
+            # A line may end in a carriage return alone.
+            for line in () if large else text.splitlines():
+                number += 1
+                if line.strip():
+                    yield number, line
+    if large:
+        raise _too_large(path, limit)
+
+
+def _too_large(path: Path, limit: int) -> DataError:
+    return DataError(f"is larger than {limit >> 20} MiB, the most that is read", where=path)

@@ -157,3 +157,33 @@ def test_toml_holds_no_nul(tmp_path, line):
     path.write_text(f'format = "f"\n{line}\n')
     with pytest.raises(DataError, match="holds the character NUL"):
         typed_files.read_toml(path, "f")
+
+
+def test_lines_are_read_one_at_a_time_and_numbered_as_they_end(tmp_path):
+    path = tmp_path / "rows"
+    path.write_bytes(b'\xef\xbb\xbf{"id":1}\r\n\r\n \n{"id":2}\r{"id":3}\n{"id":"x"}')
+    assert [number for number, _ in typed_files.lines(path)] == [1, 4, 5, 6]
+    rows = typed_files.each_of(path, Row)
+    assert [next(rows), next(rows), next(rows)] == [Row(1), Row(2), Row(3)]
+    with pytest.raises(DataError) as caught:
+        next(rows)
+    assert caught.value.where == f"{path}, line 6"
+
+
+def test_a_file_that_is_too_large_is_refused_before_its_first_line(tmp_path):
+    path = tmp_path / "rows"
+    path.write_bytes(b"1\n" * 8)
+    assert len(list(typed_files.lines(path, 16))) == 8
+    with pytest.raises(DataError, match="is larger than"):
+        next(typed_files.lines(path, 15))
+
+
+def test_a_pipe_that_holds_too_much_is_refused_where_it_ends(tmp_path):
+    read, write = os.pipe()
+    os.write(write, b"1\n22222222\n")
+    os.close(write)
+    rows = typed_files.lines(Path(f"/dev/fd/{read}"), 8)
+    assert next(rows) == (1, b"1")
+    with pytest.raises(DataError, match="is larger than"):
+        next(rows)
+    os.close(read)
