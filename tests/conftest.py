@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,15 @@ def make_tokenizer() -> Any:
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_memory_of_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Records of models are kept with the tests, and not in the user's cache."""
+    records = tmp_path_factory.mktemp("records")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("perpcs_cli.model.loading.known_identity.cache_directory", lambda: records)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -137,11 +137,8 @@ class Adapter:
     def check_digest(self, digest: str) -> None:
         """Raise DataError where `digest`, that of the weights, is not of the ones that training wrote."""
         if self.card and digest != self.card.digest:
-            raise DataError(
-                "the weights have changed since they were trained",
-                where=self.file.path,
-                hint="Train again with --force.",
-            )
+            hint = "Train again with --force."
+            raise DataError("the weights have changed since they were trained", where=self.file.path, hint=hint)
 
     def digest(self) -> str:
         """SHA-256 of the weights and of what the configuration makes of them."""

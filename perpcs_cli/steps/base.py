@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from perpcs_cli.model.engine.batching import Encoded
     from perpcs_cli.model.loading.base import Base
     from perpcs_cli.model.loading.identity import Identity
+    from perpcs_cli.model.loading.known_identity import Asked, KnownIdentity
     from perpcs_cli.model.loading.tokenizer_info import Reads
     from perpcs_cli.tasks.prompts import Prompt
 
@@ -59,20 +60,40 @@ class StepModel:
 
     @cached_property
     def identity(self) -> Identity:
-        """Its fingerprint, number type and device, for provenances. Raises what `identify` raises."""
+        """What it is, looked at now. Raises what `identify` raises, and DataError where it was another one before."""
         from perpcs_cli.model.loading.identity import identify
+        from perpcs_cli.model.loading.known_identity import remember
 
         settings = self.settings
-        return identify(settings.model, self._task_adapter, device=settings.device, dtype=settings.dtype)
+        state = self._asked.state()
+        found = identify(settings.model, self._task_adapter, device=settings.device, dtype=settings.dtype)
+        known = vars(self).get("_known")
+        if known and (known.fingerprint, known.description) != (found.fingerprint, found.describe()):
+            raise DataError("the model has changed while this command ran", where=settings.model, hint="Run it again.")
+        remember(self._asked, state, found.fingerprint, found.describe())
+        return found
+
+    @property
+    def _asked(self) -> Asked:
+        from perpcs_cli.model.loading.known_identity import Asked
+
+        settings = self.settings
+        return Asked(settings.model, self._task_adapter, settings.device, settings.dtype)
+
+    @cached_property
+    def _known(self) -> KnownIdentity | None:
+        from perpcs_cli.model.loading.known_identity import recall
+
+        return None if "identity" in vars(self) else recall(self._asked)
 
     @property
     def fingerprint(self) -> str:
-        """Of the base with its task adapter."""
-        return self.identity.fingerprint
+        """Of the base with its task adapter, for provenances: as it was last looked at, if nothing has changed."""
+        return self._known.fingerprint if self._known else self.identity.fingerprint
 
     def describe(self) -> dict[str, str]:
-        """What changes results, for an artifact's provenance."""
-        return self.identity.describe()
+        """What changes results, for an artifact's provenance; known as the fingerprint is."""
+        return self._known.description if self._known else self.identity.describe()
 
     @cached_property
     def base(self) -> Base:

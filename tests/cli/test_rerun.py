@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from embedded_workspace import PRIME, embedded
@@ -77,3 +81,21 @@ def test_force_makes_it_again(near: Shell) -> None:
     rows = json.loads(near(f"{LINES['assemble']} --force --json").stdout)
     assert {row["state"] for row in rows} == {"made"}
     assert near.walk() == before
+
+
+def test_a_rerun_decides_without_torch_or_the_model(ready: Shell, tmp_path: Path) -> None:
+    line = named(ready, LINES["assemble"]).split()
+    code = f"""import sys
+from perpcs_cli.cli.main import app
+try:
+    app({line!r})
+finally:
+    print("torch" in sys.modules)"""
+    # The first rerun looks at the model, and keeps what it has found.
+    for looks in ("True", "False"):
+        environment = {**os.environ, "PERPCS_CACHE": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ready.root, env=environment, capture_output=True, text=True, check=True
+        )
+        assert "finished already" in done.stderr
+        assert done.stdout.splitlines()[-1] == looks

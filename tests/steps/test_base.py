@@ -12,7 +12,8 @@ from helpers import write_sharer
 
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.settings import make_settings, to_toml
-from perpcs_cli.errors import PerpcsError
+from perpcs_cli.errors import DataError, PerpcsError
+from perpcs_cli.model.loading import known_identity
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.steps.base import StepModel, kept_base
 from perpcs_cli.steps.report import SILENT
@@ -116,3 +117,26 @@ def test_a_model_that_is_no_plain_decoder_is_refused_when_it_is_loaded(
     monkeypatch.setattr("perpcs_cli.model.engine.packed_check.check_packed", other)
     with pytest.raises(PerpcsError, match="says other things"):
         loaded(workspace)
+
+
+def test_a_model_that_was_looked_at_is_known(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = StepModel(workspace, SILENT).identity
+    monkeypatch.setattr(known_identity, "SETTLED_NS", 0)
+    _ = StepModel(workspace, SILENT).identity
+    looks = []
+    monkeypatch.setattr("perpcs_cli.model.loading.identity.identify", lambda *_, **__: looks.append(1) or expected)
+    model = StepModel(workspace, SILENT)
+    assert (model.fingerprint, model.describe(), looks) == (expected.fingerprint, expected.describe(), [])
+    # What computes looks again.
+    assert (model.identity, looks) == (expected, [1])
+
+
+def test_a_model_that_is_another_than_it_was_known_as(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_identity, "SETTLED_NS", 0)
+    found = StepModel(workspace, SILENT).identity
+    model = StepModel(workspace, SILENT)
+    assert model.fingerprint == found.fingerprint
+    other = dataclasses.replace(found, fingerprint="0" * 64)
+    monkeypatch.setattr("perpcs_cli.model.loading.identity.identify", lambda *_, **__: other)
+    with pytest.raises(DataError, match="has changed while this command ran"):
+        _ = model.base

@@ -1,0 +1,95 @@
+"""What a model was when it was last looked at: a command with nothing to do neither loads torch nor looks again.
+
+A record is believed while everything that an identity depends on is as it was: the files, by size, times and inode;
+the machine, its devices and torch. It decides what is finished and never what is computed: whatever loads the model
+looks at it anew.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from perpcs_cli.artifacts.io import hashing, typed_files
+from perpcs_cli.errors import DataError, PerpcsError
+from perpcs_cli.model.loading.fetch import cache_directory, resolve_model
+
+SETTLED_NS = 2_000_000_000
+"""A file that was changed so lately may be changed again within one tick of its clock."""
+
+
+class KnownIdentity(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="perpcs.identity/1"):
+    """One record, in the cache: an identity and the state of what it depends on."""
+
+    state: str
+    fingerprint: str
+    description: dict[str, str]
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What an identity is asked for: settings, as they are given."""
+
+    model: str
+    task_adapter: str
+    device: str
+    dtype: str
+
+    @property
+    def place(self) -> Path:
+        """Where its record lies: one for each, whatever becomes of the model."""
+        return cache_directory() / "identities" / f"{hashing.digest_value(self)}.json"
+
+    def state(self) -> str | None:
+        """A digest of all that its identity depends on; None where that cannot be told, or has just changed."""
+        try:
+            found = resolve_model(self.model)
+            directories = [found, *([Path(self.task_adapter)] if self.task_adapter else [])]
+            files = [_state_of(one) for one in directories if isinstance(one, Path)]
+        except (PerpcsError, OSError):
+            return None
+        newest = max((entry[3] for some in files for entry in some), default=0)
+        # A hub id is looked up by its library.
+        if len(files) < len(directories) or newest > time.time_ns() - SETTLED_NS:
+            return None
+        return hashing.digest_value([files, _machine()])
+
+
+def recall(asked: Asked) -> KnownIdentity | None:
+    """The record of an identity, if nothing that it depends on has changed since."""
+    try:
+        known = typed_files.read_json(asked.place, KnownIdentity)
+    except DataError:
+        # It is a cache: one that cannot be read is none.
+        return None
+    return known if known.state == asked.state() else None
+
+
+def remember(asked: Asked, state: str | None, fingerprint: str, description: dict[str, str]) -> None:
+    """Keep an identity that was found when all that it depends on had the `state`."""
+    if state is None:
+        return
+    try:
+        typed_files.write_json(
+            asked.place, KnownIdentity(state=state, fingerprint=fingerprint, description=description)
+        )
+    except PerpcsError:
+        # Where there is no place for caches, the model is looked at each time.
+        return
+
+
+def _state_of(directory: Path) -> list[tuple[str, int, int, int, int]]:
+    """(name, size, time of the content, time of any change, inode) of each file, links followed."""
+    found = ((path.name, path.stat()) for path in sorted(directory.iterdir()) if path.is_file())
+    return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in found]
+
+
+def _machine() -> list[object]:
+    """What decides of devices and number types where the settings leave it open, and the versions that look."""
+    devices = sorted(str(path) for path in Path("/dev").glob("nvidia*"))
+    visible = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")]
+    return [platform.node(), platform.machine(), devices, visible, version("torch"), version("perpcs")]
