@@ -35,5 +35,5 @@ def init(
         typed_files.write_text(path, text)
         return True
 
-    output = Output(path.stem, path, same_bytes(path, text.encode()))
+    output = Output(path.stem, path, same_bytes(path, [text.encode()]))
     return made, run_one(output, make, force=force, dry_run=dry_run, report=report)

@@ -8,7 +8,7 @@ written whole or not at all, so that a run that was stopped goes on with the fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from perpcs_cli.artifacts.io.atomic import refuse_existing
 from perpcs_cli.artifacts.io.leftovers import sweep
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
-from perpcs_cli.artifacts.io.typed_files import read_bytes
+from perpcs_cli.artifacts.io.typed_files import holds
 from perpcs_cli.steps.report import SILENT, Report
 
 State = Literal["made", "finished", "to do"]
@@ -149,13 +149,13 @@ def run_one(
     return outcome
 
 
-def same_bytes(path: Path, content: bytes) -> Callable[[], bool | None]:
-    """Whether an output without a provenance is finished: it holds these very bytes already."""
+def same_bytes(path: Path, pieces: Iterable[bytes]) -> Callable[[], bool | None]:
+    """Whether an output without a provenance is finished: it holds these very bytes already, piece after piece."""
 
     def finished() -> bool | None:
         if not path.exists():
             return None
-        if path.is_file() and read_bytes(path) == content:
+        if path.is_file() and holds(path, pieces):
             return True
         refuse_existing(path, force=False)
         return None

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -87,11 +88,13 @@ class RawGold:
 class Sources:
     """What all files hold together."""
 
-    users: list[RawUser] = field(default_factory=list)
+    users: list[Iterable[RawUser]] = field(default_factory=list)
+    """Those of each file. Of lines, each is read when it is asked for, and none is kept."""
     golds: list[RawGold] = field(default_factory=list)
     tasks: dict[str, str] = field(default_factory=dict)
     """Label file → the LaMP task that it names."""
-    problems: list[Problem] = field(default_factory=list)
+    problems: dict[Path, list[Problem]] = field(default_factory=dict)
+    """What cannot be read, by file; known when the users have been asked for."""
 
 
 def read_sources(paths: Sequence[Path]) -> Sources:
@@ -119,25 +122,35 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path, sources: Sources) -> None:
+    problems = sources.problems[path] = []
+    # A pipe can be read but once.
+    if path.is_file() and _holds_lines(path):
+        sources.users.append(_each_own(path, typed_files.lines(path), problems, "another value follows the first"))
+        return
     data = typed_files.without_mark(typed_files.read_bytes(path))
     try:
         content = _decoded(data)
     except typed_files.UNREADABLE as error:
-        _read_lines(path, data, str(error), sources)
+        numbered = ((number, line) for number, line in enumerate(data.splitlines(), start=1) if line.strip())
+        sources.users.append(_each_own(path, numbered, problems, str(error)))
         return
     if isinstance(content, dict) and isinstance(content.get("golds"), list):
         sources.tasks[str(path)] = str(content.get("task", ""))
         for place, gold in enumerate(content["golds"]):
             record = f"golds[{place}]"
-            if _is_object(gold, path, record, sources):
+            if _is_object(gold, path, record, problems):
                 sources.golds.append(RawGold(str(path), record, gold.get("id"), gold.get("output")))
     elif isinstance(content, dict) and "user_id" in content:
-        sources.users.append(_own(path, "line 1", content))
+        sources.users.append([_own(path, "line 1", content)])
     elif isinstance(content, list):
         convert = _question if any(isinstance(r, dict) and "input" in r for r in content) else _per_pcs
-        for place, record in enumerate(content):
-            if _is_object(record, path, f"[{place}]", sources):
-                sources.users.append(convert(path, f"[{place}]", record))
+        sources.users.append(
+            [
+                convert(path, f"[{place}]", record)
+                for place, record in enumerate(content)
+                if _is_object(record, path, f"[{place}]", problems)
+            ]
+        )
     else:
         raise DataError("has none of the known layouts", where=path, hint=FORMS)
 
@@ -182,27 +195,37 @@ def _marked(value: Any) -> Any:
     return value
 
 
-def _read_lines(path: Path, data: bytes, error: str, sources: Sources) -> None:
-    """Read users.jsonl: a broken line is a problem, a file without any user is no users.jsonl."""
-    rows: list[tuple[str, object]] = []
-    for number, line in enumerate(data.splitlines(), start=1):
-        if line.strip():
-            try:
-                rows.append((f"line {number}", _decoded(line)))
-            except typed_files.UNREADABLE as broken:
-                sources.problems.append(Problem(str(path), f"line {number}", "", f"not valid JSON: {broken}"))
-    if not any(isinstance(row, dict) and "user_id" in row for _, row in rows):
+def _holds_lines(path: Path) -> bool:
+    """Whether the first line is a JSON value and there is another one: then the whole is none."""
+    first = list(islice(typed_files.lines(path), 2))
+    try:
+        _decoded(first[0][1] if first else b"")
+    except typed_files.UNREADABLE:
+        return False
+    return len(first) > 1
+
+
+def _each_own(path: Path, lines: Iterable[tuple[int, bytes]], problems: list[Problem], error: str) -> Iterator[RawUser]:
+    """The users of users.jsonl: a broken line is a problem, and a file without any user is no users.jsonl."""
+    some = False
+    for number, line in lines:
+        try:
+            row = _decoded(line)
+        except typed_files.UNREADABLE as broken:
+            problems.append(Problem(str(path), f"line {number}", "", f"not valid JSON: {broken}"))
+            continue
+        if _is_object(row, path, f"line {number}", problems):
+            some = some or "user_id" in row
+            yield _own(path, f"line {number}", row)
+    if not some:
         raise DataError(f"not valid JSON: {error}", where=path, hint=FORMS)
-    for record, row in rows:
-        if _is_object(row, path, record, sources):
-            sources.users.append(_own(path, record, row))
 
 
-def _is_object(value: object, path: Path, record: str, sources: Sources) -> TypeGuard[dict[str, Any]]:
+def _is_object(value: object, path: Path, record: str, problems: list[Problem]) -> TypeGuard[dict[str, Any]]:
     """Whether `value` is a JSON object; a problem where it is not."""
     if isinstance(value, dict):
         return True
-    sources.problems.append(Problem(str(path), record, "", "is not an object"))
+    problems.append(Problem(str(path), record, "", "is not an object"))
     return False
 
 

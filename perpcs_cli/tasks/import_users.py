@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from perpcs_cli.tasks.prompts import parse_input
 from perpcs_cli.tasks.spec import Task, get_task
 
 _ISO_DATE = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}([T ].*)?)?)?")
+DAY = len("2019-03-07")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 
 
@@ -44,12 +46,12 @@ def load(sources: Sequence[Path], task: Task) -> ImportResult:
     found = read_sources(sources)
     for file, name in found.tasks.items():
         _check_task(file, name, task)
-    importer = _Importer(task, problems=list(found.problems))
+    importer = _Importer(task)
     for gold in found.golds:
         importer.add_gold(gold)
-    for user in found.users:
+    for user in chain.from_iterable(found.users):
         importer.add_user(user)
-    return importer.result()
+    return importer.result(chain.from_iterable(found.problems.values()))
 
 
 def _check_task(file: str, name: str, task: Task) -> None:
@@ -82,7 +84,7 @@ class _Collected:
 @dataclass
 class _Importer:
     task: Task
-    problems: list[Problem]
+    problems: list[Problem] = field(default_factory=list)
     users: dict[str, _Collected] = field(default_factory=dict)
     golds: dict[str, str] = field(default_factory=dict)
     query_ids: set[str] = field(default_factory=set)
@@ -215,7 +217,8 @@ class _Importer:
             answer = output
         user.queries.append(Query(id=identifier, input=text, output=answer))
 
-    def result(self) -> ImportResult:
+    def result(self, unread: Iterable[Problem]) -> ImportResult:
+        """What was found; `unread`: the problems of what could not be read at all, which come first."""
         users, unsorted = [], 0
         for user_id, collected in self.users.items():
             history = in_time_order(collected.items)
@@ -229,7 +232,7 @@ class _Importer:
                     profile=collected.profile,
                 )
             )
-        return ImportResult(users, self.problems, self.notes(unsorted))
+        return ImportResult(users, [*unread, *self.problems], self.notes(unsorted))
 
     def notes(self, unsorted: int) -> list[str]:
         notes = []
@@ -265,7 +268,8 @@ def _moment(date: str) -> timedelta | None:
     if not _ISO_DATE.fullmatch(date):
         return None
     whole = date + "-01" * (2 - date[:10].count("-"))
-    zoned = re.sub(r" (?=[+-])", "", re.sub(r" ?(UTC|GMT|Z)$", "+00:00", whole))
+    # A day has no zone.
+    zoned = whole if len(date) <= DAY else re.sub(r" (?=[+-])", "", re.sub(r" ?(UTC|GMT|Z)$", "+00:00", whole))
     try:
         at = datetime.fromisoformat(zoned)
     except ValueError:

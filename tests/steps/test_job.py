@@ -212,12 +212,12 @@ def test_what_is_no_such_artifact_is_left_alone(tmp_path: Path) -> None:
 
 def test_same_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    assert same_bytes(path, b"x")() is None
+    assert same_bytes(path, [b"x"])() is None
     path.write_bytes(b"x")
-    assert same_bytes(path, b"x")() is True
+    assert same_bytes(path, [b"x"])() is True
     with pytest.raises(UsageError, match="a: already exists"):
-        same_bytes(path, b"y")()
+        same_bytes(path, [b"y"])()
     with pytest.raises(UsageError, match="already exists"):
-        same_bytes(tmp_path, b"x")()
+        same_bytes(tmp_path, [b"x"])()
     (tmp_path / "empty").mkdir()
-    assert same_bytes(tmp_path / "empty", b"x")() is None
+    assert same_bytes(tmp_path / "empty", [b"x"])() is None

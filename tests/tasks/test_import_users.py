@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from perpcs_cli.artifacts.users import Query, User, write_users
 from perpcs_cli.errors import DataError
+from perpcs_cli.tasks.file_layouts import read_sources
 from perpcs_cli.tasks.import_users import in_time_order, load
 from perpcs_cli.tasks.spec import get_task
 
@@ -276,6 +278,43 @@ def test_a_broken_line_is_one_problem(tmp_path: Path) -> None:
     assert [(p.record, p.message.partition(":")[0]) for p in found.problems] == [("line 2", "not valid JSON")]
 
 
+@pytest.mark.parametrize("first", ['{"user_id": "u1"}', '{"user_id":'])
+def test_lines_are_read_as_they_are_asked_for(tmp_path: Path, first: str) -> None:
+    """Of a whole first line none else is read before; of a broken one the file might still be a JSON value."""
+    path = tmp_path / "users.jsonl"
+    path.write_text(f'{first}\n\n3\n{{"user_id": "u2"}}\n', encoding="utf-8")
+    sources = read_sources([path])
+    (users,) = sources.users
+    assert sources.problems == {path: []}
+    rest = [user.user_id for user in users]
+    whole = first.endswith("}")
+    assert rest == (["u1", "u2"] if whole else ["u2"])
+    assert [p.record for p in sources.problems[path]] == (["line 3"] if whole else ["line 1", "line 3"])
+
+
+def test_problems_come_in_the_order_of_the_files(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"user_id": "u1"}\n{\n', encoding="utf-8")
+    put(tmp_path / "b.json", [per_pcs(), 3])
+    (tmp_path / "c.jsonl").write_text('{"user_id": "../u2"}\n{\n', encoding="utf-8")
+    found = load([tmp_path / name for name in ("a.jsonl", "b.json", "c.jsonl")], HEADLINES)
+    assert [(Path(p.file).name, p.record) for p in found.problems] == [
+        ("a.jsonl", "line 2"),
+        ("b.json", "[1]"),
+        ("c.jsonl", "line 2"),
+        ("b.json", "[0]"),
+        ("c.jsonl", "line 1"),
+    ]
+
+
+def test_users_may_come_through_a_pipe(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, b'{"user_id": "u1"}\n{"user_id": "u2"}\n')
+    os.close(write)
+    found = load([Path(f"/dev/fd/{read}")], HEADLINES)
+    os.close(read)
+    assert [user.user_id for user in found.users] == ["u1", "u2"]
+
+
 def test_labels_of_another_task_are_refused(tmp_path: Path) -> None:
     path = put(tmp_path / "labels.json", {"task": "LaMP_3", "golds": []})
 
@@ -285,7 +324,12 @@ def test_labels_of_another_task_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{}", "none of the known layouts"), ("[", "not valid JSON"), ("3", "none of the known layouts")],
+    [
+        ("{}", "none of the known layouts"),
+        ("[", "not valid JSON"),
+        ("3\n4\n", "another value follows"),
+        ("3", "none of the known layouts"),
+    ],
 )
 def test_a_file_of_no_layout_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "users.json"

@@ -131,6 +131,12 @@ def read_bytes(path: Path, limit: int = limits.DATA_BYTES) -> bytes:
     return b"".join(blocks)
 
 
+def holds(path: Path, pieces: Iterable[bytes]) -> bool:
+    """Whether a file is just these bytes, one piece after the other. Raises DataError where it cannot be read."""
+    with opened(path) as file:
+        return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
+
+
 def without_mark(data: bytes) -> bytes:
     """UTF-8 without the byte order mark that some editors put in front of it."""
     return data.removeprefix(codecs.BOM_UTF8)

@@ -60,7 +60,7 @@ def plot(path: Path, shown: Contents, write: WriteFlags, console: Console) -> No
         console.note(f"wrote {path}")
         return True
 
-    output = Output(path.stem, path, same_bytes(path, content))
+    output = Output(path.stem, path, same_bytes(path, [content]))
     run_one(output, make, **write.mode(console))
 
 

@@ -25,7 +25,7 @@ def write_once(
         write_users(path, users)
         return True
 
-    output = Output(path.stem, path, same_bytes(path, b"".join(typed_files.jsonl_lines(users))))
+    output = Output(path.stem, path, same_bytes(path, typed_files.jsonl_lines(users)))
     return run_one(output, make, force=force, dry_run=dry_run, report=report)
 
 

@@ -132,7 +132,7 @@ def _write(path: Path, value: object, *, force: bool, dry_run: bool, report: Rep
         report.note(f"wrote {path}")
         return True
 
-    output = Output(path.stem, path, same_bytes(path, typed_files.json_bytes(value)))
+    output = Output(path.stem, path, same_bytes(path, [typed_files.json_bytes(value)]))
     run_one(output, make, force=force, dry_run=dry_run, report=report)
 
 

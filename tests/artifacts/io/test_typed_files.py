@@ -187,3 +187,12 @@ def test_a_pipe_that_holds_too_much_is_refused_where_it_ends(tmp_path):
     with pytest.raises(DataError, match="is larger than"):
         next(rows)
     os.close(read)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "same"),
+    [([b"ab", b"c"], True), ([b"abc"], True), ([b"ab"], False), ([b"abc", b"d"], False), ([b"ab", b"x"], False)],
+)
+def test_a_file_holds_pieces_one_after_the_other(tmp_path, pieces, same):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert typed_files.holds(tmp_path / "a", pieces) is same
