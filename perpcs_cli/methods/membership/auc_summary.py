@@ -145,8 +145,10 @@ def _attack(
     without: list[float] = []
     wins = []
     used = []
-    for target in dict.fromkeys(row.target for row, _ in rows):
-        some = [pair for pair in rows if pair[0].target == target]
+    by_target: dict[str, list[tuple[ScoredExample, dict[str, float]]]] = {}
+    for pair in rows:
+        by_target.setdefault(pair[0].target, []).append(pair)
+    for target, some in by_target.items():
         members = np.array([bool(row.member(protocol)) for row, _ in some])
         if members.all() or not members.any():
             continue

@@ -59,10 +59,13 @@ def balanced_accuracy(curve: Curve) -> float:
 class Wins(NamedTuple):
     """One target's comparisons by user: all that AUCs of drawn users need.
 
-    `wins`: [users, users], pairs of a member of one user and a non-member of another that the member wins, ties by
-    half; `members`, `others`: [users], counts of members and non-members.
+    `mine`: [M] the users who have members, `theirs`: [N] those who have non-members, both rising; `wins`: [M, N], pairs
+    of a member of one user and a non-member of another that the member wins, ties by half. Members are few sharers'.
+    `members`, `others`: [users], counts of members and non-members.
     """
 
+    mine: NDArray[np.int64]
+    theirs: NDArray[np.int64]
     wins: Floats
     members: Floats
     others: Floats
@@ -70,16 +73,17 @@ class Wins(NamedTuple):
 
 def compare(scores: Floats, members: Bools, users: NDArray[np.int64], count: int) -> Wins:
     """The comparisons of one target's examples. `users`: [examples], numbers below `count`."""
-    wins = np.zeros((count, count))
+    mine, theirs = np.unique(users[members]), np.unique(users[~members])
+    wins = np.zeros((len(mine), len(theirs)))
+    row = np.searchsorted(mine, users[members])
     order = np.argsort(scores[~members], kind="stable")
     rising, owners = scores[~members][order], users[~members][order]
-    for owner in np.unique(owners):
-        below = rising[owners == owner]
-        mine = scores[members]
-        beaten = (np.searchsorted(below, mine, "left") + np.searchsorted(below, mine, "right")) / 2
-        np.add.at(wins[:, owner], users[members], beaten)
+    for column, owner in enumerate(theirs):
+        below, above = rising[owners == owner], scores[members]
+        beaten = (np.searchsorted(below, above, "left") + np.searchsorted(below, above, "right")) / 2
+        np.add.at(wins[:, column], row, beaten)
     tallies = [np.bincount(users[side], minlength=count).astype(float) for side in (members, ~members)]
-    return Wins(wins, tallies[0], tallies[1])
+    return Wins(mine, theirs, wins, tallies[0], tallies[1])
 
 
 def auc_interval(targets: Sequence[Wins], *, resamples: int, seed: int) -> Interval | None:
@@ -97,18 +101,24 @@ def auc_interval(targets: Sequence[Wins], *, resamples: int, seed: int) -> Inter
     draws = np.random.default_rng(seed).multinomial(len(users), np.full(len(users), 1 / len(users)), size=resamples)
     sums, weights = np.zeros(resamples), np.zeros(resamples)
     for one in targets:
-        wins = one.wins[np.ix_(users, users)]
+        rows, columns = np.searchsorted(users, one.mine), np.searchsorted(users, one.theirs)
         members = draws @ one.members[users]
         pairs = members * (draws @ one.others[users])
         found = pairs > 0
         weight = members[found] / one.members.sum()
-        sums[found] += weight * np.einsum("ri,ij,rj->r", draws[found], wins, draws[found], optimize=True) / pairs[found]
+        sums[found] += weight * _won(draws[found][:, rows], one.wins, draws[found][:, columns]) / pairs[found]
         weights[found] += weight
     if not weights.any():
         return None
     means = sums[weights > 0] / weights[weights > 0]
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(low=float(low), high=float(high))
+
+
+def _won(mine: NDArray[np.int64], wins: Floats, theirs: NDArray[np.int64]) -> Floats:
+    """[R] the pairs that members win in each draw; `mine`: [R, M] and `theirs`: [R, N] how often users were drawn."""
+    found: Floats = np.einsum("ri,ij,rj->r", mine, wins, theirs, optimize=True)
+    return found
 
 
 def _check_both(members: Bools) -> None:

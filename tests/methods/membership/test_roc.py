@@ -45,7 +45,16 @@ def test_comparisons_by_user_add_up_to_the_area(rows):
     assert found.wins.sum() / (found.members.sum() * found.others.sum()) == pytest.approx(auc(scores, members))
     mine, others = members & (users == 1), ~members & (users == 0)
     pairs = [(x > y) + (x == y) / 2 for x in scores[mine] for y in scores[others]]
-    assert found.wins[1, 0] == sum(pairs)
+    own, their = found.mine.tolist(), found.theirs.tolist()
+    assert (set(own), set(their)) == (set(users[members]), set(users[~members]))
+    if 1 in own and 0 in their:
+        assert found.wins[own.index(1), their.index(0)] == sum(pairs)
+
+
+def test_comparisons_take_the_room_of_those_who_are_compared():
+    users = np.arange(3000)
+    found = compare(np.arange(3000.0), users < 2, users, 3000)
+    assert found.wins.shape == (2, 2998)
 
 
 def test_equal_scores_tell_nothing():
