@@ -21,12 +21,13 @@ from perpcs_cli.artifacts.settings import AssembleSettings, Scoring
 from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.model.engine.batching import Batch, Encoded, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
-from perpcs_cli.model.engine.memory import Halving
+from perpcs_cli.model.engine.memory import Halving, free_bytes, release, watched
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.loading.base import Base
 
 GATE_CACHE_BYTES = 1 << 30
-"""Gates up to this size stay on the device; larger ones are read again in every pass."""
+"""Gates up to this size stay on the device, or as many as fill half of what is free there: the linear layers that come
+first. Those of the others are read again in every pass."""
 
 
 def normalize(vectors: Tensor, scoring: Scoring) -> Tensor:
@@ -153,12 +154,26 @@ class Assembler:
         self.seed = seed
         self._file = pool.gates()
         self._gates: dict[str, Tensor] = {}
-        inputs = sum(n for _, n in pool.manifest.modules.values())
-        self._keep = 4 * inputs * len(pool.ids) <= GATE_CACHE_BYTES
+        self._room = max(GATE_CACHE_BYTES, free_bytes(base.device) // 2)
         self._withheld = {module: torch.tensor(some, dtype=torch.long) for module, some in pool.withheld().items()}
 
     def run(self, batches: Sequence[HistoryBatch]) -> list[dict[str, list[tuple[int, float]]]]:
-        """The weights of each group, {linear layer: [(sharer, weight)]}, from one pass over all of them."""
+        """The weights of each group, {linear layer: [(sharer, weight)]}, from one pass over all of them.
+
+        Where the device's memory runs out, gates that are kept for later passes make room first.
+        """
+        try:
+            with watched():
+                return self._pass(batches)
+        except torch.OutOfMemoryError:
+            if not self._gates:
+                raise
+        self._gates.clear()
+        self._room = 0
+        release()
+        return self._pass(batches)
+
+    def _pass(self, batches: Sequence[HistoryBatch]) -> list[dict[str, list[tuple[int, float]]]]:
         for group in batches:
             if not all(row.answer for row in group.rows):
                 raise DataError("a history example has no answer, at which it could be scored", where=group.user_id)
@@ -216,7 +231,8 @@ class Assembler:
         if self.settings.contrast:
             away = set(self._withheld[module].tolist())
             gates = contrasted(gates, [place for place in range(len(gates)) if place not in away])
-        if self._keep:
+        if gates.nbytes <= self._room:
+            self._room -= gates.nbytes
             self._gates[module] = gates
         return gates
 

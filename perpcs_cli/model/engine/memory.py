@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -80,6 +81,27 @@ def too_large(rows: Sequence[Encoded]) -> PerpcsError:
         where=", ".join(name for name in (first.who, repr(first.key)) if name),
         hint="Give a smaller --max-length or --batch-size, --dtype bfloat16, or another --device.",
     )
+
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that are free on a device; 0 where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        (line,) = (line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:"))
+        free = int(line.split()[1]) << 10
+    except (OSError, ValueError):
+        return 0
+    try:
+        # A container may have less than its machine.
+        used, most = (int((CGROUP / name).read_text()) for name in ("memory.current", "memory.max"))
+        return max(0, min(free, most - used))
+    except (OSError, ValueError):
+        return free
 
 
 def release() -> None:

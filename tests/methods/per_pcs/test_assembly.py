@@ -10,8 +10,11 @@ import torch
 from helpers import merged, random_pieces, random_rows, short_of_memory, write_pool
 from torch.nn import functional as F
 
+from perpcs_cli.artifacts.io.tensors import TensorFile
+from perpcs_cli.artifacts.pool import gates_path
 from perpcs_cli.artifacts.settings import AssembleSettings
 from perpcs_cli.errors import DataError, PerpcsError
+from perpcs_cli.methods.per_pcs import assembly
 from perpcs_cli.methods.per_pcs.assembly import (
     Assembler,
     HistoryBatch,
@@ -417,8 +420,27 @@ def test_memory_that_runs_out_divides_a_pass_between_batches(tiny, pool, monkeyp
     with monkeypatch.context() as patch:
         sizes = short_of_memory(tiny, patch, 16)
         assemble(assembler, batches, batch_tokens=1000, wanted=["u"], done=told.__setitem__)
-        assert sizes == [40, 32, 16, 16, 8]
+        # The first one is tried again without the gates that were kept.
+        assert sizes == [40, 40, 32, 16, 16, 8]
     assert_same(told["u"], whole["u"])
     short_of_memory(tiny, monkeypatch, 15)
     with pytest.raises(PerpcsError, match="user u, 'row0': a batch of 2 rows, 8 tokens each, does not fit"):
         assemble(assembler, batches, batch_tokens=1000, wanted=["u"], done=told.__setitem__)
+
+
+@pytest.mark.parametrize(("kept", "reads"), [(0, 24), (3, 18), (8, 8)])
+def test_gates_are_read_once_as_far_as_there_is_room(tiny, pool, monkeypatch, kept, reads):
+    """Three passes over the 8 linear layers; half of what is free holds the gates of `kept` of these."""
+    rows = [dataclasses.replace(row, who="user u") for row in random_rows(tiny, [(6, 2)] * 3)]
+    batches = make_batches("u", rows, settings(batch_size=1))
+    expected = {}
+    whole = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(), 0)
+    assemble(whole, batches, batch_tokens=1, wanted=["u"], done=expected.__setitem__)
+    monkeypatch.setattr(assembly, "free_bytes", lambda _: 2 * kept * 4 * 64 * len(pool.ids))
+    monkeypatch.setattr(assembly, "GATE_CACHE_BYTES", 0)
+    seen, read, found = [], TensorFile.read, {}
+    monkeypatch.setattr(TensorFile, "read", lambda file, key: seen.append((file.path, key)) or read(file, key))
+    tight = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(), 0)
+    assemble(tight, batches, batch_tokens=1, wanted=["u"], done=found.__setitem__)
+    assert sum(path == gates_path(pool.path) for path, _ in seen) == reads
+    assert found == expected

@@ -10,9 +10,10 @@ import torch
 from helpers import MemoryAdapter, random_pieces, random_rows, short_of_memory
 
 from perpcs_cli.errors import PerpcsError
+from perpcs_cli.model.engine import memory
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.decode import generate
-from perpcs_cli.model.engine.memory import Halving, watched
+from perpcs_cli.model.engine.memory import Halving, free_bytes, watched
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.engine.scoring import score
@@ -149,3 +150,20 @@ def test_scoring_goes_on_with_fewer_rows(tiny, recipes, rows, monkeypatch):
     short_of_memory(tiny, monkeypatch, 10)
     with pytest.raises(PerpcsError, match=r"user u, 'row\d': a row of 1\d tokens does not fit"):
         score(tiny, recipes, rows, **room)
+
+
+def test_free_memory_is_the_machines_or_the_containers(tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    assert free_bytes(cpu) > 1 << 20
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert free_bytes(cpu) == 0
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    8 kB\n")
+    assert free_bytes(cpu) == 8192
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_bytes(cpu) == 8192
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert free_bytes(cpu) == 4000
+    (tmp_path / "memory.max").write_text("500\n")
+    assert free_bytes(cpu) == 0
