@@ -83,8 +83,9 @@ def test_force_makes_it_again(near: Shell) -> None:
     assert near.walk() == before
 
 
-def test_a_rerun_decides_without_torch_or_the_model(ready: Shell, tmp_path: Path) -> None:
-    line = named(ready, LINES["assemble"]).split()
+@pytest.mark.parametrize("command", ["adapt", "train-sharer", "assemble"])
+def test_a_rerun_decides_without_torch_or_the_model(ready: Shell, tmp_path: Path, command: str) -> None:
+    line = named(ready, LINES[command]).split()
     code = f"""import sys
 from perpcs_cli.cli.main import app
 try:

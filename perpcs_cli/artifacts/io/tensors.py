@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,21 +29,28 @@ class TensorFile:
     """An opened, memory-mapped safetensors file."""
 
     path: Path
-    handle: Any
+    header: Any
+    """Opened for what its header says, which needs no torch."""
     keys: list[str]
     metadata: dict[str, str]
+
+    @cached_property
+    def _tensors(self) -> Any:
+        return _opened_for(self.path, "pt")
 
     def read(self, key: str) -> Tensor:
         """One tensor. Raises DataError where it is missing, empty, of another type than DTYPES, or holds NaN or
         infinity."""
         if not all(self.shape(key)):
             raise DataError(f"the tensor {key!r} is empty", where=self.path)
-        if (kind := self.handle.get_slice(key).get_dtype()) not in DTYPES:
+        if (kind := self.header.get_slice(key).get_dtype()) not in DTYPES:
             hint = f"Readable are {', '.join(DTYPES)}."
             raise DataError(
                 f"the tensor {key!r} holds {kind}, and no floating-point numbers", where=self.path, hint=hint
             )
-        tensor: Tensor = self.handle.get_tensor(key)
+        tensor: Tensor = self._tensors.get_tensor(key)
+        if list(tensor.shape) != self.shape(key):
+            raise DataError("has changed while it was read", where=self.path, hint="Run the command again.")
         if not tensor.isfinite().all():
             raise DataError(f"the tensor {key!r} holds NaN or infinity", where=self.path)
         return tensor
@@ -51,28 +59,32 @@ class TensorFile:
         """The shape of one tensor, without reading it. Raises DataError where it is missing."""
         if key not in self.keys:
             raise DataError(f"missing tensor {key!r}", where=self.path)
-        return list(self.handle.get_slice(key).get_shape())
+        return list(self.header.get_slice(key).get_shape())
 
 
 def open_tensors(path: Path) -> TensorFile:
     """Open a safetensors file. Raises DataError where it is missing, another kind of file, truncated, or beyond the
     bounds on headers and tensors."""
-    from safetensors import SafetensorError, safe_open
-
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
         raise DataError("pickled tensors are never loaded", where=path, hint="Convert the file to safetensors.")
     if not path.is_file():
         raise DataError("no such file", where=path)
     read_header(path)
-    try:
-        handle = safe_open(str(path), framework="pt")
-        keys: list[str] = list(handle.keys())  # type: ignore[no-untyped-call]
-        metadata: dict[str, str] = handle.metadata() or {}  # type: ignore[no-untyped-call]
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"not a whole safetensors file: {error}", where=path) from None
+    header = _opened_for(path, "np")
+    keys: list[str] = list(header.keys())
+    metadata: dict[str, str] = header.metadata() or {}
     if len(keys) > limits.TENSORS:
         raise DataError(f"holds {len(keys)} tensors; {limits.TENSORS} are the most", where=path)
-    return TensorFile(path, handle, keys, metadata)
+    return TensorFile(path, header, keys, metadata)
+
+
+def _opened_for(path: Path, framework: str) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(str(path), framework=framework)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"not a whole safetensors file: {error}", where=path) from None
 
 
 def read_header(path: Path) -> bytes:

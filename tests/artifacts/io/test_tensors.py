@@ -90,3 +90,13 @@ def test_a_full_disk(tmp_path: Path) -> None:
     process.join()
     assert process.exitcode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tensor_that_is_not_what_the_header_said_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", {"a": entry("F32", [2], 8)}, bytes(8))
+    opened = tensors.open_tensors(path)
+    other = write(tmp_path / "b.safetensors", {"a": entry("F32", [1], 4)}, bytes(4))
+    other.replace(path)
+    assert opened.shape("a") == [2]
+    with pytest.raises(DataError, match="has changed while it was read"):
+        opened.read("a")
