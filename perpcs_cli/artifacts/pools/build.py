@@ -48,17 +48,17 @@ def build_pool(
     refuse_half_revoked(path)
     sweep(copies_root(path), below=True)
     check_copies(path)
-    # None of them stays open: they are read one after the other.
-    own = {directory: open_adapter(directory).user_id for directory in directories}
     if copies:
         # In the order of the ids, the places of the pseudonyms would tell who is who.
-        directories = sorted(directories, key=lambda directory: copies.name(own[directory]))
+        directories = sorted(directories, key=lambda directory: copies.name(open_adapter(directory).user_id))
     first, root = open_adapter(directories[0]), path.parent.resolve()
     import torch
 
     entries: dict[str, Sharer] = {}
     stacks: dict[str, Tensor] = {}
     shapes = {module: first.shape(module) for module in order}
+    names: dict[str, str] = {}
+    # None of them stays open: they are read one after the other.
     for adapter in map(open_adapter, directories):
         check_alike(adapter, first, shapes)
         name = copies.name(adapter.user_id) if copies else adapter.user_id
@@ -68,6 +68,7 @@ def build_pool(
                 where=adapter.path,
                 hint="Remove one.",
             )
+        names[adapter.user_id] = name
         digest = check_finite(adapter)
         shared = shared_pieces(name, len(order), share_ratio, provenance.seed)
         given = list(order) if shared is None else [order[index] for index in shared]
@@ -102,14 +103,13 @@ def build_pool(
             adapter=digest,
             gate=gate,
             shared=shared,
-            privacy=compose(guarantees(adapter, with_gate=need_gates)),
+            privacy=compose(guarantees(adapter, card)),
         )
     gates_digest = ""
     if need_gates:
         tensors.write_tensors(gates_path(path), stacks, {})
         gates_digest = hashing.digest_file(gates_path(path))
     if embeddings:
-        names = {own[directory]: copies.name(own[directory]) if copies else own[directory] for directory in directories}
         write_shared(embeddings_path(path), embeddings, names)
     model = first.config.base_model_name_or_path or ""
     pool = Pool(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
-from perpcs_cli.artifacts.gate import read_gates
+from perpcs_cli.artifacts.gate import GateCard, read_gates
 from perpcs_cli.artifacts.io import hashing, tensors
 from perpcs_cli.artifacts.pool import OpenPool, Pool, open_pool
 from perpcs_cli.artifacts.pools.norms import check_norms
@@ -42,7 +42,9 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
                 check_norms(adapter, sharer.user_id, pool.given(index), bound)
             if sharer.gate and hashing.digest_file(adapter.path / GATE_FILE) != sharer.gate:
                 problems.append(f"{adapter.path / GATE_FILE}: has changed since the pool was built")
-            elif mechanisms(sharer.privacy) != mechanisms(*guarantees(adapter, with_gate=bool(sharer.gate))):
+                continue
+            card = read_gates(adapter.path / GATE_FILE)[1] if sharer.gate else None
+            if mechanisms(sharer.privacy) != mechanisms(*guarantees(adapter, card)):
                 problems.append(f"{adapter.path}: does not guarantee the privacy that the manifest says")
         except DataError as error:
             problems.append(str(error))
@@ -101,10 +103,10 @@ def _same_files(own: Adapter, copy: Adapter, *, gates: bool) -> bool:
     return all(mine.read(module).equal(theirs.read(module)) for module in theirs.keys)
 
 
-def guarantees(adapter: Adapter, *, with_gate: bool) -> list[Guarantee | None]:
+def guarantees(adapter: Adapter, gates: GateCard | None) -> list[Guarantee | None]:
     """What the adapter and, where they are given too, its gates guarantee, each alone."""
     own = [adapter.card.privacy if adapter.card else None]
-    return [*own, read_gates(adapter.path / GATE_FILE)[1].privacy] if with_gate else own
+    return [*own, gates.privacy] if gates else own
 
 
 def mechanisms(*known: Guarantee | None) -> tuple[Mechanism, ...]:
