@@ -78,6 +78,7 @@ def imported(*paths: Path) -> None:
 
 
 def _profiles(root: Path) -> None:
+    profiles.read_profiles(root / "profiles.jsonl")
     profiles.with_profiles(users.read_users(root / "users.jsonl"), root / "profiles.jsonl")
     profiles.read_info(root / "profiles.jsonl")
 
@@ -85,6 +86,7 @@ def _profiles(root: Path) -> None:
 def _ids(root: Path) -> None:
     chosen = users.read_ids(root / "splits/target.txt")
     users.choose_users(users.read_users(root / "users.jsonl"), chosen, where="here")
+    users.read_chosen(root / "users.jsonl", chosen)
     Places(root).split("target")
 
 
