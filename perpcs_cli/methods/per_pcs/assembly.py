@@ -55,7 +55,8 @@ def gate_scores(tokens: Tensor, gates: Tensor, rows: Tensor, count: int, scoring
     `tokens`: [N, n] normalized activations of answer tokens, `rows`: [N] the row of each, `gates`: [S, n] normalized.
     published: the mean over a row's answer tokens of x · g / √n. paper: the sum of cosines, divided by √n.
     """
-    scores = tokens @ gates.T / tokens.shape[-1] ** 0.5
+    # In place: of thousands of sharers it is the largest tensor of a pass.
+    scores = (tokens @ gates.T).div_(tokens.shape[-1] ** 0.5)
     summed = scores.new_zeros(count, scores.shape[1]).index_add_(0, rows, scores)
     if scoring == "paper":
         return summed
