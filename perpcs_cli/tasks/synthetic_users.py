@@ -213,18 +213,22 @@ def habits_of(headline: str) -> tuple[str | None, str]:
     return form, " and ".join(endings) or "plain"
 
 
-def habits_kept(answer: str, reference: str) -> float:
-    """Of the two habits in `reference`, a headline of `make_users`, the share that an answer keeps: 0, 0.5 or 1.
+def keeps_form(answer: str, reference: str) -> float:
+    """1.0 where an answer has the form of `reference`, a headline of `make_users`, else 0.0.
 
     Raises DataError for a reference without a form.
     """
-    form, ending = habits_of(reference)
+    form, _ = habits_of(reference)
     if form is None:
         raise DataError(
             f"the reference {reference!r:.60} has no habit", hint="The data are not those of `perpcs synth`."
         )
-    own = habits_of(answer)
-    return ((own[0] == form) + (own[1] == ending)) / 2
+    return float(habits_of(answer)[0] == form)
+
+
+def keeps_ending(answer: str, reference: str) -> float:
+    """1.0 where an answer ends as `reference` does, a headline of `make_users`, else 0.0."""
+    return float(habits_of(answer)[1] == habits_of(reference)[1])
 
 
 def make_users(count: int, history: int, queries: int, seed: int, habits: int = 4) -> list[User]:

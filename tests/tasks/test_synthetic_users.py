@@ -16,8 +16,9 @@ from perpcs_cli.tasks.synthetic_users import (
     MAX_ITEMS,
     TOPICS,
     WEEKDAYS,
-    habits_kept,
     habits_of,
+    keeps_ending,
+    keeps_form,
     make_users,
 )
 
@@ -120,9 +121,10 @@ def test_the_habits_of_a_headline(headline: str, habits: tuple[str | None, str])
 def test_an_answer_keeps_form_and_ending_or_one_or_none() -> None:
     reference = "Why did the city museum restore a shadow play in Cork?"
     answers = ("Why did the zoo close in Oulu?", "Why did the zoo close?", "ZOO CLOSES IN CORK!", "A zoo on Monday", "")
-    assert [habits_kept(answer, reference) for answer in answers] == [1.0, 0.5, 0.5, 0.0, 0.0]
+    assert [keeps_form(answer, reference) for answer in answers] == [1, 1, 0, 0, 0]
+    assert [keeps_ending(answer, reference) for answer in answers] == [1, 0, 1, 0, 0]
     with pytest.raises(DataError, match="has no habit"):
-        habits_kept(reference, "A reference of another data set")
+        keeps_form(reference, "A reference of another data set")
 
 
 def test_headlines_follow_from_their_articles(users: list[User]) -> None:
