@@ -14,7 +14,7 @@ from datetime import date, timedelta
 
 from perpcs_cli.artifacts.users import Item, Query, User
 from perpcs_cli.errors import DataError, UsageError
-from perpcs_cli.tasks.spec import TASKS
+from perpcs_cli.tasks.lamp_queries import WORDINGS
 
 MAX_ITEMS = 400
 """Most items per user: no two of a user's articles share actor, verb and object."""
@@ -267,7 +267,7 @@ def _make_user(habit: str, number: int, history: int, queries: int, seed: int, t
         {"id": f"{user_id}-{i}", "date": day.isoformat(), "text": text, "title": title}
         for i, (day, text, title) in enumerate(pairs[:history])
     ]
-    question = TASKS["news_headline"].input_form
+    question = WORDINGS["LaMP_4"].form
     asked = [
         Query(id=f"{user_id}-q{i}", input=question.replace("TEXT", text), output=title)
         for i, (_, text, title) in enumerate(pairs[history:])

@@ -38,7 +38,7 @@ from perpcs_cli.methods.statistics.comparison import read_answers
 from perpcs_cli.model.loading.identity import fingerprint_model
 from perpcs_cli.steps.personalize.pareto_front import check_front
 from perpcs_cli.steps.workspace import Places, open_workspace
-from perpcs_cli.tasks.import_users import load
+from perpcs_cli.tasks.importing.import_users import load
 
 
 @dataclass(frozen=True)

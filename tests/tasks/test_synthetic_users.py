@@ -9,7 +9,8 @@ import pytest
 
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, UsageError
-from perpcs_cli.tasks.spec import TASKS
+from perpcs_cli.tasks.lamp_queries import WORDINGS
+from perpcs_cli.tasks.spec import shipped_tasks
 from perpcs_cli.tasks.synthetic_users import (
     FORMS,
     HABITS,
@@ -24,12 +25,11 @@ from perpcs_cli.tasks.synthetic_users import (
 
 def pairs(user: User) -> list[tuple[str, str]]:
     """Every (article, headline) of a user, queries included."""
-    pattern = re.compile(TASKS["news_headline"].input_pattern)
     found = [(str(item["text"]), str(item["title"])) for item in user.history]
     for query in user.queries:
-        match = pattern.search(query.input)
-        assert match is not None and query.output is not None
-        found.append((match["article"], query.output))
+        fields = WORDINGS["LaMP_4"].fields(query.input)
+        assert fields is not None and query.output is not None
+        found.append((fields["text"], query.output))
     return found
 
 
@@ -86,7 +86,7 @@ def test_history_has_the_task_s_fields_in_time_order(users: list[User]) -> None:
         dates = [str(item["date"]) for item in user.history]
         assert dates == sorted(set(dates))
         for item in user.history:
-            assert set(item) == {"id", "date", *TASKS["news_headline"].required}
+            assert set(item) == {"id", "date", *shipped_tasks()["news_headline"].required}
             weekday = WEEKDAYS[date.fromisoformat(str(item["date"])).weekday()]
             assert f" on {weekday} " in str(item["text"])
 
