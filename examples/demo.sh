@@ -15,3 +15,8 @@ export ASSEMBLE="--plain --activations base --contrast"
 export ALPHAS=0 PRIME="--recent 6 --budget 10"
 export EVAL="--habits --answers 1"
 "$here/prime.sh" "$out/synthetic.jsonl" news_headline "$out"
+export PERPCS_WORKSPACE=$out
+printf '\nWhat the recipes are made of: sharers, with their mean weight over the layers\n\nPer-PCs\n'
+perpcs assemble $ASSEMBLE --quiet
+printf '\nPriME\n'
+perpcs prime --alpha "$ALPHAS" $PRIME --quiet

@@ -10,7 +10,16 @@ from helpers import edit_json, provenance
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perpcs_cli.artifacts.recipe import EVERY, Recipe, pack, read_recipe, split_layer, unpack, write_recipe
+from perpcs_cli.artifacts.recipe import (
+    EVERY,
+    Recipe,
+    mean_weights,
+    pack,
+    read_recipe,
+    split_layer,
+    unpack,
+    write_recipe,
+)
 from perpcs_cli.errors import DataError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -78,6 +87,14 @@ def test_weights_are_rounded_and_zeros_left_out():
 )
 def test_split_layer(module, expected):
     assert split_layer(module) == expected
+
+
+def test_what_a_recipe_is_made_of():
+    """The mean over all mixes, one without a sharer and the base's empty one included; the largest first."""
+    some = recipe({"a.*": [[(0, 0.2), (1, -0.9)], []], "b.*": [[(0, 0.4)]]})
+    assert list(mean_weights(some).items()) == [("s1", pytest.approx(-0.3)), ("s0", pytest.approx(0.2))]
+    assert mean_weights(recipe({EVERY: [[(0, 0.5)]]})) == {"s0": 0.5, "s1": 0.0}
+    assert mean_weights(recipe({EVERY: [[]]}, ())) == {}
 
 
 def test_one_mix_for_every_layer():

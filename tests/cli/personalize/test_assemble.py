@@ -33,6 +33,17 @@ def test_only_the_most_similar_sharers_are_on_offer(near: Shell) -> None:
     assert near(named(near, "predict --user TARGET --recipes few --name few")).exit_code == 0
 
 
+def test_what_a_recipe_is_made_of_is_shown(near: Shell) -> None:
+    """Whoever has the largest mean weight comes first, in the line and in JSON."""
+    done = near(named(near, f"{LINE} --top-k 2 --json"))
+    (row,) = json.loads(done.stdout)
+    weights = list(row["weights"].values())
+    assert list(row["weights"]) == row["sharers"] and sum(weights) == pytest.approx(1, abs=1e-3)
+    assert weights == sorted(weights, reverse=True)
+    line = near(named(near, f"{LINE} --top-k 2")).stdout
+    assert f"\t{weights[0]:.2f} {row['sharers'][0]}, {weights[1]:.2f} {row['sharers'][1]}" in line
+
+
 def test_all_sharers_are_what_no_restriction_gives(near: Shell) -> None:
     for flags in ("few --similar 4", "all"):
         assert near(named(near, f"assemble --plain --user TARGET --top-k 2 --out {flags}")).exit_code == 0
