@@ -36,11 +36,14 @@ def init(
     path = Places(directory).settings_file
     made = make_settings(published_settings(task, paper, preset), {"model": absolute(model), **settings})
     chosen, made = _within(made)
-    same = same_bytes(path, to_toml(made).encode())
+    files = {path: to_toml(made).encode()}
+    if chosen.is_own:
+        files[directory / chosen.file_name] = chosen.file.read_bytes()
 
     def finished() -> bool | None:
-        copied = same_bytes(directory / chosen.file_name, chosen.file.read_bytes())() if chosen.is_own else True
-        return copied and same()
+        # Each is looked at: one that says something else is refused, even where the other is missing.
+        same = [same_bytes(file, content)() for file, content in files.items()]
+        return all(same) or None
 
     def make() -> bool:
         _write(directory, chosen, made)

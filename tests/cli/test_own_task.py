@@ -13,6 +13,7 @@ from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.predictions import PredictionsInfo, info_path
 from perpcs_cli.artifacts.settings import FILE, read_settings
+from perpcs_cli.tasks.spec import get_task
 
 # Its fixture is long: one process makes it once.
 pytestmark = pytest.mark.xdist_group("own task")
@@ -117,6 +118,14 @@ def test_init_again(copy: Shell) -> None:
     assert "task_sha256" in refused(copy("predict -w work --base --retrieve 1"), DATA)
 
 
+def test_init_replaces_no_workspace_of_another_task(copy: Shell) -> None:
+    assert copy("init other --task movie_tagging").exit_code == 0
+    before = (copy.root / "other" / FILE).read_bytes()
+    assert FILE in refused(copy("init other --task tasks/irony.toml"), USAGE)
+    assert [path.name for path in (copy.root / "other").iterdir()] == [FILE]
+    assert (copy.root / "other" / FILE).read_bytes() == before
+
+
 def test_a_workspace_without_its_task(copy: Shell) -> None:
     (copy.root / "work" / "irony.task.toml").unlink()
     for line in ("predict -w work --base", "import tasks/readers.csv -w work --force"):
@@ -136,6 +145,16 @@ def test_another_task_in_a_workspace_starts_from_its_own_settings(copy: Shell) -
     line = "train-sharer -w work --steps 1 --out other --dry-run"
     assert copy(f"{line} --task movie_tagging").exit_code == DATA, "its items have other fields"
     assert copy(line, PERPCS_TASK=str(TASKS / "irony.toml")).exit_code == 0
+
+
+def test_the_tasks_own_words_are_nobodys(copy: Shell) -> None:
+    (copy.root / "work" / "users.jsonl").unlink()
+    (card,) = [*copy.root.glob("work/sharers/*/sharer.json")][:1]
+    whole = json.loads(card.read_text())
+    for text, found in ((get_task(str(TASKS / "irony.toml")).query_template, False), ("word " * 40, True)):
+        whole["provenance"]["settings"]["note"] = text
+        card.write_text(json.dumps(whole))
+        assert ("holds a text of" in copy("audit -w work").output) is found
 
 
 def test_a_sweep_and_its_table(copy: Shell) -> None:
