@@ -216,6 +216,8 @@ def _check_answers(task: SimpleNamespace) -> Iterator[str]:
 
 
 def _check_templates(task: SimpleNamespace) -> Iterator[str]:
+    # Much can be said of templates where it is not known yet which fields these two are.
+    task = SimpleNamespace(**{"input_field": None, "output_field": None, **vars(task)})
     asked = set(asked_fields(task))
     item = set(task.required) - {task.output_field}
     allowed = {
@@ -227,20 +229,23 @@ def _check_templates(task: SimpleNamespace) -> Iterator[str]:
         "profile_more": {*task.required, task.output_field},
     }
     for key, names in allowed.items():
-        template = getattr(task, key) or (task.query_template if key == "history_template" else "")
+        own = getattr(task, key)
+        template = own or (task.query_template if key == "history_template" else "")
         try:
             found = [name for _, name in pieces(template) if name is not None]
         except ValueError as error:
-            yield f"{key}: {error}"
+            if own:
+                yield f"{key}: {error}"
             continue
         for name in dict.fromkeys(found):
-            if name not in names:
+            # Of a query's prompt that stands for a history item's, only what an item lacks is new.
+            if name not in names and (own or name in asked):
                 why = "is the answer" if name == task.output_field else "is not there"
                 known = ", ".join(sorted(names)) or "none"
                 yield f"{key}: {{{name}}} {why}; its fields can be {known}"
-        if key in ("query_template", "history_template"):
+        if own and key in ("query_template", "history_template"):
             count = found.count(task.input_field)
-            if count > 1 or (key == "query_template" and count == 0):
+            if task.input_field and (count > 1 or (key == "query_template" and count == 0)):
                 yield f"{key}: names the input_field {{{task.input_field}}} {count} times, and once is right"
             if template != template.rstrip():
                 yield f"{key}: ends with white space; the answer follows after a space"
@@ -269,7 +274,7 @@ _CHECKS = [
     ({"required", "optional", "query_fields", "input_field", "output_field"}, _check_fields),
     ({"metrics", "labels", "columns"}, _check_answers),
     (
-        {"required", "query_fields", "input_field", "output_field", "query_template", "history_template"}
+        {"required", "query_fields", "query_template", "history_template"}
         | {"line_template", "search_template", "profile_line", "profile_more"},
         _check_templates,
     ),

@@ -70,6 +70,23 @@ def test_everything_is_said_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_an_item_that_lacks_what_a_query_has_needs_a_prompt_of_its_own(tmp_path: Path) -> None:
+    text = changed(query_fields='["note", "hour"]', query_template='"{note} {hour}"', history_template="")
+    assert problems(tmp_path, text) == ["history_template: {hour} is not there; its fields can be note, weather"]
+
+
+def test_what_is_missing_hides_nothing(tmp_path: Path) -> None:
+    text = changed(input_field="", output_field="", query_template='"{not}: "', line_template='"{note.x}"')
+    assert problems(tmp_path, text) == [
+        "input_field: is missing",
+        "output_field: is missing",
+        "query_template: {not} is not there; its fields can be note, weather",
+        "query_template: ends with white space; the answer follows after a space",
+        "line_template: 'note.x' between braces is no field; a brace itself is written twice",
+        "line_template: must end with a line break",
+    ]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -108,6 +125,11 @@ def test_everything_is_said_at_once(tmp_path: Path) -> None:
 )
 def test_what_is_refused(key: str, value: str, message: str, tmp_path: Path) -> None:
     assert problems(tmp_path, changed(**{key: value}))[0].startswith(message)
+
+
+def test_a_broken_prompt_that_stands_for_two_is_told_once(tmp_path: Path) -> None:
+    text = changed(query_template='"{note"', history_template="")
+    assert problems(tmp_path, text) == ["query_template: expected '}' before end of string"]
 
 
 @pytest.mark.parametrize(

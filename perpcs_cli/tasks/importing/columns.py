@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -114,6 +114,13 @@ def _plain(value: Any) -> Any:
     return {name: _plain(inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
+def _each(rows: object, convert: Callable[[str, dict[str, Any]], dict[str, Any]], prefix: str = "") -> object:
+    """The rows of a list converted, with names for those without an id; the importer refuses what is none."""
+    if not isinstance(rows, list):
+        return rows
+    return [convert(f"{prefix}{place}", row) if isinstance(row, dict) else row for place, row in enumerate(rows)]
+
+
 @dataclass
 class _Reader:
     """Turns records into users as the importer knows them."""
@@ -132,9 +139,9 @@ class _Reader:
                 file=str(file),
                 record=record,
                 user_id=user_id,
-                history=self.each(row.get(columns.history, []), self.item),
+                history=_each(row.get(columns.history, []), self.item),
                 history_field=columns.history,
-                queries=self.each(row.get(columns.queries, []), self.query),
+                queries=_each(row.get(columns.queries, []), self.query, "q"),
                 queries_field=columns.queries,
                 profile=profile,
                 extra=frozenset(row) - {columns.user_id, columns.history, columns.queries, columns.profile},
@@ -158,13 +165,6 @@ class _Reader:
                 joins=True,
             )
         self.sources.users.append(user)
-
-    def each(self, rows: object, convert: Any) -> object:
-        """The rows of a list converted; what is none stays as it is, for the importer to refuse."""
-        if not isinstance(rows, list):
-            return rows
-        kind = "q" if convert == self.query else ""
-        return [convert(f"{kind}{place}", row) if isinstance(row, dict) else row for place, row in enumerate(rows)]
 
     def item(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
         """A history item by the task's fields; `name` is its id where it has none."""
