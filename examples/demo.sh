@@ -11,7 +11,7 @@ export TARGETS=6 SHARERS=8 MIN_HISTORY=1
 export ADAPT="--plain --source both --max-examples 48 --batch-size 8 --epochs 1 --lr 2e-3"
 export TRAIN="--plain --batch-size 5 --steps 8 --lr 1e-2"
 export GATE="--plain --batch-size 4 --steps 8 --lr 1e-3"
-export ASSEMBLE="--plain --activations base --contrast"
+export ASSEMBLE="--plain --activations base --contrast 32"
 export ALPHAS=0 PRIME="--recent 6 --budget 10"
 export EVAL="--habits --answers 1"
 "$here/prime.sh" "$out/synthetic.jsonl" news_headline "$out"

@@ -116,7 +116,9 @@ class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Activations,
         Meta(description="Score what the layers assembled so far pass on (published), or what the base does."),
     ] = "assembled"
-    contrast: Annotated[bool, Meta(description="Score without the direction that all gates have in common.")] = False
+    contrast: Annotated[
+        int, Meta(ge=0, description="Score what differs from the mean of so many items of base users; 0: score all.")
+    ] = 0
     merge: MergeSetting = "product"
     temperature: Annotated[Positive, Meta(description="Temperature of the softmax.")] = 1.0
 

@@ -205,25 +205,26 @@ ADDED = {"place": rf" in ({'|'.join(PLACES)})\b", "day": rf" on ({'|'.join(WEEKD
 """What tells that a headline has an ending: a pattern that is found, in capitals or not."""
 
 
-def habits_of(headline: str) -> tuple[str, str] | None:
-    """Form and ending of a headline, both endings where it has both, or None where it has no form."""
+def habits_of(headline: str) -> tuple[str | None, str]:
+    """Form, or None, and ending of a headline; with both endings it is neither's."""
     text = headline.strip()
     form = next((name for name, pattern in FORMS.items() if re.fullmatch(pattern, text)), None)
     endings = [name for name, pattern in ADDED.items() if re.search(pattern, text, re.IGNORECASE)]
-    return (form, " and ".join(endings) or "plain") if form else None
+    return form, " and ".join(endings) or "plain"
 
 
-def keeps_habits(answer: str, reference: str) -> float:
-    """1.0 where an answer has the form and the ending of the reference, a headline of `make_users`, else 0.0.
+def habits_kept(answer: str, reference: str) -> float:
+    """Of the two habits in `reference`, a headline of `make_users`, the share that an answer keeps: 0, 0.5 or 1.
 
     Raises DataError for a reference without a form.
     """
-    habits = habits_of(reference)
-    if habits is None:
+    form, ending = habits_of(reference)
+    if form is None:
         raise DataError(
             f"the reference {reference!r:.60} has no habit", hint="The data are not those of `perpcs synth`."
         )
-    return float(habits_of(answer) == habits)
+    own = habits_of(answer)
+    return ((own[0] == form) + (own[1] == ending)) / 2
 
 
 def make_users(count: int, history: int, queries: int, seed: int, habits: int = 4) -> list[User]:

@@ -17,8 +17,8 @@ from perpcs_cli.tasks.synthetic_users import (
     MAX_ITEMS,
     TOPICS,
     WEEKDAYS,
+    habits_kept,
     habits_of,
-    keeps_habits,
     make_users,
 )
 
@@ -106,23 +106,23 @@ def test_every_headline_of_a_group_has_its_habit_and_no_other(users: list[User],
         ("Why did the city museum restore a shadow play?\n", ("why", "plain")),
         ("Culture: city museum restores shadow play on Sunday", ("topic", "day")),
         ("4 ways the shadow play helps neighbours in Cork on Sunday", ("ways", "place and day")),
-        ("Why did the city museum restore a shadow play on Sunday!", None),
-        ("City museum restores shadow play!", None),
-        ("Opera: city museum restores shadow play", None),
-        ("!", None),
-        ("", None),
+        ("Why did the city museum restore a shadow play on Sunday!", (None, "day")),
+        ("City museum restores shadow play!", (None, "plain")),
+        ("Opera: city museum restores shadow play", (None, "plain")),
+        ("!", (None, "plain")),
+        ("", (None, "plain")),
     ],
 )
-def test_the_habits_of_a_headline(headline: str, habits: tuple[str, str] | None) -> None:
+def test_the_habits_of_a_headline(headline: str, habits: tuple[str | None, str]) -> None:
     assert habits_of(headline) == habits
 
 
-def test_an_answer_keeps_form_and_ending_or_not() -> None:
+def test_an_answer_keeps_form_and_ending_or_one_or_none() -> None:
     reference = "Why did the city museum restore a shadow play in Cork?"
-    answers = ("Why did the zoo close in Oulu?", "Why did the zoo close?", "ZOO CLOSES IN CORK!", "")
-    assert [keeps_habits(answer, reference) for answer in answers] == [1.0, 0.0, 0.0, 0.0]
+    answers = ("Why did the zoo close in Oulu?", "Why did the zoo close?", "ZOO CLOSES IN CORK!", "A zoo on Monday", "")
+    assert [habits_kept(answer, reference) for answer in answers] == [1.0, 0.5, 0.5, 0.0, 0.0]
     with pytest.raises(DataError, match="has no habit"):
-        keeps_habits(reference, "A reference of another data set")
+        habits_kept(reference, "A reference of another data set")
 
 
 def test_headlines_follow_from_their_articles(users: list[User]) -> None:

@@ -30,7 +30,7 @@ def synth(
     """Make a small synthetic data set with planted habits.
 
     The task is news_headline. A user has two habits, a form of headline, which the id names, and an ending, and shares
-    each with other users. `perpcs eval --habits` tells which answers keep both.
+    each with other users. `perpcs eval --habits` tells how much of them answers keep.
     """
     from perpcs_cli.steps.data.synth import synth as step
 

@@ -59,7 +59,8 @@ def eval_(
         bool, typer.Option("--partial", help="Evaluate the queries that every file answers, and say how many.")
     ] = False,
     habits: Annotated[
-        bool, typer.Option("--habits", help="Also the share of answers with the user's habits, in data of `synth`.")
+        bool,
+        typer.Option("--habits", help="Also the share of the user's habits that answers keep, in data of `synth`."),
     ] = False,
     form: flags.FormatOption = None,
     out: Annotated[Path | None, flags.out_option("nowhere", "file")] = None,

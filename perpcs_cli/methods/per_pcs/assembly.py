@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -58,18 +59,6 @@ def gate_scores(tokens: Tensor, gates: Tensor, rows: Tensor, count: int, scoring
     if scoring == "paper":
         return summed
     return summed / torch.bincount(rows, minlength=count)[:, None]
-
-
-def contrasted(gates: Tensor, offered: Sequence[int]) -> Tensor:
-    """`gates` [S, n], normalized, without what those on offer have in common: the direction of their mean.
-
-    A gate grows along the mean activation of its training, which is much the same for everyone. So the sharer whose
-    training was noisiest scores least and another most, whoever the target user is.
-    """
-    if not offered:
-        return gates
-    common = F.normalize(gates[list(offered)].mean(0), dim=0)
-    return gates - (gates @ common)[:, None] * common
 
 
 def choose(scores: Tensor, settings: AssembleSettings, generator: torch.Generator) -> list[tuple[int, float]]:
@@ -138,14 +127,26 @@ def make_batches(
 
 class Assembler:
     """The router of an assembly pass: at each linear layer it scores, chooses and applies, so that the pieces chosen
-    for one layer shape what the next one sees; with `activations` "base" it applies nothing."""
+    for one layer shape what the next one sees; with `activations` "base" it applies nothing.
 
-    def __init__(self, base: Base, pool: OpenPool, bank: PieceCache, settings: AssembleSettings, seed: int) -> None:
+    `common` [n] by linear layer, where given, is taken off the normalized activations: what everybody has in common.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        pool: OpenPool,
+        bank: PieceCache,
+        settings: AssembleSettings,
+        seed: int,
+        common: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         self.base = base
         self.pool = pool
         self.bank = bank
         self.settings = settings
         self.seed = seed
+        self._common = common
         self._file = pool.gates()
         self._gates: dict[str, Tensor] = {}
         inputs = sum(n for _, n in pool.manifest.modules.values())
@@ -182,6 +183,8 @@ class Assembler:
             # The q, k and v projections of a layer see the same tensor.
             self._input = x
             self._tokens = normalize(x[self._rows, self._positions], self.settings.scoring)
+            if self._common:
+                self._tokens = self._tokens - self._common[module]
         scores = gate_scores(
             self._tokens, self._gate(module), self._rows, len(self._owners), self.settings.scoring
         ).cpu()
@@ -210,9 +213,6 @@ class Assembler:
         if module in self._gates:
             return self._gates[module]
         gates = normalize(self._file.read(module).to(self.base.device), self.settings.scoring)
-        if self.settings.contrast:
-            away = set(self._withheld[module])
-            gates = contrasted(gates, [place for place in range(len(gates)) if place not in away])
         if self._keep:
             self._gates[module] = gates
         return gates

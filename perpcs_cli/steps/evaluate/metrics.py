@@ -16,7 +16,7 @@ from perpcs_cli.steps.job import Output, run_one, same_bytes
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import EVERYONE, Places, Who, open_workspace
 from perpcs_cli.tasks.spec import Task, get_task, named_task
-from perpcs_cli.tasks.synthetic_users import keeps_habits
+from perpcs_cli.tasks.synthetic_users import habits_kept
 
 if TYPE_CHECKING:
     from perpcs_cli.methods.statistics.comparison import Answers
@@ -46,8 +46,8 @@ def evaluate_predictions(
     """Evaluate prediction files {name: file} against the users' outputs, or against `labels` in LaMP's format.
 
     `baseline`: what the others are compared with, the first by default; `unit`: what a bootstrap resample draws;
-    `partial`: only the queries that every file answers; `habits`: also the share of answers that keep both habits of
-    their users, in data of `synth`. The users are those that any file answers for by default.
+    `partial`: only the queries that every file answers; `habits`: also the share of their users' habits that answers
+    keep, in data of `synth`. The users are those that any file answers for by default.
     """
     from perpcs_cli.methods.statistics.comparison import compare, read_answers
 
@@ -88,7 +88,7 @@ def evaluate_predictions(
         resamples=resamples,
         unit=unit,
         per_user=per_user,
-        also={"habits": keeps_habits} if habits else {},
+        also={"habits": habits_kept} if habits else {},
     )
     if result.left_out:
         report.warn(f"{_counted(result.count)} evaluated, {result.left_out} left out by --partial")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
-from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
+from perpcs_cli.tasks.prompts import PUBLISHED, Prompt, Shown, digest
 
 
 def assemble(
@@ -39,8 +41,9 @@ def assemble(
 
     The history runs through the model once; at each linear layer gate scores choose and weight pieces, which shape
     what the next layer sees. A user who shares is not offered its own pieces, and with `assemble.similar` a user is
-    offered only those of the sharers that are most similar by `embeddings`, as PriME chooses them. `shown`: what the
-    history's examples show.
+    offered only those of the sharers that are most similar by `embeddings`, as PriME chooses them. With
+    `assemble.contrast` the scores are of what differs from base users, drawn by seed. `shown`: what the history's
+    examples show.
     """
     settings = workspace.settings
     users = who.select(workspace, "target")
@@ -65,6 +68,7 @@ def assemble(
         )
         for user in users
     }
+    others = _others(workspace, shown)
     model = StepModel(workspace, report)
     check_base(opened, model.fingerprint, settings.model)
     changes = {"assemble": settings.assemble, "prompts": shown, "max_length": settings.max_length, **model.describe()}
@@ -74,6 +78,7 @@ def assemble(
             changes,
             {
                 "examples": digest(some),
+                **({"contrast": digest(others)} if others else {}),
                 **({"offered": hashing.digest_value(sorted(offered[name]))} if name in offered else {}),
             },
             model.fingerprint,
@@ -85,6 +90,7 @@ def assemble(
     def make(todo: Any, keep: Any) -> None:
         from perpcs_cli.methods.per_pcs.assembly import Assembler, make_batches
         from perpcs_cli.methods.per_pcs.assembly import assemble as assemble_all
+        from perpcs_cli.methods.per_pcs.common_activations import common_activations
         from perpcs_cli.model.engine.piece_cache import PieceCache
 
         check_layers(opened, model.base.shapes)
@@ -97,7 +103,10 @@ def assemble(
             places = [place for place, one in enumerate(opened.ids) if one in away]
             batches += make_batches(name, rows, settings.assemble, places, seed=settings.seed)
         cache = PieceCache(model.base, opened.adapter)
-        assembler = Assembler(model.base, opened, cache, settings.assemble, settings.seed)
+        limit = settings.predict.batch_tokens
+        rows = model.encode(others, who="the base users")
+        common = common_activations(model.base, rows, settings.assemble.scoring, batch_tokens=limit)
+        assembler = Assembler(model.base, opened, cache, settings.assemble, settings.seed, common)
         with report.progress("assembling", len(left)) as bar:
 
             def done(user_id: str, weights: dict[str, list[tuple[int, float]]]) -> None:
@@ -107,7 +116,7 @@ def assemble(
                 keep(output, write(output.path, user_id, "per-pcs", merge, opened, named, origins[user_id], report))
                 bar.advance(1, user_id)
 
-            assemble_all(assembler, batches, batch_tokens=settings.predict.batch_tokens, wanted=left, done=done)
+            assemble_all(assembler, batches, batch_tokens=limit, wanted=left, done=done)
 
     return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
 
@@ -121,3 +130,19 @@ def _offered(
         return {}
     near = open_similar(workspace, pool, embeddings)
     return {user.user_id: {one.user_id for one in near.nearest(user, count)} for user in users}
+
+
+def _others(workspace: Workspace, shown: Shown) -> list[Prompt]:
+    """The examples of base users, drawn by seed, for `assemble.contrast`; none where it is 0."""
+    wanted, seed = workspace.settings.assemble.contrast, workspace.settings.seed
+    if not wanted:
+        return []
+    if not workspace.split("base"):
+        raise UsageError(
+            "there are no base users to tell from", where="--contrast", hint="Draw them with `perpcs split`."
+        )
+    users = [user for user in Who().select(workspace, "base") if user.history]
+    random.Random(hashing.derive_seed(seed, "contrast")).shuffle(users)
+    each = -(-wanted // max(1, len(users)))
+    examples = (training_prompts(workspace.task, newest(user, each), shown, seed=seed) for user in users)
+    return list(islice(chain.from_iterable(examples), wanted))

@@ -314,21 +314,21 @@ def test_answers_side_by_side() -> None:
 
 
 def test_habits_beside_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The share of answers with the reference's form and ending, with its interval and difference."""
+    """The share of the references' forms and endings that answers keep, with its interval and difference."""
     monkeypatch.chdir(tmp_path)
     question, asked = "Why did the zoo close in Oulu?", "WHY NOT IN OULU!"
     users(Path("users.jsonl"), {"u1": {"q1": question, "q2": question}, "u2": {"q1": asked, "q2": asked}})
-    predictions(Path("one.jsonl"), {"u1": {"q1": question, "q2": "A zoo closes"}, "u2": {"q1": "x", "q2": "x"}})
-    predictions(Path("two.jsonl"), {"u1": {"q1": question, "q2": question}, "u2": {"q1": "NO IN OULU!", "q2": "NO!"}})
+    predictions(Path("one.jsonl"), {"u1": {"q1": question, "q2": "A zoo"}, "u2": {"q1": "x", "q2": "x"}})
+    predictions(Path("two.jsonl"), {"u1": {"q1": question, "q2": question}, "u2": {"q1": asked, "q2": "NO!"}})
     line = "eval one.jsonl two.jsonl --users-file users.jsonl --task news_headline --habits --per-user --json"
     result = CliRunner().invoke(app, line.split())
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["metrics"] == ["rouge-1", "rouge-L", "habits"]
     one, two = found["systems"]["one"], found["systems"]["two"]
-    assert (one["values"]["habits"], two["values"]["habits"]) == (0.25, 0.75)
-    assert two["users"]["u2"]["values"]["habits"] == 0.5
-    assert two["differences"]["habits"]["value"] == 0.5
+    assert (one["values"]["habits"], two["values"]["habits"]) == (0.25, 0.875)
+    assert two["users"]["u2"]["values"]["habits"] == 0.75
+    assert two["differences"]["habits"]["value"] == 0.625
     assert (one["intervals"]["habits"]["low"], one["intervals"]["habits"]["high"]) == (0.0, 0.5)
     users(Path("users.jsonl"), {"u1": {"q1": "No habit", "q2": "none"}, "u2": {"q1": "none", "q2": "none"}})
     result = CliRunner().invoke(app, line.split())

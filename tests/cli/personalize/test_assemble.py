@@ -44,6 +44,32 @@ def test_what_a_recipe_is_made_of_is_shown(near: Shell) -> None:
     assert f"\t{weights[0]:.2f} {row['sharers'][0]}, {weights[1]:.2f} {row['sharers'][1]}" in line
 
 
+def test_told_from_base_users(shell: Shell) -> None:
+    """Other weights, of the same examples whenever asked, which the provenance names; and there must be base users."""
+    line = "assemble --plain --user TARGET --top-k 3 --dtype float32"
+    for flags in ("--out plain", "--contrast 3 --out few", "--contrast 3 --out again"):
+        done = shell(named(shell, f"{line} {flags}"))
+        assert done.exit_code == 0, done.stderr
+    plain, told, again = (used(shell, name) for name in ("plain", "few", "again"))
+    assert plain.weights != told.weights == again.weights
+    assert set(told.provenance.inputs) - set(plain.provenance.inputs) == {"contrast"}
+    assert shell(named(shell, f"{line} --contrast 2 --out other")).exit_code == 0
+    assert used(shell, "other").provenance.inputs["contrast"] != told.provenance.inputs["contrast"]
+    (shell.root / "splits" / "base.txt").unlink()
+    message = refused(shell(named(shell, f"{line} --contrast 2 --out none")), USAGE)
+    assert message.startswith("--contrast: there are no base users")
+
+
+def test_the_base_s_activations(shell: Shell) -> None:
+    """The first layer's scores are the same; what later ones see is not."""
+    line = "assemble --plain --user TARGET --top-k 3 --dtype float32 --activations"
+    for activations in ("assembled", "base"):
+        assert shell(named(shell, f"{line} {activations} --out {activations}")).exit_code == 0
+    assembled, base = used(shell, "assembled").weights, used(shell, "base").weights
+    first = next(iter(assembled))
+    assert assembled[first][0] == base[first][0] and assembled != base
+
+
 def test_all_sharers_are_what_no_restriction_gives(near: Shell) -> None:
     for flags in ("few --similar 4", "all"):
         assert near(named(near, f"assemble --plain --user TARGET --top-k 2 --out {flags}")).exit_code == 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import MappingProxyType
 
 import pytest
 import torch
 from helpers import merged, random_pieces, random_rows, short_of_memory, write_pool
-from torch.nn import functional as F
 
 from perpcs_cli.artifacts.settings import AssembleSettings
 from perpcs_cli.errors import DataError, PerpcsError
@@ -19,11 +19,11 @@ from perpcs_cli.methods.per_pcs.assembly import (
     assemble,
     average,
     choose,
-    contrasted,
     gate_scores,
     make_batches,
     normalize,
 )
+from perpcs_cli.methods.per_pcs.common_activations import common_activations
 from perpcs_cli.model.engine.batching import Encoded, make_batch
 from perpcs_cli.model.engine.piece_cache import PieceCache
 
@@ -212,7 +212,7 @@ def test_batches_in_an_order_drawn_by_seed_and_user(tiny):
 LENGTHS = [(8, 3), (5, 2), (11, 4)]
 
 
-def naive(base, pool, batch, wanted):
+def naive(base, pool, batch, wanted, common=MappingProxyType({})):
     """{linear layer: mix}: capture a layer's input in a model with the pieces chosen so far merged into its weights,
     score by the equations in float64, choose the top k, merge, go on."""
     sharers = [random_pieces(base, seed) for seed in range(len(pool.ids))]
@@ -222,12 +222,6 @@ def naive(base, pool, batch, wanted):
         model = merged(base, sharers, {} if wanted.activations == "base" else chosen, wanted.merge).model
         seen = []
         model.get_submodule(module).register_forward_hook(lambda _, inputs, out, seen=seen: seen.append(inputs[0][0]))
-        vectors = [by_hand(gate, wanted.scoring) for gate in gates.read(module)]
-        if wanted.contrast:
-            offered = [sharer for sharer in range(len(sharers)) if module in pool.shares(sharer)]
-            common = sum(vectors[sharer] for sharer in offered)
-            common = common / common.norm()
-            vectors = [vector - (vector @ common) * common for vector in vectors]
         scores = torch.zeros(len(sharers), dtype=torch.float64)
         for row in batch.rows:
             with torch.inference_mode():
@@ -235,8 +229,9 @@ def naive(base, pool, batch, wanted):
             first = len(row.prompt) - (wanted.scoring == "published")
             tokens = seen.pop()[first : first + len(row.answer)]
             for sharer in range(len(sharers)):
-                g = vectors[sharer]
-                each = [float(by_hand(token, wanted.scoring) @ g) / math.sqrt(len(g)) for token in tokens]
+                g = by_hand(gates.read(module)[sharer], wanted.scoring)
+                seen_as = [by_hand(token, wanted.scoring) - common.get(module, 0) for token in tokens]
+                each = [float(token @ g) / math.sqrt(len(g)) for token in seen_as]
                 total = sum(each) / len(each) if wanted.scoring == "published" else sum(each)
                 scores[sharer] += total / len(batch.rows)
         for sharer in range(len(sharers)):
@@ -248,8 +243,8 @@ def naive(base, pool, batch, wanted):
     return chosen
 
 
-def run(base, pool, batches, wanted, seed=0):
-    return Assembler(base, pool, PieceCache(base, pool.adapter), wanted, seed).run(batches)
+def run(base, pool, batches, wanted, seed=0, common=MappingProxyType({})):
+    return Assembler(base, pool, PieceCache(base, pool.adapter), wanted, seed, common).run(batches)
 
 
 @pytest.fixture(scope="session")
@@ -282,24 +277,14 @@ def test_assembly_is_merging_layer_after_layer(tiny, pool, batches, scoring, mer
 @pytest.mark.parametrize("contrast", [False, True])
 @pytest.mark.parametrize("activations", ["assembled", "base"])
 @pytest.mark.parametrize("scoring", SCORINGS)
-def test_what_is_scored(tiny, batches, tmp_path, scoring, activations, contrast):
-    """Against the equations, in a pool in which some pieces are not on offer."""
-    half = write_pool(tmp_path, tiny, 5, share_ratio=0.6)
-    wanted = settings(scoring=scoring, activations=activations, contrast=contrast, top_k=1)
-    (found,) = run(tiny, half, batches[:1], wanted)
-    assert_same(found, naive(tiny, half, batches[0], wanted))
-
-
-def test_a_direction_that_all_gates_share_decides_nothing_with_contrast():
-    """The first sharer's gate is the longest along what everybody sees, and the second's fits this user."""
-    common, own, other = torch.eye(4)[:3]
-    gates = torch.stack([3 * common + 0.1 * other, common + own, common - own])
-    token = 2 * common + own
-    assert (gates @ token).argmax() == 0
-    found = contrasted(gates, [0, 1, 2])
-    assert (found @ token).argmax() == 1
-    torch.testing.assert_close(found @ F.normalize(gates.mean(0), dim=0), torch.zeros(3), atol=1e-6, rtol=0)
-    assert torch.equal(contrasted(gates, []), gates)
+def test_what_is_scored(tiny, pool, batches, scoring, activations, contrast):
+    """Against the equations: what the base passes on or what is assembled, whole or without what all have in common."""
+    wanted = settings(scoring=scoring, activations=activations)
+    common = {}
+    if contrast:
+        common = common_activations(tiny, random_rows(tiny, LENGTHS, 7), scoring, batch_tokens=64)
+    (found,) = run(tiny, pool, batches[:1], wanted, common=common)
+    assert_same(found, naive(tiny, pool, batches[0], wanted, common))
 
 
 def test_users_in_one_pass_are_the_users_alone(tiny, pool, batches):

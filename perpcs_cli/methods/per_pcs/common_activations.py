@@ -1,0 +1,75 @@
+"""What everybody's activations have in common, which gate scores can be told to leave out.
+
+A gate grows along the activations of its own training, and most of these is a mean that all texts share. How much of a
+gate is that mean, and how much noise, differs between sharers and says nothing of a target: whose training gave the
+cleanest gate scores highest for everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from perpcs_cli.artifacts.settings import Scoring
+from perpcs_cli.methods.per_pcs.assembly import answer_positions, normalize
+from perpcs_cli.model.engine.batching import Encoded, make_batch
+from perpcs_cli.model.engine.lora_layer import Pieces, attached
+from perpcs_cli.model.engine.memory import Halving
+from perpcs_cli.model.loading.base import Base
+
+
+def common_activations(
+    base: Base, rows: Sequence[Encoded], scoring: Scoring, *, batch_tokens: int
+) -> dict[str, Tensor]:
+    """The mean over `rows` of the mean over a row's answer tokens of the normalized inputs [n], by linear layer.
+
+    The model is the base, without pieces. At most `batch_tokens` tokens share a pass, but always one row is run; where
+    the device's memory runs out, fewer do.
+    """
+    sums: dict[str, Tensor] = {}
+    halving = Halving[Encoded](lambda row: [row])
+    for some in _batches(rows, batch_tokens):
+        for found in halving.run(some, lambda part: _pass(base, part, scoring)):
+            for module, part in found.items():
+                sums[module] = sums[module] + part if module in sums else part
+    return {module: (total / len(rows)).float() for module, total in sums.items()}
+
+
+def _batches(rows: Sequence[Encoded], batch_tokens: int) -> list[list[Encoded]]:
+    """Rows in order, as many together as padded fit into `batch_tokens`."""
+    batches: list[list[Encoded]] = []
+    for row in rows:
+        together = [*(batches[-1] if batches else []), row]
+        if len(together) > 1 and len(together) * max(map(len, together)) <= batch_tokens:
+            batches[-1] = together
+        else:
+            batches.append([row])
+    return batches
+
+
+class _Watch:
+    """A router that applies nothing, and keeps the sum of the rows' mean activations, in float64."""
+
+    def __init__(self, rows: Tensor, positions: Tensor, scoring: Scoring) -> None:
+        self.rows, self.positions = rows, positions
+        self.scoring = scoring
+        self.shares = 1 / torch.bincount(rows).double()[rows]
+        self.sums: dict[str, Tensor] = {}
+
+    def __call__(self, module: str, x: Tensor) -> Pieces | None:
+        """Add up what this linear layer sees."""
+        self.sums[module] = self.shares @ normalize(x[self.rows, self.positions], self.scoring).double()
+        return None
+
+
+@torch.inference_mode()
+def _pass(base: Base, rows: Sequence[Encoded], scoring: Scoring) -> dict[str, Tensor]:
+    """The sum of the rows' means by linear layer, from one pass over them."""
+    batch = make_batch(base, rows)
+    places, positions = answer_positions(batch, scoring).nonzero(as_tuple=True)
+    watch = _Watch(places, positions, scoring)
+    with attached(base, watch):
+        base.model.get_decoder()(**batch.inputs(), use_cache=False)
+    return watch.sums
