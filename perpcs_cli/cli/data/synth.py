@@ -23,7 +23,7 @@ def synth(
     count: Annotated[int | None, flags.count_option(str(COUNT))] = None,
     history: Annotated[int, typer.Option("--history", help="History items of each user.")] = 16,
     queries: Annotated[int, typer.Option("--queries", help="Queries of each user, with references.")] = 4,
-    habits: Annotated[int, typer.Option("--habits", help="Forms of headlines, which groups of users share.")] = 4,
+    forms: Annotated[int, typer.Option("--forms", help="Forms of headlines, which groups of users share.")] = 4,
     out: Annotated[Path | None, flags.out_option("users.jsonl of the workspace", "file")] = None,
     seed: flags.SeedOption = None,
 ) -> None:
@@ -39,7 +39,7 @@ def synth(
         count=count or COUNT,
         history=history,
         queries=queries,
-        habits=habits,
+        forms=forms,
         seed=seed,
         out=out,
         **write.mode(console),

@@ -20,6 +20,7 @@ from typing import Any, TypeGuard
 import msgspec
 
 from perpcs_cli.artifacts.io import limits, typed_files
+from perpcs_cli.artifacts.users import text_of
 from perpcs_cli.errors import DataError
 
 DIGITS = 400
@@ -29,6 +30,8 @@ FORMS = (
     "Readable are LaMP's questions and outputs, the Per-PCs layout (users.json, users_label.json) and "
     "users.jsonl; a directory may hold any one of them."
 )
+
+LINES = "It is a list of objects, or has one object a line; CSV and Parquet are told by the ending."
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -71,6 +74,12 @@ class RawUser:
     """Names of fields that no layout knows."""
     joins: bool = False
     """Whether other records of the same user add to this one, as LaMP's questions with a `user_id` do."""
+
+    def place(self, name: str, number: int) -> str:
+        """Where the item or query `number` of a list is; a record that is one of them names no list."""
+        if name:
+            return f"user {text_of(self.user_id)!r}, {name}[{number}]"
+        return f"user {text_of(self.user_id)!r}, {'question ' if self.history_field else ''}{self.record}"
 
 
 @dataclass(frozen=True)
@@ -182,8 +191,39 @@ def _marked(value: Any) -> Any:
     return value
 
 
+def read_records(path: Path, sources: Sources) -> list[tuple[str, dict[str, Any]]]:
+    """(where, object) for each object of a file: a JSON list of them, or one a line.
+
+    What is none is a problem. Raises DataError for a file that holds no JSON object at all.
+    """
+    data = typed_files.without_mark(typed_files.read_bytes(path))
+    try:
+        content = _decoded(data)
+    except typed_files.UNREADABLE as error:
+        rows = _lines(path, data, sources)
+        if not any(isinstance(row, dict) for _, row in rows):
+            raise DataError(f"not valid JSON: {error}", where=path, hint=LINES) from None
+    else:
+        if not isinstance(content, list | dict):
+            raise DataError("holds no JSON object", where=path, hint=LINES)
+        rows = (
+            [("line 1", content)] if isinstance(content, dict) else [(f"[{n}]", row) for n, row in enumerate(content)]
+        )
+    return [(record, row) for record, row in rows if _is_object(row, path, record, sources)]
+
+
 def _read_lines(path: Path, data: bytes, error: str, sources: Sources) -> None:
     """Read users.jsonl: a broken line is a problem, a file without any user is no users.jsonl."""
+    rows = _lines(path, data, sources)
+    if not any(isinstance(row, dict) and "user_id" in row for _, row in rows):
+        raise DataError(f"not valid JSON: {error}", where=path, hint=FORMS)
+    for record, row in rows:
+        if _is_object(row, path, record, sources):
+            sources.users.append(_own(path, record, row))
+
+
+def _lines(path: Path, data: bytes, sources: Sources) -> list[tuple[str, object]]:
+    """(where, value) for each line; a broken one is a problem."""
     rows: list[tuple[str, object]] = []
     for number, line in enumerate(data.splitlines(), start=1):
         if line.strip():
@@ -191,11 +231,7 @@ def _read_lines(path: Path, data: bytes, error: str, sources: Sources) -> None:
                 rows.append((f"line {number}", _decoded(line)))
             except typed_files.UNREADABLE as broken:
                 sources.problems.append(Problem(str(path), f"line {number}", "", f"not valid JSON: {broken}"))
-    if not any(isinstance(row, dict) and "user_id" in row for _, row in rows):
-        raise DataError(f"not valid JSON: {error}", where=path, hint=FORMS)
-    for record, row in rows:
-        if _is_object(row, path, record, sources):
-            sources.users.append(_own(path, record, row))
+    return rows
 
 
 def _is_object(value: object, path: Path, record: str, sources: Sources) -> TypeGuard[dict[str, Any]]:

@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from perpcs_cli.artifacts.io import safe_paths
 from perpcs_cli.artifacts.users import Item, Query, User, text_of
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
-from perpcs_cli.tasks.file_layouts import Problem, RawGold, RawUser, Unreadable, read_sources
-from perpcs_cli.tasks.prompts import parse_input
-from perpcs_cli.tasks.spec import Task, get_task
+from perpcs_cli.tasks.importing.columns import read_columns
+from perpcs_cli.tasks.importing.file_layouts import Problem, RawGold, RawUser, Unreadable, read_sources
+from perpcs_cli.tasks.prompts import query_fields
+from perpcs_cli.tasks.spec import Task, named_task
 
 _ISO_DATE = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}([T ].*)?)?)?")
 _NUMBER = re.compile(r"[0-9]{1,20}")
@@ -37,11 +39,12 @@ class ImportResult(msgspec.Struct, frozen=True):
 
 
 def load(sources: Sequence[Path], task: Task) -> ImportResult:
-    """Read users of `task` from files and directories, in any of the layouts of `tasks.layouts`.
+    """Read users of `task` from files and directories, in any of LaMP's layouts or, of a task whose queries have
+    fields, in the columns that its file names.
 
     Raises DataError for a file that cannot be read at all and for labels of another task.
     """
-    found = read_sources(sources)
+    found = read_sources(sources) if task.lamp else read_columns(sources, task)
     for file, name in found.tasks.items():
         _check_task(file, name, task)
     importer = _Importer(task, problems=list(found.problems))
@@ -57,7 +60,7 @@ def _check_task(file: str, name: str, task: Task) -> None:
     if not name or task.lamp.startswith(name):
         return
     try:
-        matches = get_task(name) is task
+        matches = named_task(name) is task
     except UsageError:
         matches = False
     if not matches:
@@ -77,6 +80,7 @@ class _Collected:
     items: list[Item] = field(default_factory=list)
     by_id: dict[str, Item] = field(default_factory=dict)
     queries: list[Query] = field(default_factory=list)
+    query_ids: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -132,12 +136,10 @@ class _Importer:
         elif not (user.joins and raw.joins):
             self.problem(raw.file, raw.record, "user_id", f"user {user_id!r} occurs twice")
             return
-        record = f"user {user_id!r}"
         for place, item in enumerate(self.rows(raw, raw.history, raw.history_field)):
-            self.add_item(user, raw.file, f"{record}, {raw.history_field}[{place}]", place, item)
+            self.add_item(user, raw.file, raw.place(raw.history_field, place), place, item)
         for place, query in enumerate(self.rows(raw, raw.queries, raw.queries_field)):
-            where = f"{raw.queries_field}[{place}]" if raw.queries_field else f"question {raw.record}"
-            self.add_query(user, raw.file, f"{record}, {where}", query)
+            self.add_query(user, raw.file, raw.place(raw.queries_field, place), query)
 
     def rows(self, raw: RawUser, value: object, name: str) -> list[object]:
         if isinstance(value, list):
@@ -186,22 +188,17 @@ class _Importer:
         if not isinstance(raw, dict):
             self.problem(file, record, "", _flaw(raw, "is not an object"))
             return
-        self.ignored |= set(raw) - {"id", "input", "output", "gold"}
-        identifier, text = text_of(raw.get("id")), text_of(raw.get("input"))
-        for name, value in (("id", identifier), ("input", text)):
-            if value is None:
-                self.problem(file, record, name, _flaw(raw.get(name)))
-        if identifier is None or text is None:
+        self.ignored |= set(raw) - {"id", "input", "fields", "output", "gold"}
+        query = self.read_query(file, record, raw)
+        if query is None:
             return
-        if identifier in self.query_ids:
+        identifier = query.id
+        # LaMP's labels name queries by their ids alone.
+        ids = self.query_ids if self.task.lamp else user.query_ids
+        if identifier in ids:
             self.problem(file, record, "id", f"the query id {identifier!r} occurs twice")
             return
-        self.query_ids.add(identifier)
-        try:
-            parse_input(self.task, Query(id=identifier, input=text))
-        except DataError as error:
-            self.problem(file, record, "input", f"{error.what}. {error.hint}")
-            return
+        ids.add(identifier)
         answer = self.golds.get(identifier)
         for name in ("gold", "output"):
             if raw.get(name) is None:
@@ -213,7 +210,25 @@ class _Importer:
                 self.problem(file, record, name, f"is {output!r}, but another answer is {answer!r}")
                 return
             answer = output
-        user.queries.append(Query(id=identifier, input=text, output=answer))
+        user.queries.append(msgspec.structs.replace(query, output=answer))
+
+    def read_query(self, file: str, record: str, raw: dict[str, Any]) -> Query | None:
+        """The query without its answer; None, and problems, where it is broken."""
+        given = {"id": raw.get("id"), **({"input": raw.get("input")} if self.task.lamp else raw["fields"])}
+        found = {name: text for name, value in given.items() if (text := text_of(value)) is not None}
+        for name in given:
+            if name not in found:
+                self.problem(file, record, name, _flaw(given[name]))
+        if len(found) < len(given):
+            return None
+        identifier = found.pop("id")
+        query = Query(id=identifier, input=found["input"]) if self.task.lamp else Query(id=identifier, fields=found)
+        try:
+            query_fields(self.task, query)
+        except DataError as error:
+            self.problem(file, record, "input", f"{error.what}. {error.hint}")
+            return None
+        return query
 
     def result(self) -> ImportResult:
         users, unsorted = [], 0
