@@ -31,6 +31,7 @@ from perpcs_cli.artifacts import (
     selection,
     settings,
     split,
+    task,
     trace,
     users,
 )
@@ -47,6 +48,7 @@ WIDTH = 100
 
 FORMATS: list[tuple[str, str, type[msgspec.Struct]]] = [
     ("`perpcs.toml`", "one", settings.Settings),
+    ("`TASK.toml`", "one; in a workspace `NAME.task.toml`", task.TaskFile),
     ("`users.jsonl`", "a line a user", users.User),
     ("`profiles.jsonl`", "a line a user", profiles.Profile),
     ("`profiles.meta.json`", "beside it", profiles.ProfilesInfo),

@@ -133,6 +133,24 @@ def test_a_shown_command_parses(name: str) -> None:
     command.make_context("perpcs", list(words))
 
 
+def test_the_own_task_of_the_page_can_be_followed(tiny_dir: Path, tmp_path: Path) -> None:
+    """Its file, its data and its commands, with the tiny model."""
+    section = (ROOT / "docs" / "tasks.md").read_text().partition("## Own tasks")[2].partition("\n## ")[0]
+    for kind, name in (("toml", "books.toml"), ("csv", "books.csv")):
+        (block,) = re.findall(rf"^```{kind}\n(.*?)^```", section, flags=re.S | re.M)
+        (tmp_path / name).write_text(block)
+    (lines,) = re.findall(r"^```bash\n(.*?)^```", section, flags=re.S | re.M)
+    said = []
+    for line in lines.splitlines():
+        done = Shell(tmp_path, tiny_dir)(line.partition("#")[0].removeprefix("perpcs "), PERPCS_MODEL=str(tiny_dir))
+        assert done.exit_code == 0, f"{line}\n{done.stderr}"
+        said.append(done.stdout)
+    assert said[0].startswith("book_rating: 6 labels, at most 4 tokens; mae and rmse\n")
+    assert (tmp_path / "books" / "book_rating.task.toml").exists()
+    assert "1 users\t2 history items\t1 queries (1 with an answer)" in said[2]
+    assert "Blurb: A village counts its boats." in said[3]
+
+
 def test_the_tutorial_can_be_followed(tiny_dir: Path, tmp_path: Path) -> None:
     """Its `bash` blocks, in order, in an empty directory; the tiny model stands in the cache for the two it fetches."""
     for name in CATALOGUE:

@@ -13,8 +13,14 @@ from perpcs_cli.artifacts.io.limits import Count, Fraction
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.errors import DataError
 
+ACCURACY = ("accuracy", "f1")
+"""Of labels."""
 ERROR = ("mae", "rmse")
-"""Metrics in rating points, of which less is better."""
+"""Of ratings, in rating points: less is better."""
+ROUGE = ("rouge-1", "rouge-L")
+"""Of text."""
+METRICS = (ACCURACY, ERROR, ROUGE)
+"""A task has one of these pairs."""
 SUM = "sum"
 
 

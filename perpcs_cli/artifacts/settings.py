@@ -203,7 +203,7 @@ class Settings(
 ):
     """Everything that `perpcs.toml` can say."""
 
-    task: Annotated[str, Meta(description="LaMP task, as movie_tagging or LaMP_2M.")]
+    task: Annotated[str, Meta(description="A task, as movie_tagging or LaMP_2M, or an own one: its file, as my.toml.")]
     model: Annotated[
         str, Meta(description="Base model: a name from `perpcs model list`, a local directory or a hub id.")
     ]

@@ -80,6 +80,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     """A config as it was read and checked; flags are checked by the commands that have them."""
 
     task: str
+    """A task's name, or the file of an own one: absolute, or relative like `data`."""
     model: str
     paper: Paper = "per-pcs"
     preset: Preset = "perpcs"
@@ -131,7 +132,7 @@ def read_sweep(path: Path) -> Sweep:
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"two experiments have the name {twice[0]!r}", where=path)
     return Sweep(
-        task=raw.task,
+        task=str(path.parent / raw.task) if raw.task.endswith(".toml") else raw.task,
         model=raw.model,
         paper=raw.paper,
         preset=raw.preset,

@@ -31,10 +31,13 @@ def text_of(value: object) -> str | None:
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One question to answer for a user. `input` is LaMP's own prompt; `output` is the reference, if known."""
+    """One question to answer for a user. `output` is the reference, if known."""
 
     id: str
-    input: str
+    input: str = ""
+    """LaMP's own prompt."""
+    fields: dict[str, str] = {}
+    """The fields of an own task, instead."""
     output: str | None = None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from perpcs_cli.artifacts.split import read_list
 from perpcs_cli.artifacts.users import User, choose_users, read_chosen, read_users
 from perpcs_cli.errors import UsageError
 from perpcs_cli.tasks.published_settings import published_settings
-from perpcs_cli.tasks.spec import Task, get_task
+from perpcs_cli.tasks.spec import OWN, Task, get_task
 
 
 @dataclass(frozen=True)
@@ -112,17 +113,17 @@ class Workspace(Places):
 
     settings: Settings
 
-    @property
+    @cached_property
     def task(self) -> Task:
         """The task that the settings name, with the white space that they want."""
-        return replace(get_task(self.settings.task), white_space=self.settings.white_space)
+        return msgspec.structs.replace(get_task(self.settings.task), white_space=self.settings.white_space)
 
     def provenance(
         self, command: str, settings: dict[str, Any], inputs: dict[str, str] | None = None, base: str = ""
     ) -> Provenance:
         """The provenance of what `command` writes; `settings` are the ones that change the result."""
         # Through JSON, so that it equals what will be read back: to_builtins leaves tuples as they are.
-        plain = msgspec.json.decode(msgspec.json.encode({"task": self.settings.task, **settings}))
+        plain = msgspec.json.decode(msgspec.json.encode({**self.task.identity, **settings}))
         return Provenance(command=command, settings=plain, seed=self.settings.seed, inputs=inputs or {}, base=base)
 
 
@@ -149,19 +150,27 @@ def open_workspace(root: Path, **given: Any) -> Workspace:
                 where=path,
                 hint=f"Give --{key}, or make a workspace with `perpcs init`.",
             )
-    task = get_task({**stored, **given}["task"]).name
+    if "task" in stored:
+        stored["task"] = stored_task(root, stored)
+    task = get_task({**stored, **given}["task"])
     start = {key: {**stored, **given}[key] for key in ("paper", "preset") if {**stored, **given}.get(key)}
-    published = published_settings(task, **start)
-    if "task" in given and "task" in stored and get_task(stored["task"]).name != task:
+    published = published_settings({**stored, **given}["task"], **start)
+    if "task" in given and "task" in stored and get_task(stored["task"]).identity != task.identity:
         # Another task than the workspace's: its published settings, not the stored ones.
         stored = {key: value for key, value in stored.items() if not isinstance(value, dict)}
     make_settings(published, {"model": ""}, stored, where=path)
     try:
-        settings = make_settings(published, stored, {**given, "task": task})
+        settings = make_settings(published, stored, {**given, "task": published["task"]})
     except UsageError as error:
         # The file is in order, so a flag or its variable in the environment is not.
         raise UsageError(error.what, where=", ".join(_flags(given, error.what)), hint=error.hint) from None
     return Workspace(root, settings)
+
+
+def stored_task(root: Path, stored: Mapping[str, Any]) -> str:
+    """The task that the content of a `perpcs.toml` names: the file of an own one stands in the workspace `root`."""
+    name = str(stored.get("task", ""))
+    return str(root / name) if name.endswith(OWN) else name
 
 
 def _flags(given: Mapping[str, Any], message: str) -> list[str]:

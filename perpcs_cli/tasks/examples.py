@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 from perpcs_cli.artifacts.settings import Prompts, WhiteSpace
+from perpcs_cli.artifacts.task import pieces
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.bm25 import best_earlier, best_of_all
@@ -22,8 +23,8 @@ from perpcs_cli.tasks.prompts import (
     context_block,
     history_line,
     history_prompt,
-    item_article,
-    parse_input,
+    item_fields,
+    query_fields,
     query_prompt,
     search_text,
 )
@@ -89,7 +90,7 @@ def query_prompts(
     if shown.random_history:
         chosen = [_drawn(len(lines), shown, seed, user.user_id, query.id) for query in user.queries]
     else:
-        searches = [search_text(task, parse_input(task, query)["article"]) for query in user.queries]
+        searches = [search_text(task, query_fields(task, query)) for query in user.queries]
         chosen = best_of_all(lines, searches, shown.retrieve)
     return [
         query_prompt(
@@ -140,11 +141,11 @@ def _earlier(task: Task, user: User, items: Sequence[Item], shown: Shown, seed: 
     lines = [history_line(task, item) for item in items]
     if shown.random_history:
         chosen = [_drawn(place, shown, seed, user.user_id, f"item {place}") for place in range(len(items))]
-    elif "{article}" not in task.history_template:
+    elif all(name is None for _, name in pieces(task.history_template)):
         # Such an item asks nothing: to look for what is like it would be to look for what is like the answer.
         chosen = [list(range(place))[::-1][: shown.retrieve] for place in range(len(items))]
     else:
-        chosen = best_earlier(lines, [search_text(task, item_article(task, item)) for item in items], shown.retrieve)
+        chosen = best_earlier(lines, [search_text(task, item_fields(task, item)) for item in items], shown.retrieve)
     return [context_block(profile, [lines[place] for place in places]) for places in chosen]
 
 

@@ -12,7 +12,7 @@ Predictions and references are stripped of surrounding space. Where this differs
   no mean.
 - References may be no possible answers, as where a sharer's predictions are the references. Labels outside
   the set are then all equal, as LaMP's mapping has it, and belong to no class of the macro-F1. A reference
-  that is no rating, on which LaMP's script stops, is the farthest of 1 and 5 from the prediction, and
+  that is no rating, on which LaMP's script stops, is the farther end of the scale from the prediction, and
   equals another such.
 """
 
@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perpcs_cli.artifacts.metrics import ERROR, objective
+from perpcs_cli.artifacts.metrics import ACCURACY, ERROR, objective
 from perpcs_cli.errors import DataError
-from perpcs_cli.tasks.spec import ACCURACY, Task
+from perpcs_cli.tasks.spec import Task
 
 Floats = NDArray[np.float64]
 
@@ -89,7 +89,10 @@ def _scorer(task: Task) -> Callable[[str, str], Sequence[float]]:
     if task.metrics == ACCURACY:
         index = {label: number for number, label in enumerate(task.labels)}
         return lambda prediction, reference: _label_row(index.get(prediction, -1), index.get(reference, -1), len(index))
-    return _rating_row if task.metrics == ERROR else _rouge_row
+    if task.metrics == ERROR:
+        scale = [float(label) for label in task.labels]
+        return lambda prediction, reference: _rating_row(prediction, reference, min(scale), max(scale))
+    return _rouge_row
 
 
 def _label_row(prediction: int, reference: int, classes: int) -> Sequence[float]:
@@ -110,21 +113,21 @@ def _macro_f1(sums: Floats) -> Floats:
     return np.asarray(f1.mean(axis=-1))
 
 
-def _rating_row(prediction: str, reference: str) -> Sequence[float]:
-    """(1, absolute error, squared error) in rating points."""
+def _rating_row(prediction: str, reference: str, low: float, high: float) -> Sequence[float]:
+    """(1, absolute error, squared error) in rating points, on a scale from `low` to `high`."""
     guess, truth = _number(prediction), _number(reference)
     if truth is None:
         if guess is None:
             return (1.0, 0.0, 0.0)
-        truth = _farthest(guess)
+        truth = _farthest(guess, low, high)
     elif guess is None:
-        guess = _farthest(truth)
+        guess = _farthest(truth, low, high)
     error = abs(guess - truth)
     return (1.0, error, error * error)
 
 
-def _farthest(rating: float) -> float:
-    return 1.0 if abs(1 - rating) > abs(5 - rating) else 5.0
+def _farthest(rating: float, low: float, high: float) -> float:
+    return low if abs(low - rating) > abs(high - rating) else high
 
 
 def _number(text: str) -> float | None:

@@ -1,7 +1,8 @@
 """The prompts that ask a model for a user's textual profile (PAG).
 
-Source: the published code of Per-PCs and OPPU (Tan et al., 2024), `prompt/prompt_profile.json` and `gen_profile.py`,
-with their typographic apostrophes. That code shows ten items of the history, drawn at random, as Python prints a list
+The question and the line of an item stand in the task's file; those of LaMP's tasks are, with typographic apostrophes,
+from `prompt/prompt_profile.json` of the published code of Per-PCs and OPPU (Tan et al., 2024), and the rest is from
+its `gen_profile.py`. That code shows ten items of the history, drawn at random, as Python prints a list
 of them; here they are the newest ones unless the settings say so, from old to new, joined by " | ", which that code
 prepares and then does not use.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from perpcs_cli.artifacts.settings import ProfileSettings
 from perpcs_cli.artifacts.users import Item, User
@@ -24,63 +24,6 @@ ITEM_WORDS = 200
 
 NEWEST = ProfileSettings()
 """As profiles are written by default."""
-
-
-@dataclass(frozen=True)
-class ProfileTemplate:
-    """How one task asks for a profile."""
-
-    question: str
-    line: str
-    """One history item, from the task's required fields."""
-    more: str = ""
-    """What follows where the item has the task's output besides."""
-
-
-PROFILE_TEMPLATES = {
-    "citation": ProfileTemplate(
-        "Write a summary, in English, of the research interests and topics of a researcher who has published the "
-        "following papers. Only generate the summary, no other text.",
-        "paper title: {title}",
-        " reference: {citation}",
-    ),
-    "movie_tagging": ProfileTemplate(
-        "Look at the following past movies this user has watched and determine the most popular tag they labeled. "
-        "Answer in the following form: most popular tag: <tag>.",
-        "description: {description} tag: {tag}",
-    ),
-    "news_category": ProfileTemplate(
-        "Look at the following past articles this journalist has written and determine the most popular category they "
-        "write in. Answer in the following form: most popular category: <category>.",
-        "article: {text} category: {category}",
-    ),
-    "product_rating": ProfileTemplate(
-        "Based on this user's past reviews, what are the most common scores they give for positive and negative "
-        "reviews? Answer in the following form: most common positive score: <most common positive score>, most common "
-        "negative score: <most common negative score>.",
-        "review: {text} score: {score}",
-    ),
-    "news_headline": ProfileTemplate(
-        "Given this author's previous articles, try to describe a template for their headlines. I want to be able to "
-        "accurately predict the headline gives one of their articles. Be specific about their style and wording, don't "
-        "tell me anything generic.",
-        "article: {text} headline: {title}",
-    ),
-    "scholarly_title": ProfileTemplate(
-        "Given this author’s previous publications, try to describe a template for their titles. I want to be able to "
-        "accurately predict the title of one of the papers from the abstract. Only generate the template description, "
-        "nothing else.",
-        "abstract: {abstract} title: {title}",
-    ),
-    "tweet_paraphrase": ProfileTemplate(
-        "Given this person’s previous tweets, try to describe a template for their tweets. I want to take a generic "
-        "sentence and rephrase it to sound like one of their tweets, with the same "
-        "style/punctuation/capitalization/wording/tone/etc. as them. Only give me the template description, nothing "
-        "else.",
-        "tweet: {text}",
-    ),
-}
-"""By the task's name."""
 
 
 def profile_lines(task: Task, user: User, settings: ProfileSettings = NEWEST, *, seed: int = 0) -> list[str]:
@@ -101,13 +44,11 @@ def profile_lines(task: Task, user: User, settings: ProfileSettings = NEWEST, *,
 
 def profile_prompt(task: Task, user_id: str, lines: Sequence[str], turn: tuple[str, str] = ("", "")) -> Prompt:
     """The prompt that asks for a user's profile; `turn` is what a chat puts before and after a message."""
-    question = PROFILE_TEMPLATES[task.name].question
-    return Prompt(user_id, "", f"{question} User History: ", " | ".join(lines), " Answer:", None, turn)
+    return Prompt(user_id, "", f"{task.profile_question} User History: ", " | ".join(lines), " Answer:", None, turn)
 
 
 def _line(task: Task, item: Item) -> str:
-    template = PROFILE_TEMPLATES[task.name]
-    line, names = template.line, list(task.required)
-    if template.more and item.get(task.output_field):
-        line, names = line + template.more, [*names, task.output_field]
+    line, names = task.profile_line, list(task.required)
+    if task.profile_more and item.get(task.output_field):
+        line, names = line + task.profile_more, [*names, task.output_field]
     return fill(task, item, line, names, ITEM_WORDS)

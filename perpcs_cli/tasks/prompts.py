@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,14 +10,11 @@ import msgspec
 
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.settings import WhiteSpace
+from perpcs_cli.artifacts.task import pieces
 from perpcs_cli.artifacts.users import Item, Query
 from perpcs_cli.errors import DataError
+from perpcs_cli.tasks.lamp_queries import WORDINGS
 from perpcs_cli.tasks.spec import Task
-
-ITEM_WORDS = 768
-"""Words kept of each field of the item or query itself."""
-RETRIEVED_WORDS = 368
-"""Words kept of each field of a retrieved item."""
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,23 +76,22 @@ def history_prompt(task: Task, item: Item, *, context: str = "") -> Prompt:
 
     Raises DataError where the item lacks its input.
     """
-    before, placeholder, after = task.history_template.partition("{article}")
-    article = item_article(task, item) if placeholder else ""
-    output = _field(task, item, task.output_field, ITEM_WORDS)
+    template = pieces(task.history_template)
+    values = {name: _needed(task, item, name, task.item_words) for _, name in template if name}
+    output = _field(task, item, task.output_field, task.item_words)
     answer = f" {output}" if output else None
-    return Prompt(item_key(item), context, before, article, after, answer)
+    return Prompt(item_key(item), context, *_around(task, template, values), answer)
 
 
 def query_prompt(task: Task, query: Query, *, context: str = "", white_space: WhiteSpace = "kept") -> Prompt:
-    """The prompt that asks a query, its article with the `white_space` given.
+    """The prompt that asks a query, its fields with the `white_space` given.
 
-    Raises DataError where its input has not LaMP's form.
+    Raises DataError where its input has not LaMP's form, or it lacks a field.
     """
-    parts = parse_input(task, query)
-    article = cut_words(parts.pop("article"), ITEM_WORDS, white_space)
-    before, _, after = task.query_template.partition("{article}")
+    fields = query_fields(task, query)
+    values = {name: cut_words(text, task.item_words, white_space) for name, text in fields.items()}
     answer = None if query.output is None else f" {query.output}"
-    return Prompt(query.id, context, before, article, after.format_map(parts), answer)
+    return Prompt(query.id, context, *_around(task, pieces(task.query_template), values), answer)
 
 
 def context_block(profile: str | None, history: Sequence[str]) -> str:
@@ -107,7 +102,7 @@ def context_block(profile: str | None, history: Sequence[str]) -> str:
 
 def history_line(task: Task, item: Item) -> str:
     """A history item as retrieval reads and shows it. Raises DataError where a required field is missing."""
-    return fill(task, item, task.line_template, task.required, RETRIEVED_WORDS)
+    return fill(task, item, task.line_template, task.required, task.retrieved_words)
 
 
 def fill(task: Task, item: Item, template: str, names: Iterable[str], words: int) -> str:
@@ -118,14 +113,17 @@ def fill(task: Task, item: Item, template: str, names: Iterable[str], words: int
     return template.format_map({name: _needed(task, item, name, words) for name in names})
 
 
-def search_text(task: Task, article: str) -> str:
-    """What BM25 looks for on behalf of an article."""
-    return task.search_template.format(article=article)
+def search_text(task: Task, fields: Mapping[str, str]) -> str:
+    """What BM25 looks for on behalf of an item or a query with these fields."""
+    return task.search_template.format_map(fields)
 
 
-def item_article(task: Task, item: Item) -> str:
-    """The article of a history item, at most 768 words. Raises DataError where it is missing."""
-    return _needed(task, item, task.input_field, ITEM_WORDS)
+def item_fields(task: Task, item: Item) -> dict[str, str]:
+    """The fields of a history item that a query has, too, as its prompt shows them.
+
+    Raises DataError where one is missing.
+    """
+    return {name: _needed(task, item, name, task.item_words) for name in task.query_fields if name in task.required}
 
 
 def item_key(item: Item) -> str:
@@ -133,18 +131,39 @@ def item_key(item: Item) -> str:
     return str(item.get("id", ""))
 
 
-def parse_input(task: Task, query: Query) -> dict[str, str]:
-    """The parts of LaMP's prompt: `article`, and for LaMP-1 `option1` and `option2`.
+def query_fields(task: Task, query: Query) -> dict[str, str]:
+    """The fields of a query: its own, or for LaMP's tasks those that stand in its prompt.
 
-    Raises DataError with the query's id and the expected form where they are not found.
+    Raises DataError with the query's id, and the expected form, where they are not found.
     """
-    found = re.search(task.input_pattern, query.input, flags=re.DOTALL)
+    if not task.lamp:
+        if missing := [name for name in task.query_fields if name not in query.fields]:
+            raise DataError(
+                f"the query {query.id!r} has no field {missing[0]!r}",
+                hint=f"Queries of {task.name} have the fields {', '.join(task.query_fields)}.",
+            )
+        return query.fields
+    wording = WORDINGS[task.lamp]
+    found = wording.fields(query.input)
     if found is None:
         raise DataError(
             f"the input of query {query.id!r} is not a {task.lamp} prompt: {_shorten(query.input)!r}",
-            hint=f"Expected: {task.input_form}",
+            hint=f"Expected: {wording.form}",
         )
-    return found.groupdict()
+    return found
+
+
+def _around(task: Task, template: Sequence[tuple[str, str | None]], values: Mapping[str, str]) -> tuple[str, str, str]:
+    """A filled template as (what stands before the input field, that field, what stands after it)."""
+    sides, article = [""], ""
+    for text, name in template:
+        sides[-1] += text
+        if name == task.input_field:
+            article = values[name]
+            sides.append("")
+        elif name is not None:
+            sides[-1] += values[name]
+    return sides[0], article, "".join(sides[1:])
 
 
 def cut_words(text: str, limit: int, white_space: WhiteSpace = "kept") -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from perpcs_cli.artifacts.metrics import ACCURACY, ERROR, ROUGE
 from perpcs_cli.artifacts.settings import Paper, Preset
 from perpcs_cli.tasks.presets import preset_settings
 from perpcs_cli.tasks.spec import get_task
@@ -38,18 +39,23 @@ PUBLISHED = {
 }
 
 
+LIKE = {ACCURACY: "movie_tagging", ERROR: "product_rating", ROUGE: "news_headline"}
+"""The task whose settings an own one starts from, by its metrics."""
+
+
 def published_settings(task_name: str, paper: Paper = "per-pcs", preset: Preset = "perpcs") -> dict[str, Any]:
     """The settings layer of a task: the hyperparameters of a paper, and over them what the preset states.
 
-    Raises UsageError for an unknown task.
+    An own task has those of the LaMP task with the same metrics, and over everything what its file states. Raises
+    UsageError for an unknown task.
     """
     task = get_task(task_name)
-    row = PUBLISHED[task.name]
+    row = PUBLISHED[LIKE[task.metrics] if task.is_own else task.name]
     batch, epochs, lr = row.per_pcs if paper == "per-pcs" else row.prime
     gate_batch, gate_steps, gate_lr = row.gate
     similar, budget, share = row.search
     layer: dict[str, Any] = {
-        "task": task.name,
+        "task": str(task.file) if task.is_own else task.name,
         "paper": paper,
         "preset": preset,
         "lora": {},
@@ -61,6 +67,6 @@ def published_settings(task_name: str, paper: Paper = "per-pcs", preset: Preset 
         "prime": {"similar": similar, "budget": budget, "data_fraction": share},
         "predict": {"max_new_tokens": task.max_new_tokens},
     }
-    for key, value in preset_settings(preset, paper).items():
+    for key, value in [*preset_settings(preset, paper).items(), *task.settings.items()]:
         layer[key] = {**layer.get(key, {}), **value} if isinstance(value, dict) else value
     return layer

@@ -1,295 +1,154 @@
-"""The LaMP tasks: fields, labels, metrics and prompt templates.
+"""Tasks: LaMP's seven, which are shipped as files, and anybody's own, from a file of the same form.
 
-Sources: LaMP (Salemi et al., 2024) for tasks, labels and metrics; the published Per-PCs code,
-`prompt/prompt.json`, for the templates, whose line breaks are exact. News categories are not among its tasks
-and follow movie tagging.
+Sources of the shipped ones: LaMP (Salemi et al., 2024) for tasks, labels and metrics; the published Per-PCs code,
+`prompt/prompt.json`, for the templates, whose line breaks are exact.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from functools import cache
+from pathlib import Path
 
-from perpcs_cli.artifacts.metrics import ERROR
+import msgspec
+
+from perpcs_cli.artifacts.io import atomic, hashing
+from perpcs_cli.artifacts.metrics import ROUGE
 from perpcs_cli.artifacts.settings import WhiteSpace
+from perpcs_cli.artifacts.task import FORMAT, TaskFile, asked_fields, read_task_file
 from perpcs_cli.errors import UsageError
+from perpcs_cli.tasks.lamp_queries import WORDINGS
 
-ACCURACY = ("accuracy", "f1")
-ROUGE = ("rouge-1", "rouge-L")
-
-MOVIE_TAGS = (
-    "sci-fi",
-    "based on a book",
-    "comedy",
-    "action",
-    "twist ending",
-    "dystopia",
-    "dark comedy",
-    "classic",
-    "psychology",
-    "fantasy",
-    "romance",
-    "thought-provoking",
-    "social commentary",
-    "violence",
-    "true story",
+SHIPPED = Path(__file__).with_name("shipped")
+ORDER = (
+    "citation",
+    "movie_tagging",
+    "news_category",
+    "product_rating",
+    "news_headline",
+    "scholarly_title",
+    "tweet_paraphrase",
 )
-NEWS_CATEGORIES = (
-    "food & drink",
-    "sports",
-    "education",
-    "parents",
-    "religion",
-    "travel",
-    "business",
-    "crime",
-    "science & technology",
-    "culture & arts",
-    "entertainment",
-    "politics",
-    "women",
-    "style & beauty",
-    "healthy living",
+"""LaMP's."""
+LAMP_FIELDS = {lamp: wording.names for lamp, wording in WORDINGS.items()}
+OWN = ".toml"
+"""How the name of an own task ends: it is the path of its file."""
+PROFILE_QUESTION = (
+    "Look at the following past items of this user and describe how this user answers, so that somebody else could "
+    "give the same answers. Only give the description, nothing else."
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One task of the benchmark. In templates, `{article}` is the text that an item or a query is about."""
+class Task(TaskFile, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag=FORMAT):
+    """A task with everything that its file leaves open, and the white space that a workspace wants."""
 
-    name: str
-    lamp: str
-    """The id in LaMP's label files, as `LaMP_2M`."""
-    title: str
-    required: tuple[str, ...]
-    """Fields that every history item has."""
-    optional: tuple[str, ...] = ()
-    """Fields that a history item may have besides; `id` and `date` always may."""
-    input_field: str
-    """The field of a history item that is its article."""
-    output_field: str
-    """The field of a history item that is its answer."""
-    labels: tuple[str, ...] = ()
-    """Every possible answer, empty where text is generated."""
-    metrics: tuple[str, str]
-    max_new_tokens: int
-    trains_with_context: bool
-    """Whether training adds, for each item, an example with the profile and the best earlier item."""
-    query_template: str
-    history_template: str
-    line_template: str
-    """One retrieved history item, from its own fields; ends with a line break."""
     white_space: WhiteSpace = "kept"
     """Whether runs of white space in an item's fields become one space."""
-    search_template: str
-    """What BM25 looks for."""
-    input_form: str
-    """LaMP's own prompt in `query.input`, for error messages."""
-    input_pattern: str
-    """A regular expression that finds `article`, and in LaMP-1 `option1` and `option2`, in `query.input`."""
-    generates_history: int = 0
-    """Where the history asks for text and the query for a label: the most new tokens of that text."""
+    file: Path
+    """Where it was read from."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is not one of the shipped."""
+        return self.file.parent != SHIPPED
+
+    @property
+    def file_name(self) -> str:
+        """What its copy in a workspace is called."""
+        return own_file(self.name)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all in its file that changes what is asked, and how answers are scored."""
+        names = [name for name in TaskFile.__struct_fields__ if name not in ("title", "columns", "settings")]
+        return hashing.digest_value({name: getattr(self, name) for name in names})
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What provenance says of it: its name, and of an own one what it is besides."""
+        return {"task": self.name, **({"task_sha256": self.digest} if self.is_own else {})}
+
+    @property
+    def texts(self) -> set[str]:
+        """Its prompts, labels and names: texts that are no user's own."""
+        values = [value for value in msgspec.structs.asdict(self).values() if isinstance(value, str | tuple)]
+        return {text for value in values for text in (value if isinstance(value, tuple) else (value,))}
 
     def for_history(self) -> Task:
         """The task that the history poses: citation generation with ROUGE in LaMP-1, else the task itself."""
         if not self.generates_history:
             return self
-        return replace(self, labels=(), metrics=ROUGE, max_new_tokens=self.generates_history)
+        return msgspec.structs.replace(self, labels=(), metrics=ROUGE, max_new_tokens=self.generates_history)
+
+    def copy_to(self, directory: Path) -> None:
+        """Put a copy of an own task's file into a directory, under its `file_name`."""
+        data, path = self.file.read_bytes(), directory / self.file_name
+        if not path.exists() or path.read_bytes() != data:
+            with atomic.replacing(path) as temporary:
+                temporary.write_bytes(data)
 
 
-_TAG_QUESTION = (
-    "Which tag does this movie relate to among the following tags? "
-    "Just answer with the tag name without further explanation."
-)
-_CATEGORY_QUESTION = (
-    "Which category does this article relate to among the following categories? "
-    "Just answer with the category name without further explanation."
-)
-_REFERENCE_QUESTION = (
-    "Identify the most relevant reference for the listed publication by the researcher. "
-    "Select the reference paper that is most closely related to the researcher's work. "
-    "Please respond with only the number that corresponds to the reference."
-)
-_TAG_PROMPT = f"### User Instruction:\n{_TAG_QUESTION} tags: [{', '.join(MOVIE_TAGS)}]\nDescription: {{article}} Tag:"
-_CATEGORY_PROMPT = (
-    f"### User Instruction:\n{_CATEGORY_QUESTION} categories: [{', '.join(NEWS_CATEGORIES)}]\n"
-    "Article: {article} Category:"
-)
-_SCORE_PROMPT = (
-    "### User Instruction:\nWhat is the score of the following review on a scale of 1 to 5? just answer with "
-    "1, 2, 3, 4, or 5 without further explanation.\nReview: {article} Score:"
-)
-_HEADLINE_PROMPT = "### User Instruction:\nGenerate a headline for the following article.\nArticle: {article} Headline:"
-
-_ALL = (
-    Task(
-        name="citation",
-        lamp="LaMP_1",
-        title="Personalized citation identification",
-        required=("title",),
-        optional=("abstract", "citation"),
-        input_field="title",
-        output_field="citation",
-        labels=("[1]", "[2]"),
-        metrics=ACCURACY,
-        max_new_tokens=8,
-        trains_with_context=False,
-        query_template=(
-            f"### User Instruction:\n{_REFERENCE_QUESTION}\nPaper Title: {{article}}\n"
-            "Reference: [1] - {option1} [2] - {option2}\nAnswer:"
-        ),
-        history_template="Paper Title: {article} Reference:",
-        line_template="Paper Title: {title}\n",
-        search_template=f"{_REFERENCE_QUESTION}\npaper title: {{article}}",
-        input_form=(
-            'For an author who has written the paper with the title "TITLE", which reference is related? '
-            'Just answer with [1] or [2] without explanation. [1]: "OPTION" [2]: "OPTION"'
-        ),
-        input_pattern=(
-            r'the title "(?P<article>.*)", which reference is related\?.*?'
-            r'\[1\]: "(?P<option1>.*?)" \[2\]: "(?P<option2>.*)"'
-        ),
-        generates_history=96,
-    ),
-    Task(
-        name="movie_tagging",
-        lamp="LaMP_2M",
-        title="Personalized movie tagging",
-        required=("description", "tag"),
-        input_field="description",
-        output_field="tag",
-        labels=MOVIE_TAGS,
-        metrics=ACCURACY,
-        max_new_tokens=10,
-        trains_with_context=True,
-        query_template=_TAG_PROMPT,
-        history_template=_TAG_PROMPT,
-        line_template="Description: {description} Tag: {tag}\n",
-        search_template=f"{_TAG_QUESTION}\n Description: {{article}}",
-        input_form=f"{_TAG_QUESTION} tags: [TAG, …] description: TEXT",
-        input_pattern=r"tags: \[[^\]]*\] description:\s?(?P<article>.*)",
-    ),
-    Task(
-        name="news_category",
-        lamp="LaMP_2N",
-        title="Personalized news categorization",
-        required=("text", "category"),
-        optional=("title",),
-        input_field="text",
-        output_field="category",
-        labels=NEWS_CATEGORIES,
-        metrics=ACCURACY,
-        max_new_tokens=10,
-        trains_with_context=True,
-        query_template=_CATEGORY_PROMPT,
-        history_template=_CATEGORY_PROMPT,
-        line_template="Article: {text} Category: {category}\n",
-        search_template=f"{_CATEGORY_QUESTION}\n Article: {{article}}",
-        input_form=f"{_CATEGORY_QUESTION} categories: [CATEGORY, …] article: TEXT",
-        input_pattern=r"categories: \[[^\]]*\] article:\s?(?P<article>.*)",
-    ),
-    Task(
-        name="product_rating",
-        lamp="LaMP_3",
-        title="Personalized product rating",
-        required=("text", "score"),
-        input_field="text",
-        output_field="score",
-        labels=("1", "2", "3", "4", "5"),
-        metrics=ERROR,
-        max_new_tokens=4,
-        trains_with_context=True,
-        query_template=_SCORE_PROMPT,
-        history_template=_SCORE_PROMPT,
-        line_template="Review: {text} Score: {score}\n",
-        search_template="What is the score of the following review on a scale of 1 to 5? review: {article}",
-        input_form=(
-            "What is the score of the following review on a scale of 1 to 5? "
-            "just answer with 1, 2, 3, 4, or 5 without further explanation. review: TEXT"
-        ),
-        input_pattern=r"review:\s?(?P<article>.*)",
-    ),
-    Task(
-        name="news_headline",
-        lamp="LaMP_4",
-        title="Personalized news headline generation",
-        required=("text", "title"),
-        input_field="text",
-        output_field="title",
-        metrics=ROUGE,
-        max_new_tokens=48,
-        trains_with_context=True,
-        query_template=_HEADLINE_PROMPT,
-        history_template=_HEADLINE_PROMPT,
-        line_template="Article: {text} Headline: {title}\n",
-        search_template="Generate a headline for the following article: {article}",
-        input_form="Generate a headline for the following article: TEXT",
-        input_pattern=r"the following article:\s?(?P<article>.*)",
-    ),
-    Task(
-        name="scholarly_title",
-        lamp="LaMP_5",
-        title="Personalized scholarly title generation",
-        required=("abstract", "title"),
-        input_field="abstract",
-        output_field="title",
-        metrics=ROUGE,
-        max_new_tokens=48,
-        trains_with_context=True,
-        query_template=(
-            "### User Instruction:\nGenerate a title for the following abstract of a paper.\nAbstract: {article} Title:"
-        ),
-        history_template=("Generate a title for the following abstract of a paper.\n abstract: {article} title:"),
-        line_template="abstract: {abstract} title: {title}\n",
-        search_template="Generate a title for the following abstract of a paper: {article}",
-        input_form="Generate a title for the following abstract of a paper: TEXT",
-        input_pattern=r"the following abstract of a paper:\s?(?P<article>.*)",
-    ),
-    Task(
-        name="tweet_paraphrase",
-        lamp="LaMP_7",
-        title="Personalized tweet paraphrasing",
-        required=("text",),
-        input_field="text",
-        output_field="text",
-        metrics=ROUGE,
-        max_new_tokens=96,
-        trains_with_context=False,
-        query_template=(
-            "### User Instruction:\n"
-            "Paraphrase the following text into tweet without any explanation before or after it.\n"
-            "Text: {article} Tweet:"
-        ),
-        history_template="Tweet:",
-        line_template="Tweet: {text}\n",
-        search_template=(
-            "Paraphrase the following text into tweet without any explanation before or after it: {article}"
-        ),
-        input_form="Paraphrase the following tweet without any explanation before or after it: TEXT",
-        input_pattern=r"without any explanation before or after it:\s?(?P<article>.*)",
-    ),
-)
-
-TASKS: dict[str, Task] = {task.name: task for task in _ALL}
-"""Every task by its name."""
+def own_file(name: str) -> str:
+    """What the copy of an own task's file is called in a workspace, and beside the results of a sweep."""
+    return f"{name}.task{OWN}"
 
 
-def known_texts() -> set[str]:
-    """The prompts, labels and forms of all tasks: texts that are no user's own."""
-    values = [value for task in _ALL for value in vars(task).values()]
-    texts = [text for value in values for text in (value if isinstance(value, tuple) else (value,))]
-    return {text for text in texts if isinstance(text, str)}
+def read_task(path: Path) -> Task:
+    """The own task of a file. Raises DataError with everything that is wrong in it."""
+    return _completed(read_task_file(path, LAMP_FIELDS, ORDER), path)
+
+
+@cache
+def shipped_tasks() -> dict[str, Task]:
+    """LaMP's tasks by name."""
+    paths = {name: SHIPPED / f"{name}.toml" for name in ORDER}
+    return {name: _completed(read_task_file(path, LAMP_FIELDS), path) for name, path in paths.items()}
+
+
+def _completed(found: TaskFile, path: Path) -> Task:
+    """With what stands for the fields that were left empty."""
+    asked = asked_fields(found)
+    line = " ".join(f"{name.replace('_', ' ').capitalize()}: {{{name}}}" for name in found.required)
+    defaults = {
+        "title": found.name,
+        "query_fields": asked,
+        "history_template": found.query_template,
+        "line_template": f"{line}\n",
+        "search_template": " ".join(f"{{{name}}}" for name in asked if name in found.required),
+        "profile_question": PROFILE_QUESTION,
+        "profile_line": (found.line_template or line).strip(),
+    }
+    given = msgspec.structs.asdict(found)
+    return Task(**{**given, **{key: value for key, value in defaults.items() if not given[key]}}, file=path)
 
 
 def get_task(name: str) -> Task:
-    """The task called `name`: its own name or LaMP's, as `LaMP_2M` or `lamp-2m`. `LaMP_2` is movie tagging.
+    """The task called `name`: its own name or LaMP's, as `LaMP_2M` or `lamp-2m`, or the file of an own one, which ends
+    in `.toml`. `LaMP_2` is movie tagging.
 
-    Raises UsageError for an unknown name.
+    Raises UsageError for an unknown name and DataError for a broken file.
     """
+    return read_task(Path(name)) if name.endswith(OWN) else named_task(name)
+
+
+def kept_task(directory: Path, name: str) -> Task:
+    """The task that a file in `directory` names, with the file of an own one beside it.
+
+    Raises UsageError for an unknown name: a path is none, wherever it leads.
+    """
+    own = directory / own_file(name)
+    return read_task(own) if re.fullmatch("[a-z][a-z0-9_]*", name) and own.exists() else named_task(name)
+
+
+def named_task(name: str) -> Task:
+    """The shipped task called `name`. Raises UsageError for an unknown one."""
     wanted = name.strip().lower().replace("-", "_")
-    for task in _ALL:
+    for task in shipped_tasks().values():
         if wanted in (task.name, task.lamp.lower()):
             return task
     if wanted == "lamp_2":
-        return TASKS["movie_tagging"]
-    known = ", ".join(f"{task.name} ({task.lamp})" for task in _ALL)
-    raise UsageError(f"no such task: {name!r}", hint=f"The tasks are {known}.")
+        return shipped_tasks()["movie_tagging"]
+    known = ", ".join(f"{task.name} ({task.lamp})" for task in shipped_tasks().values())
+    raise UsageError(
+        f"no such task: {name!r}", hint=f"The tasks are {known}; an own one is given by its file, as my{OWN}."
+    )

@@ -14,7 +14,7 @@ from datetime import date, timedelta
 
 from perpcs_cli.artifacts.users import Item, Query, User
 from perpcs_cli.errors import DataError, UsageError
-from perpcs_cli.tasks.spec import TASKS
+from perpcs_cli.tasks.lamp_queries import WORDINGS
 
 MAX_ITEMS = 400
 """Most items per user: no two of a user's articles share actor, verb and object."""
@@ -213,24 +213,28 @@ def habits_of(headline: str) -> tuple[str | None, str]:
     return form, " and ".join(endings) or "plain"
 
 
-def habits_kept(answer: str, reference: str) -> float:
-    """Of the two habits in `reference`, a headline of `make_users`, the share that an answer keeps: 0, 0.5 or 1.
+def keeps_form(answer: str, reference: str) -> float:
+    """1.0 where an answer has the form of `reference`, a headline of `make_users`, else 0.0.
 
     Raises DataError for a reference without a form.
     """
-    form, ending = habits_of(reference)
+    form, _ = habits_of(reference)
     if form is None:
         raise DataError(
             f"the reference {reference!r:.60} has no habit", hint="The data are not those of `perpcs synth`."
         )
-    own = habits_of(answer)
-    return ((own[0] == form) + (own[1] == ending)) / 2
+    return float(habits_of(answer)[0] == form)
 
 
-def make_users(count: int, history: int, queries: int, seed: int, habits: int = 4) -> list[User]:
+def keeps_ending(answer: str, reference: str) -> float:
+    """1.0 where an answer ends as `reference` does, a headline of `make_users`, else 0.0."""
+    return float(habits_of(answer)[1] == habits_of(reference)[1])
+
+
+def make_users(count: int, history: int, queries: int, seed: int, forms: int = 4) -> list[User]:
     """`count` users, each with `history` dated items and `queries` queries with references.
 
-    The first `habits` of HABITS are dealt out in turn; a user's id names the form, as `shout-000`. The ending is drawn.
+    The first `forms` of HABITS are dealt out in turn; a user's id names the form, as `shout-000`. The ending is drawn.
     The same seed gives the same users, and a smaller `count` the first of them. No article occurs twice.
     Raises UsageError for sizes that are not possible.
     """
@@ -239,11 +243,11 @@ def make_users(count: int, history: int, queries: int, seed: int, habits: int = 
             f"cannot make {count} users with {history} history items and {queries} queries",
             hint=f"There must be at least one user, and 1 to {MAX_ITEMS} items and queries for each.",
         )
-    if not 1 <= habits <= len(HABITS):
-        raise UsageError(f"there are 1 to {len(HABITS)} habits, not {habits}")
-    names = list(HABITS)[:habits]
+    if not 1 <= forms <= len(HABITS):
+        raise UsageError(f"there are 1 to {len(HABITS)} forms of headlines, not {forms}")
+    names = list(HABITS)[:forms]
     told: set[str] = set()
-    return [_make_user(names[i % habits], i // habits, history, queries, seed, told) for i in range(count)]
+    return [_make_user(names[i % forms], i // forms, history, queries, seed, told) for i in range(count)]
 
 
 def _make_user(habit: str, number: int, history: int, queries: int, seed: int, told: set[str]) -> User:
@@ -268,7 +272,7 @@ def _make_user(habit: str, number: int, history: int, queries: int, seed: int, t
         {"id": f"{user_id}-{i}", "date": day.isoformat(), "text": text, "title": title}
         for i, (day, text, title) in enumerate(pairs[:history])
     ]
-    question = TASKS["news_headline"].input_form
+    question = WORDINGS["LaMP_4"].form
     asked = [
         Query(id=f"{user_id}-q{i}", input=question.replace("TEXT", text), output=title)
         for i, (_, text, title) in enumerate(pairs[history:])

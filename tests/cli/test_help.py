@@ -78,6 +78,9 @@ READ_ONLY = {
     ("pool", "list"),
     ("pool", "verify"),
     ("model", "list"),
+    ("task", "list"),
+    ("task", "show"),
+    ("task", "check"),
     ("bench", "assemble"),
     ("bench", "prime"),
     ("bench", "mia"),
@@ -163,7 +166,7 @@ def test_help_shows_the_defaults_that_hold(monkeypatch: pytest.MonkeyPatch, tmp_
     for words in (
         "Learning rate of AdamW. [default: 0.125]",
         "Examples per batch. [default: 6; x>=1]",
-        "LaMP_2M. [env var: PERPCS_TASK; default: movie_tagging]",
+        "my.toml. [env var: PERPCS_TASK; default: movie_tagging]",
         "hub id. [env var: PERPCS_MODEL; default: owner/name]",
         "everything random. [env var: PERPCS_SEED; default: 7; x>=0]",
     ):

@@ -38,7 +38,12 @@ from perpcs_cli.methods.statistics.comparison import read_answers
 from perpcs_cli.model.loading.identity import fingerprint_model
 from perpcs_cli.steps.personalize.pareto_front import check_front
 from perpcs_cli.steps.workspace import Places, open_workspace
-from perpcs_cli.tasks.import_users import load
+from perpcs_cli.tasks import metrics
+from perpcs_cli.tasks.examples import query_prompts
+from perpcs_cli.tasks.importing.import_users import load
+from perpcs_cli.tasks.published_settings import published_settings
+from perpcs_cli.tasks.sample_prompts import sample_prompts
+from perpcs_cli.tasks.spec import Task, get_task
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,14 @@ def _users(root: Path) -> None:
     imported(root / "users.jsonl")
 
 
-def imported(*paths: Path) -> None:
+def imported(*paths: Path, task: Task = TASK) -> None:
     """Import, and write what was read as `import` does."""
-    found = load(list(paths), TASK)
+    found = load(list(paths), task)
     b"".join(typed_files.jsonl_lines(found.users))
     "\n".join([*map(str, found.problems), *found.notes]).encode()
     for user in found.users:
         safe_paths.check_id(user.user_id, "user")
+        query_prompts(task, user)
 
 
 def _profiles(root: Path) -> None:
@@ -207,6 +213,19 @@ def _results(root: Path) -> None:
     results.verify_results(root / results.FILE)
 
 
+def _own_task(root: Path) -> None:
+    task = get_task(str(root / "mood.task.toml"))
+    sample_prompts(task)
+    metrics.utility(task, ["glad"], ["sad"])
+    settings.make_settings(published_settings(str(task.file)), {"model": "m"})
+    task.copy_to(root / "splits")
+    task.identity["task_sha256"].encode()
+
+
+def _own_data(name: str) -> Callable[[Path], None]:
+    return lambda root: imported(root / name, task=get_task(str(root / "mood.task.toml")))
+
+
 def _sweep(root: Path) -> None:
     cells(read_sweep(root / "grid.toml"))
 
@@ -273,6 +292,9 @@ KINDS = [
     Kind("results", "results.jsonl", "jsonl", _results),
     Kind("step", "step.json", "json", lambda root: typed_files.read_json(root / "step.json", Done)),
     Kind("published", "published.toml", "toml", lambda root: read_published(root / "published.toml")),
+    Kind("task", "mood.task.toml", "toml", _own_task),
+    Kind("own-users", "mood.jsonl", "jsonl", _own_data("mood.jsonl")),
+    Kind("own-rows", "mood.csv", "plain", _own_data("mood.csv")),
     Kind("sweep", "grid.toml", "toml", _sweep),
     Kind("secret", "secret.key", "plain", workspace_secret),
     Kind("model-config", "model/config.json", "json", _model),

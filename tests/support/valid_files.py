@@ -72,6 +72,38 @@ table = "Table 1"
 rows = [{ system = "Per-PCs", task = "movie_tagging", values = { accuracy = 0.5 }, errors = { accuracy = 0.01 } }]
 [[table.more]]
 """
+OWN_TASK = """format = "perpcs.task/1"
+name = "mood"
+title = "Mood of a note"
+required = ["note", "weather", "mood"]
+optional = ["place"]
+query_fields = ["note", "weather"]
+input_field = "note"
+output_field = "mood"
+labels = ["glad", "sad"]
+metrics = ["accuracy", "f1"]
+max_new_tokens = 4
+item_words = 50
+retrieved_words = 20
+trains_with_context = true
+query_template = "Note: {note} Weather: {weather} Mood:"
+history_template = "Then: {note} Mood:"
+line_template = "{note}, {mood}\\n"
+search_template = "{note}"
+generates_history = 0
+profile_question = "Who is it?"
+profile_line = "{note}"
+profile_more = " ({mood})"
+[columns]
+user_id = "who"
+query_parts = ["later", "last"]
+fields = { note = "text" }
+answers = { 1 = "glad", 0 = "sad" }
+[settings.train]
+lr = 1e-3
+batch_size = 2
+"""
+OWN_ROWS = "who,part,text,weather,mood\nu,,Out all day.,sun,1\nu,,In all day.,rain,0\nu,later,To the sea.,sun,1\n"
 SWEEP = """format = "perpcs.sweep/1"
 task = "movie_tagging"
 model = "m"
@@ -100,6 +132,11 @@ def write_all(root: Path) -> None:
     typed_files.write_text(root / settings.FILE, settings.to_toml(stored))
     (root / "published.toml").write_text(PUBLISHED.replace("[[table.more]]\n", ""))
     (root / "grid.toml").write_text(SWEEP)
+    (root / "mood.task.toml").write_text(OWN_TASK)
+    (root / "mood.csv").write_text(OWN_ROWS)
+    asked = {"id": 1, "text": "To the sea.", "weather": "sun", "mood": "glad"}
+    mood = {"who": "u", "history": [{**asked, "date": 2020}], "queries": [asked], "profile": "dry"}
+    typed_files.write_jsonl(root / "mood.jsonl", [mood])
     secret = workspace_secret(root)
     _write_data(root)
     _write_sharers(root)

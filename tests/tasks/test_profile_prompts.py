@@ -8,7 +8,7 @@ from perpcs_cli.artifacts.settings import ProfileSettings
 from perpcs_cli.artifacts.users import Item, User
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.profile_prompts import profile_lines, profile_prompt
-from perpcs_cli.tasks.spec import TASKS, get_task
+from perpcs_cli.tasks.spec import get_task, shipped_tasks
 
 PUBLISHED: dict[str, tuple[list[Item], str]] = {
     "movie_tagging": (
@@ -57,7 +57,7 @@ PUBLISHED: dict[str, tuple[list[Item], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", shipped_tasks())
 def test_the_published_prompt(name: str) -> None:
     history, text = PUBLISHED[name]
     task = get_task(name)

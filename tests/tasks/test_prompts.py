@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import msgspec
 import pytest
 
 from perpcs_cli.artifacts.users import Item, Query, User
@@ -172,7 +171,7 @@ def test_queries(task: str, given: str, text: str, search: str) -> None:
     prompt = query_prompt(get_task(task), Query(id="q1", input=given, output="yes"))
 
     assert (prompt.key, prompt.text, prompt.answer) == ("q1", text, " yes")
-    assert search_text(get_task(task), "x") == search
+    assert search_text(get_task(task), dict.fromkeys(get_task(task).query_fields, "x")) == search
 
 
 CONTEXTS = [
@@ -233,7 +232,7 @@ def test_words_beyond_the_limit_are_cut_and_shorter_texts_stay_as_they_are() -> 
 
 def test_white_space_may_be_collapsed_as_in_the_published_codes() -> None:
     kept = get_task("news_headline")
-    collapsed = replace(kept, white_space="collapsed")
+    collapsed = msgspec.structs.replace(kept, white_space="collapsed")
     item: Item = {"id": "1", "text": " A\n\nline  break.", "title": "Line\tbreak"}
     assert cut_words(" a  b\tc ", 3, "collapsed") == cut_words(" a  b\tc ", 9, "collapsed") == "a b c"
     assert (history_prompt(kept, item).article, history_prompt(kept, item).answer) == (item["text"], " Line\tbreak")

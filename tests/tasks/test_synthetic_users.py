@@ -9,34 +9,35 @@ import pytest
 
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, UsageError
-from perpcs_cli.tasks.spec import TASKS
+from perpcs_cli.tasks.lamp_queries import WORDINGS
+from perpcs_cli.tasks.spec import shipped_tasks
 from perpcs_cli.tasks.synthetic_users import (
     FORMS,
     HABITS,
     MAX_ITEMS,
     TOPICS,
     WEEKDAYS,
-    habits_kept,
     habits_of,
+    keeps_ending,
+    keeps_form,
     make_users,
 )
 
 
 def pairs(user: User) -> list[tuple[str, str]]:
     """Every (article, headline) of a user, queries included."""
-    pattern = re.compile(TASKS["news_headline"].input_pattern)
     found = [(str(item["text"]), str(item["title"])) for item in user.history]
     for query in user.queries:
-        match = pattern.search(query.input)
-        assert match is not None and query.output is not None
-        found.append((match["article"], query.output))
+        fields = WORDINGS["LaMP_4"].fields(query.input)
+        assert fields is not None and query.output is not None
+        found.append((fields["text"], query.output))
     return found
 
 
 @pytest.fixture(scope="module")
 def users() -> list[User]:
     """Four users of every habit."""
-    return make_users(24, 16, 4, seed=0, habits=len(HABITS))
+    return make_users(24, 16, 4, seed=0, forms=len(HABITS))
 
 
 def test_sizes_and_ids(users: list[User]) -> None:
@@ -75,9 +76,9 @@ def test_one_user_exactly() -> None:
 
 
 def test_same_seed_same_users_and_another_seed_others(users: list[User]) -> None:
-    assert make_users(24, 16, 4, seed=0, habits=len(HABITS)) == users
-    assert make_users(12, 16, 4, seed=0, habits=len(HABITS)) == users[:12]
-    other = make_users(24, 16, 4, seed=1, habits=len(HABITS))
+    assert make_users(24, 16, 4, seed=0, forms=len(HABITS)) == users
+    assert make_users(12, 16, 4, seed=0, forms=len(HABITS)) == users[:12]
+    other = make_users(24, 16, 4, seed=1, forms=len(HABITS))
     assert not {a for user in users for a, _ in pairs(user)} & {a for user in other for a, _ in pairs(user)}
 
 
@@ -86,7 +87,7 @@ def test_history_has_the_task_s_fields_in_time_order(users: list[User]) -> None:
         dates = [str(item["date"]) for item in user.history]
         assert dates == sorted(set(dates))
         for item in user.history:
-            assert set(item) == {"id", "date", *TASKS["news_headline"].required}
+            assert set(item) == {"id", "date", *shipped_tasks()["news_headline"].required}
             weekday = WEEKDAYS[date.fromisoformat(str(item["date"])).weekday()]
             assert f" on {weekday} " in str(item["text"])
 
@@ -120,9 +121,10 @@ def test_the_habits_of_a_headline(headline: str, habits: tuple[str | None, str])
 def test_an_answer_keeps_form_and_ending_or_one_or_none() -> None:
     reference = "Why did the city museum restore a shadow play in Cork?"
     answers = ("Why did the zoo close in Oulu?", "Why did the zoo close?", "ZOO CLOSES IN CORK!", "A zoo on Monday", "")
-    assert [habits_kept(answer, reference) for answer in answers] == [1.0, 0.5, 0.5, 0.0, 0.0]
+    assert [keeps_form(answer, reference) for answer in answers] == [1, 1, 0, 0, 0]
+    assert [keeps_ending(answer, reference) for answer in answers] == [1, 0, 1, 0, 0]
     with pytest.raises(DataError, match="has no habit"):
-        habits_kept(reference, "A reference of another data set")
+        keeps_form(reference, "A reference of another data set")
 
 
 def test_headlines_follow_from_their_articles(users: list[User]) -> None:
@@ -175,7 +177,7 @@ def test_impossible_sizes(sizes: tuple[int, int, int]) -> None:
         make_users(*sizes, seed=0)
 
 
-@pytest.mark.parametrize("habits", [0, len(HABITS) + 1])
-def test_impossible_habits(habits: int) -> None:
-    with pytest.raises(UsageError, match="there are 1 to 6 habits"):
-        make_users(1, 1, 1, seed=0, habits=habits)
+@pytest.mark.parametrize("forms", [0, len(HABITS) + 1])
+def test_impossible_forms(forms: int) -> None:
+    with pytest.raises(UsageError, match="there are 1 to 6 forms"):
+        make_users(1, 1, 1, seed=0, forms=forms)

@@ -171,6 +171,8 @@ def _fields(user: User) -> Iterator[tuple[str, str]]:
                 yield f"history {number}, {key}", text
     for query in user.queries:
         yield f"query {query.id}", query.input
+        for key, value in query.fields.items():
+            yield f"query {query.id}, {key}", value
         yield f"query {query.id}, output", query.output or ""
     yield "profile", user.profile or ""
 

@@ -1,4 +1,4 @@
-"""`perpcs import`: bring in LaMP's files, or the published Per-PCs layout."""
+"""`perpcs import`: bring in LaMP's files, the published Per-PCs layout, or the data of an own task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def import_(
         list[Path],
         typer.Argument(
             metavar="SOURCE...",
-            help="Files or directories: LaMP's questions and outputs, Per-PCs' users.json, or users.jsonl.",
+            help="Files or directories: LaMP's questions and outputs, Per-PCs' users.json, or users.jsonl; of an own "
+            "task, JSON, CSV or Parquet.",
             show_default=False,
         ),
     ],
@@ -36,8 +37,8 @@ def import_(
 ) -> None:
     """Read users from LaMP's and other layouts.
 
-    Checks every record and writes users.jsonl. Broken records are listed, and nothing is written then, unless with
-    --allow-broken.
+    Of an own task, whose file says what columns are called, a record is a user or one item. Checks every record and
+    writes users.jsonl. Broken records are listed, and nothing is written then, unless with --allow-broken.
     """
     from perpcs_cli.steps.data.import_users import import_users
 

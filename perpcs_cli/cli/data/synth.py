@@ -23,14 +23,14 @@ def synth(
     count: Annotated[int | None, flags.count_option(str(COUNT))] = None,
     history: Annotated[int, typer.Option("--history", help="History items of each user.")] = 16,
     queries: Annotated[int, typer.Option("--queries", help="Queries of each user, with references.")] = 4,
-    habits: Annotated[int, typer.Option("--habits", help="Forms of headlines, which groups of users share.")] = 4,
+    forms: Annotated[int, typer.Option("--forms", help="Forms of headlines, which groups of users share.")] = 4,
     out: Annotated[Path | None, flags.out_option("users.jsonl of the workspace", "file")] = None,
     seed: flags.SeedOption = None,
 ) -> None:
     """Make a small synthetic data set with planted habits.
 
     The task is news_headline. A user has two habits, a form of headline, which the id names, and an ending, and shares
-    each with other users. `perpcs eval --habits` tells how much of them answers keep.
+    each with other users. `perpcs eval --habits` tells which answers keep them.
     """
     from perpcs_cli.steps.data.synth import synth as step
 
@@ -39,7 +39,7 @@ def synth(
         count=count or COUNT,
         history=history,
         queries=queries,
-        habits=habits,
+        forms=forms,
         seed=seed,
         out=out,
         **write.mode(console),

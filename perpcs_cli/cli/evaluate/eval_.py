@@ -60,7 +60,7 @@ def eval_(
     ] = False,
     habits: Annotated[
         bool,
-        typer.Option("--habits", help="Also the share of the user's habits that answers keep, in data of `synth`."),
+        typer.Option("--habits", help="Also the shares of answers with the user's habits, in data of `synth`."),
     ] = False,
     form: flags.FormatOption = None,
     out: Annotated[Path | None, flags.out_option("nowhere", "file")] = None,

@@ -16,7 +16,6 @@ from perpcs_cli.experiments.tables.significance import LEVELS, Method, Tested, s
 from perpcs_cli.experiments.tables.systems import Entry, Panel
 from perpcs_cli.methods.statistics.corrections import NAMES
 from perpcs_cli.tasks.metrics import higher_is_better
-from perpcs_cli.tasks.spec import get_task
 
 UTILITY = "utility"
 BASELINE = "†"
@@ -70,7 +69,7 @@ class Contents:
 
     def metrics(self, panel: Panel, layout: Layout | None = None) -> list[str]:
         """The panel's metrics, with utility and AUC where the layout has them."""
-        return [*get_task(panel.task).metrics, *([UTILITY, AUC, MIRRORED] if layout and layout.leakage else [])]
+        return [*panel.metrics, *([UTILITY, AUC, MIRRORED] if layout and layout.leakage else [])]
 
     def value(self, entry: Entry, panel: Panel, metric: str) -> float | None:
         """An entry's figure, or None."""
@@ -82,7 +81,7 @@ class Contents:
         if panel not in entry.cells:
             return None
         if metric == UTILITY:
-            values = {name: entry.value(panel, name) or 0.0 for name in get_task(panel.task).metrics}
+            values = {name: entry.value(panel, name) or 0.0 for name in panel.metrics}
             return sum(value if higher_is_better(name) else -value for name, value in values.items())
         return entry.value(panel, metric)
 
@@ -105,7 +104,7 @@ class Contents:
                 best.get(name, 0),
                 mark,
                 tested.p.get(key) if tested else None,
-                entry.error(panel, metric) if metric in get_task(panel.task).metrics else None,
+                entry.error(panel, metric) if metric in panel.metrics else None,
                 around.low if around else None,
                 around.high if around else None,
             )

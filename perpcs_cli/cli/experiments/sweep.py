@@ -35,7 +35,7 @@ def sweep(
 
     \b
       format = "perpcs.sweep/1"
-      task = "movie_tagging"
+      task = "movie_tagging"         # or the file of an own task, relative to the config
       model = "smollm2-135m"
       data = "../movie_tagging"      # for `perpcs import`, relative to the config
       [settings]                     # over the published settings, as perpcs.toml has them

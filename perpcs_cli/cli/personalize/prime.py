@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from perpcs_cli.artifacts.io.typed_files import read_json
+from perpcs_cli.artifacts.recipe import Recipe, mean_weights
 from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.personalize.recipe_rows import made_of
 from perpcs_cli.cli.rows import show_outcomes
 
 if TYPE_CHECKING:
@@ -65,4 +68,4 @@ def _columns(outcome: Outcome[Found]) -> list[object]:
         "similarity": found.similarity,
     }
     scores = [f"{name} {'-' if score is None else f'{score:.4f}'}" for name, score in named.items()]
-    return [f"alpha {found.alpha:g}", "base" if found.base else "merged", *scores]
+    return [f"alpha {found.alpha:g}", *scores, made_of(mean_weights(read_json(outcome.path, Recipe)))]

@@ -11,14 +11,18 @@ from perpcs_cli.errors import shortened
 from perpcs_cli.steps.job import Outcome
 
 
+def made_of(weights: dict[str, float]) -> str:
+    """A recipe's largest mean weights, with whose they are."""
+    return shortened([f"{weight:.2f} {sharer}" for sharer, weight in weights.items()]) or "the base"
+
+
 def show_recipes(console: Console, outcomes: Sequence[Outcome[Recipe]]) -> None:
     """How many sharers each recipe uses, its size and its largest weights; with --json all of them."""
     sizes = {one.name: one.path.stat().st_size for one in outcomes if one.value}
     weights = {one.name: mean_weights(one.value) for one in outcomes if one.value}
 
     def columns(one: Outcome[Recipe]) -> list[str]:
-        made_of = [f"{weight:.2f} {sharer}" for sharer, weight in weights[one.name].items()]
-        return [f"{len(made_of)} sharers", f"{sizes[one.name]} bytes", shortened(made_of) or "the base"]
+        return [f"{len(weights[one.name])} sharers", f"{sizes[one.name]} bytes", made_of(weights[one.name])]
 
     def details(one: Outcome[Recipe]) -> dict[str, object]:
         if one.name not in sizes:

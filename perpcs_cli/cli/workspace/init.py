@@ -32,13 +32,14 @@ def init(
     """Make a workspace.
 
     It is a directory with perpcs.toml, where every other command finds its settings and files. Give the task with
-    --task; the model is smollm2-135m by default.
+    --task; the model is smollm2-135m by default. The file of an own task is copied into the workspace.
     """
     from perpcs_cli.steps.init_workspace import init as step
+    from perpcs_cli.tasks.spec import get_task
 
     if task is None:
-        raise UsageError("is missing", where="--task", hint="Give a LaMP task, as movie_tagging or LaMP_2M.")
+        raise UsageError("is missing", where="--task", hint="`perpcs task list` names them; an own one is a file.")
     given = flags.layer({"device": device, "dtype": dtype, "seed": seed})
     start: dict[str, Any] = {"paper": paper, "preset": preset}
     settings, outcome = step(directory, task=task, model=model, **start, **write.mode(console), **given)
-    show_outcome(console, outcome, [settings.task, settings.model, f"paper {paper}", f"preset {preset}"])
+    show_outcome(console, outcome, [get_task(task).name, settings.model, f"paper {paper}", f"preset {preset}"])

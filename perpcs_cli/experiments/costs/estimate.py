@@ -20,7 +20,7 @@ from perpcs_cli.experiments.costs.read_step import Asked, asked
 from perpcs_cli.experiments.sweeps.grid import Flags, cells, check_flags
 from perpcs_cli.experiments.sweeps.pipeline import Kit, pipeline
 from perpcs_cli.steps.report import Report
-from perpcs_cli.tasks.import_users import load
+from perpcs_cli.tasks.importing.import_users import load
 from perpcs_cli.tasks.published_settings import published_settings
 from perpcs_cli.tasks.published_statistics import SOURCE, TARGETS_OF
 from perpcs_cli.tasks.spec import get_task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from perpcs_cli.artifacts.sweep import Value, flat
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.sweeps.grid import READS, STEPS_OF, Cell, Flags, covers, spelled
 from perpcs_cli.experiments.sweeps.step_settings import ALPHAS, as_settings
-from perpcs_cli.tasks.spec import get_task
+from perpcs_cli.tasks.spec import Task, get_task
 
 COMMANDS = {"pool": ("pool", "build"), "oppu": ("train-sharer",)}
 """The command of a step that is not called like it."""
@@ -176,7 +177,7 @@ class _Pipeline:
 
     def _shows_profile(self, name: str) -> bool:
         flags = self._given(name)
-        published = "profile" in self.cell.flags and get_task(self.settings().task).trains_with_context
+        published = "profile" in self.cell.flags and self.task.trains_with_context
         default = (name in EXAMPLES or (name == "prime" and self._searches_both())) and not PROMPTS & flags.keys()
         return bool(flags.get("with-profile") or (default and published) or flags.get("strategy") == "profile-cluster")
 
@@ -211,6 +212,11 @@ class _Pipeline:
             if value != known[flag].default or isinstance(value, bool) != isinstance(known[flag].default, bool)
         }
 
+    @cached_property
+    def task(self) -> Task:
+        """The sweep's."""
+        return get_task(self.settings().task)
+
     def settings(self, layer: Mapping[str, Any] | None = None) -> Settings:
         """The cell's settings, with a step's flags over them. Raises UsageError for what cannot be."""
         layers = (dict(self.kit.published), self.cell.layer, dict(self.kit.given), dict(layer or {}))
@@ -235,6 +241,8 @@ class _Pipeline:
             for path, value in flat(msgspec.to_builtins(self.settings(layer))).items()
             if any(covers(section, path) for section in READS[name])
         }
+        if "task" in read:
+            read |= self.task.identity
         read |= {f"{path}.content": self.kit.content(str(read[path])) for path in MODELS if path in read}
         profile = self.profile if self._shows_profile(name) or flags.get("what") == "profile" else None
         seed = flags.get("seed", self.cell.seed) if "seed" in self.kit.flags[name] else None
@@ -267,7 +275,8 @@ class _Pipeline:
 
     def _workspace(self, profile: Step | None) -> StepWorkspace:
         settings = self.settings()
-        name = hashing.digest_value([settings, profile.digest if profile else None])[:12]
+        told = msgspec.structs.replace(settings, task=" ".join(self.task.identity.values()))
+        name = hashing.digest_value([told, profile.digest if profile else None])[:12]
         return StepWorkspace(self.kit.out / "settings" / name, settings, profile)
 
     def _spoken(self, name: str, flag: str, value: Value) -> list[str]:

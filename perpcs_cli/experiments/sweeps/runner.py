@@ -21,7 +21,7 @@ from perpcs_cli.artifacts.metrics import Metrics
 from perpcs_cli.artifacts.predictions import info_path
 from perpcs_cli.artifacts.results import FILE as RESULTS
 from perpcs_cli.artifacts.results import Result, Results, open_results, verify_results
-from perpcs_cli.artifacts.settings import FILE, to_toml
+from perpcs_cli.artifacts.settings import FILE
 from perpcs_cli.artifacts.sweep import Sweep, check_names
 from perpcs_cli.artifacts.users import read_users
 from perpcs_cli.errors import UsageError
@@ -29,9 +29,10 @@ from perpcs_cli.experiments.sweeps.grid import Cell, Flags, cells, check_flags
 from perpcs_cli.experiments.sweeps.pipeline import Kit, Step, StepWorkspace, pipeline
 from perpcs_cli.model.loading.catalogue import absolute
 from perpcs_cli.steps.base import kept_base
+from perpcs_cli.steps.init_workspace import write_settings
 from perpcs_cli.steps.report import Report
 from perpcs_cli.tasks.published_settings import published_settings
-from perpcs_cli.tasks.spec import get_task
+from perpcs_cli.tasks.spec import Task, get_task
 
 Planned = list[tuple[Cell, list[Step]]]
 
@@ -116,6 +117,7 @@ def run_sweep(
 def _run_cells(
     planned: Planned, out: Path, commands: Commands, report: Report, row: Callable[[Result], None]
 ) -> list[Result]:
+    _keep_task(get_task(planned[0][1][-1].workspace.settings.task), out)
     results = open_results(out / RESULTS)
     _warn_of_others(planned, results, report)
     for problem in verify_results(out / RESULTS) if results.rows else []:
@@ -129,6 +131,17 @@ def _run_cells(
         rows.append(results.rows[digest])
         row(rows[-1])
     return rows
+
+
+def _keep_task(task: Task, out: Path) -> None:
+    """Put an own task's file beside the results, where tables find it. Raises UsageError where another one is."""
+    if not task.is_own:
+        return
+    there = out / task.file_name
+    if there.exists() and get_task(str(there)).digest != task.digest:
+        hint = "Use another --out: results of different tasks cannot be compared."
+        raise UsageError(f"is not the task of this sweep, {task.file}", where=there, hint=hint)
+    task.copy_to(out)
 
 
 def run_step(step: Step, commands: Commands) -> Done:
@@ -145,7 +158,7 @@ def run_step(step: Step, commands: Commands) -> Done:
 def prepare(workspace: StepWorkspace) -> None:
     """Write the `perpcs.toml` that a step reads, and the profiles beside it."""
     if not (workspace.path / FILE).exists():
-        typed_files.write_text(workspace.path / FILE, to_toml(workspace.settings))
+        write_settings(workspace.path, workspace.settings)
     if workspace.profile and not (target := workspace.path / "profiles.jsonl").exists():
         source = workspace.profile.product
         with atomic.replacing(info_path(target)) as temporary:

@@ -15,7 +15,7 @@ from typing import Literal
 from perpcs_cli.artifacts.published import PublishedTable
 from perpcs_cli.errors import DataError
 from perpcs_cli.tasks.metrics import higher_is_better
-from perpcs_cli.tasks.spec import TASKS
+from perpcs_cli.tasks.spec import shipped_tasks
 
 AUC = "auc"
 """Of membership inference, from `perpcs mia`, as it is: not among a task's metrics."""
@@ -230,10 +230,11 @@ LAYOUTS = {
 
 def check_published(layout: Layout, table: PublishedTable, where: object) -> None:
     """Raise DataError for a row whose task, metrics or system the layout does not have."""
+    tasks = shipped_tasks()
     for row in table.rows:
-        if row.task not in TASKS:
-            raise DataError(f"no such task: {row.task!r}", where=where, hint=f"The tasks are {', '.join(TASKS)}.")
-        metrics = [*TASKS[row.task].metrics, *([AUC] if layout.leakage else [])]
+        if row.task not in tasks:
+            raise DataError(f"no such task: {row.task!r}", where=where, hint=f"The tasks are {', '.join(tasks)}.")
+        metrics = [*tasks[row.task].metrics, *([AUC] if layout.leakage else [])]
         for metric in row.values:
             if metric not in metrics:
                 what = f"{layout.name} has no metric {metric!r} for {row.task}"

@@ -15,7 +15,7 @@ from perpcs_cli.methods.statistics.bootstrap import Bootstrapped, Floats, bootst
 from perpcs_cli.methods.statistics.comparison import matched, read_answers, references_of, restricted
 from perpcs_cli.methods.statistics.corrections import Correction, corrected
 from perpcs_cli.tasks.metrics import from_sums, higher_is_better, per_example
-from perpcs_cli.tasks.spec import Task, get_task
+from perpcs_cli.tasks.spec import Task
 
 LEVELS = {0.01: "**", 0.05: "*"}
 """p-values below which a difference gets stars."""
@@ -65,7 +65,7 @@ class Reader:
         Raises DataError where a file is missing or broken, and where it does not give the metrics that its row
         records.
         """
-        task = get_task(rows[0].result.task)
+        task = rows[0].task
         keys: list[tuple[int, str, str]] = []
         parts = []
         for row in rows:
@@ -131,7 +131,7 @@ def test(entries: Sequence[Entry], panel: Panel, reader: Reader, method: Method,
     """
     cells = {entry.name: entry.cells[panel] for entry in entries if panel in entry.cells}
     baselines = {}
-    for metric in get_task(panel.task).metrics:
+    for metric in panel.metrics:
         allowed = [e for e in entries if e.name in cells and (e.system.baseline if baseline is None else True)]
         sign = 1 if higher_is_better(metric) else -1
         best = max(allowed, key=lambda e: sign * (e.value(panel, metric) or 0.0), default=None)

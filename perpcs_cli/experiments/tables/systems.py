@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from perpcs_cli.artifacts.metrics import METRICS
 from perpcs_cli.artifacts.published import PublishedRow
 from perpcs_cli.artifacts.results import Result
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.tables.paper_layouts import Layout, System, in_words, place_of
-from perpcs_cli.tasks.spec import TASKS
+from perpcs_cli.tasks.spec import ORDER, Task, kept_task
 
 _USUAL: dict[str, object] = {
     "predict.retrieve": 0,
@@ -40,12 +41,25 @@ class Row(NamedTuple):
     result: Result
     root: Path
 
+    @property
+    def task(self) -> Task:
+        """Its task; the file of an own one stands beside the results. Raises UsageError where it is not known."""
+        return kept_task(self.root, self.result.task)
+
+    @property
+    def panel(self) -> Panel:
+        """What it can be compared within."""
+        metrics = next((pair for pair in METRICS if set(pair) == set(self.result.metrics)), tuple(self.result.metrics))
+        return Panel(self.result.task, self.result.model, metrics)
+
 
 class Panel(NamedTuple):
     """What figures can be compared within."""
 
     task: str
     model: str
+    metrics: tuple[str, ...]
+    """The task's, by name in their order."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +112,9 @@ def _named(settings: Mapping[str, Any]) -> dict[str, object]:
 
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
-    """The tasks and models, tasks in LaMP's order."""
-    order = list(TASKS)
-    found = dict.fromkeys(Panel(row.result.task, row.result.model) for row in rows)
-    return sorted(found, key=lambda panel: order.index(panel.task))
+    """The tasks and models, LaMP's tasks in its order and then own ones."""
+    found = dict.fromkeys(row.panel for row in rows)
+    return sorted(found, key=lambda panel: ORDER.index(panel.task) if panel.task in ORDER else len(ORDER))
 
 
 def arrange(layout: Layout, rows: Sequence[Row], *, setup: bool = False) -> tuple[list[Entry], list[Row]]:
@@ -139,7 +152,7 @@ def each(rows: Sequence[Row]) -> list[Entry]:
     """An entry for each result, named by its method and what else tells it from the others of its task."""
     entries = []
     for panel in panels(rows):
-        here = [row for row in rows if Panel(row.result.task, row.result.model) == panel]
+        here = [row for row in rows if row.panel == panel]
         for row, name in zip(here, _labels(here), strict=True):
             entries.append(Entry(name, System(name, row.result.method), {panel: [row]}))
     return entries
@@ -196,7 +209,7 @@ def _constant(rows: Sequence[Row]) -> dict[tuple[str, str], set[str]]:
 
 
 def _add(entry: Entry, row: Row) -> None:
-    cells = entry.cells.setdefault(Panel(row.result.task, row.result.model), [])
+    cells = entry.cells.setdefault(row.panel, [])
     for other in cells:
         if other.result.seed != row.result.seed:
             continue

@@ -57,7 +57,7 @@ def embed(
     provenance = Provenance(
         command="embed",
         settings={
-            "task": settings.task,
+            **workspace.task.identity,
             "max_length": settings.embed.max_length,
             "dtype": numbers,
             "device": place.type,

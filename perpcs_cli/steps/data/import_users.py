@@ -11,8 +11,8 @@ from perpcs_cli.artifacts.users import User, write_users
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.job import Outcome, Output, run_one, same_bytes
 from perpcs_cli.steps.report import SILENT, Report
-from perpcs_cli.steps.workspace import Places
-from perpcs_cli.tasks.import_users import ImportResult, load
+from perpcs_cli.steps.workspace import Places, stored_task
+from perpcs_cli.tasks.importing.import_users import ImportResult, load
 from perpcs_cli.tasks.spec import get_task
 
 
@@ -46,7 +46,7 @@ def import_users(
     DataError where there are no users.
     """
     if not task and places.settings_file.exists():
-        task = str(read_settings(places.settings_file).get("task", ""))
+        task = stored_task(places.root, read_settings(places.settings_file))
     if not task:
         hint = "Give --task, or make a workspace with `perpcs init`."
         raise UsageError("no task is known", where=places.settings_file, hint=hint)

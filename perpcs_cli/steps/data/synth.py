@@ -17,7 +17,7 @@ def synth(
     count: int = 24,
     history: int = 16,
     queries: int = 4,
-    habits: int = 4,
+    forms: int = 4,
     seed: int | None = None,
     out: Path | None = None,
     force: bool = False,
@@ -26,7 +26,7 @@ def synth(
 ) -> Outcome[bool]:
     """Write `count` users of the task news_headline, each with `history` items and `queries` queries.
 
-    Groups of users share one of `habits` forms of headlines, and others an ending; their ids name the form.
+    Groups of users share one of `forms` forms of headlines, and others an ending; their ids name the form.
     """
-    made = make_users(count, history, queries, places.seed(seed), habits)
+    made = make_users(count, history, queries, places.seed(seed), forms)
     return write_once(out or places.users, made, force=force, dry_run=dry_run, report=report)

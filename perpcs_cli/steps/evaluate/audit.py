@@ -10,9 +10,11 @@ from perpcs_cli.artifacts.mia import summaries_in
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
 from perpcs_cli.artifacts.pools.secret import existing_secret
+from perpcs_cli.artifacts.settings import read_settings
 from perpcs_cli.artifacts.users import read_users
-from perpcs_cli.steps.workspace import Places
-from perpcs_cli.tasks.spec import known_texts
+from perpcs_cli.steps.workspace import Places, stored_task
+from perpcs_cli.tasks.lamp_queries import WORDINGS
+from perpcs_cli.tasks.spec import get_task, shipped_tasks
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.pools.audit import Audit
@@ -39,8 +41,16 @@ def audit(
         summaries=summaries_in(summaries if summaries is not None else [places.mia] if places.mia.is_dir() else []),
         users=list(users.values()) if users else None,
         ids=_ids(opened, places, list(users or ())),
-        known=known_texts(),
+        known=_known(places),
     )
+
+
+def _known(places: Places) -> set[str]:
+    """The prompts, labels and names of all tasks, and of an own one of the workspace: texts that are no user's own."""
+    tasks = list(shipped_tasks().values())
+    if places.settings_file.exists() and (name := stored_task(places.root, read_settings(places.settings_file))):
+        tasks.append(get_task(name))
+    return {text for task in tasks for text in task.texts} | {wording.form for wording in WORDINGS.values()}
 
 
 def _ids(pool: OpenPool, places: Places, users: list[str]) -> list[str]:

@@ -15,8 +15,8 @@ from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.job import Output, run_one, same_bytes
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import EVERYONE, Places, Who, open_workspace
-from perpcs_cli.tasks.spec import Task, get_task
-from perpcs_cli.tasks.synthetic_users import habits_kept
+from perpcs_cli.tasks.spec import Task, get_task, named_task
+from perpcs_cli.tasks.synthetic_users import keeps_ending, keeps_form
 
 if TYPE_CHECKING:
     from perpcs_cli.methods.statistics.comparison import Answers
@@ -46,8 +46,8 @@ def evaluate_predictions(
     """Evaluate prediction files {name: file} against the users' outputs, or against `labels` in LaMP's format.
 
     `baseline`: what the others are compared with, the first by default; `unit`: what a bootstrap resample draws;
-    `partial`: only the queries that every file answers; `habits`: also the share of their users' habits that answers
-    keep, in data of `synth`. The users are those that any file answers for by default.
+    `partial`: only the queries that every file answers; `habits`: also the shares of answers with their users' form
+    and ending, in data of `synth`. The users are those that any file answers for by default.
     """
     from perpcs_cli.methods.statistics.comparison import compare, read_answers
 
@@ -68,7 +68,7 @@ def evaluate_predictions(
     provenance = Provenance(
         command="eval",
         settings={
-            "task": chosen.name,
+            **chosen.identity,
             "baseline": baseline,
             "resamples": resamples,
             "unit": unit,
@@ -88,7 +88,7 @@ def evaluate_predictions(
         resamples=resamples,
         unit=unit,
         per_user=per_user,
-        also={"habits": habits_kept} if habits else {},
+        also={"form": keeps_form, "ending": keeps_ending} if habits else {},
     )
     if result.left_out:
         report.warn(f"{_counted(result.count)} evaluated, {result.left_out} left out by --partial")
@@ -121,7 +121,7 @@ def write_lamp(
     golds = [Gold(id=query, output=text or "") for (_, query), text in answers.texts.items()]
     if len({gold.id for gold in golds}) < len(golds):
         raise DataError("users share query ids, and LaMP's format names no users", where=answers.path)
-    _write(path, Labels(task=chosen.lamp, golds=golds), force=force, dry_run=dry_run, report=report)
+    _write(path, Labels(task=chosen.lamp or chosen.name, golds=golds), force=force, dry_run=dry_run, report=report)
 
 
 def _write(path: Path, value: object, *, force: bool, dry_run: bool, report: Report) -> None:
@@ -150,7 +150,9 @@ def _task(given: str | None, files: Iterable[Answers], stored: str | None) -> Ta
     name = given or next(iter(stated.values()), None) or stored
     if not name:
         raise UsageError("no task is known", hint="Give --task, or use a workspace made with `perpcs init`.")
-    task = get_task(name)
+    # Files name an own task, and the workspace knows where its file is.
+    own = get_task(stored) if stored and not given else None
+    task = own if own is not None and name in (own.name, stored) else get_task(name) if given else named_task(name)
     for path, other in stated.items():
         # LaMP calls both of its second tasks LaMP_2.
         if other != task.name and not task.lamp.startswith(other):

@@ -133,9 +133,9 @@ def test_without_users_a_long_text_is_odd_in_itself(near: Shell) -> None:
 
 
 def test_the_tasks_own_words_are_nobodys(near: Shell) -> None:
-    from perpcs_cli.tasks.spec import TASKS
+    from perpcs_cli.tasks.spec import shipped_tasks
 
-    template = TASKS["news_headline"].query_template
+    template = shipped_tasks()["news_headline"].query_template
     users = list(read_users(near.root / "users.jsonl").values())
     users[0].history[0]["text"] = template
     write_users(near.root / "users.jsonl", users)

@@ -314,7 +314,7 @@ def test_answers_side_by_side() -> None:
 
 
 def test_habits_beside_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The share of the references' forms and endings that answers keep, with its interval and difference."""
+    """The shares of answers with the references' forms and endings, with intervals and differences."""
     monkeypatch.chdir(tmp_path)
     question, asked = "Why did the zoo close in Oulu?", "WHY NOT IN OULU!"
     users(Path("users.jsonl"), {"u1": {"q1": question, "q2": question}, "u2": {"q1": asked, "q2": asked}})
@@ -324,12 +324,12 @@ def test_habits_beside_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result = CliRunner().invoke(app, line.split())
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["metrics"] == ["rouge-1", "rouge-L", "habits"]
+    assert found["metrics"] == ["rouge-1", "rouge-L", "form", "ending"]
     one, two = found["systems"]["one"], found["systems"]["two"]
-    assert (one["values"]["habits"], two["values"]["habits"]) == (0.25, 0.875)
-    assert two["users"]["u2"]["values"]["habits"] == 0.75
-    assert two["differences"]["habits"]["value"] == 0.625
-    assert (one["intervals"]["habits"]["low"], one["intervals"]["habits"]["high"]) == (0.0, 0.5)
+    assert [(some["values"]["form"], some["values"]["ending"]) for some in (one, two)] == [(0.25, 0.25), (1.0, 0.75)]
+    assert two["users"]["u2"]["values"]["ending"] == 0.5
+    assert two["differences"]["form"]["value"] == 0.75
+    assert (one["intervals"]["form"]["low"], one["intervals"]["form"]["high"]) == (0.0, 0.5)
     users(Path("users.jsonl"), {"u1": {"q1": "No habit", "q2": "none"}, "u2": {"q1": "none", "q2": "none"}})
     result = CliRunner().invoke(app, line.split())
     assert result.exit_code == 3 and "has no habit" in result.stderr

@@ -50,7 +50,7 @@ def test_other_shells_are_refused() -> None:
         ("perpcs mod", ["model"]),
         ("perpcs model fetch ", ["smollm2-135m", "minilm"]),
         ("perpcs model fetch minilm --from ", ["auto", "hub", "pypi"]),
-        ("perpcs synth --hab", ["--habits"]),
+        ("perpcs synth --form", ["--forms"]),
     ],
 )
 def test_answers(words: str, expected: list[str]) -> None:

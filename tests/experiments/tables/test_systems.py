@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from perpcs_cli.artifacts.metrics import ACCURACY, ERROR
 from perpcs_cli.artifacts.published import PublishedRow
 from perpcs_cli.artifacts.results import Result
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.tables.paper_layouts import LAYOUTS
 from perpcs_cli.experiments.tables.systems import Panel, Row, arrange, called, each, panels, plain, with_published
 
-PANEL = Panel("product_rating", "tiny")
+PANEL = Panel("product_rating", "tiny", ERROR)
 
 
 def row(method: str, mae: float = 1.0, **more: Any) -> Row:
@@ -112,7 +113,7 @@ def test_seeds_are_averaged() -> None:
     assert entry.error(PANEL, "mae") == pytest.approx(0.5)
     (alone,), _ = arrange(LAYOUTS["per-pcs-1"], [row("per-pcs", 1.0)])
     assert alone.error(PANEL, "mae") is None
-    assert entry.value(Panel("citation", "tiny"), "accuracy") is None
+    assert entry.value(Panel("citation", "tiny", ACCURACY), "accuracy") is None
 
 
 def test_a_cell_of_two_experiments_counts_once_and_two_different_ones_are_refused() -> None:
@@ -150,8 +151,9 @@ def test_each_result_has_a_name_of_its_own() -> None:
 
 
 def test_panels_are_in_lamps_order() -> None:
-    rows = [row("base"), row("base", task="citation"), row("base", model="big")]
-    assert panels(rows) == [Panel("citation", "tiny"), PANEL, Panel("product_rating", "big")]
+    labels = {"accuracy": 0.5, "f1": 0.5}
+    rows = [row("base"), row("base", task="citation", metrics=labels), row("base", model="big")]
+    assert panels(rows) == [Panel("citation", "tiny", ACCURACY), PANEL, Panel("product_rating", "big", ERROR)]
 
 
 @pytest.mark.parametrize(

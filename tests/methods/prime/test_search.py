@@ -16,7 +16,7 @@ from perpcs_cli.methods.prime.objective import Objective
 from perpcs_cli.methods.prime.search import Choice, choose, pareto, sample_items, search
 from perpcs_cli.methods.prime.weight_space import Space
 from perpcs_cli.model.loading.base import Base
-from perpcs_cli.tasks.spec import TASKS
+from perpcs_cli.tasks.spec import shipped_tasks
 
 ALPHAS = (0.0, 1.0, 3.0, 10.0)
 PLANTED = (0.7, 0.5, 0.0)
@@ -65,7 +65,7 @@ class Target:
         header = TraceHeader(
             user_id="u", sharers=self.space.sharers, weights=self.space.size, items=self.items, provenance=provenance()
         )
-        objective = Objective(TASKS["news_headline"], self.references)
+        objective = Objective(shipped_tasks()["news_headline"], self.references)
         return Evaluator(self.space, objective, open_trace(path, header), run, self.decode)
 
 

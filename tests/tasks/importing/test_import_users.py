@@ -10,8 +10,9 @@ import pytest
 
 from perpcs_cli.artifacts.users import Query, User, write_users
 from perpcs_cli.errors import DataError
-from perpcs_cli.tasks.file_layouts import read_sources
-from perpcs_cli.tasks.import_users import in_time_order, load
+from perpcs_cli.tasks.importing.file_layouts import read_sources
+from perpcs_cli.tasks.importing.import_users import load
+from perpcs_cli.tasks.importing.time_order import in_time_order
 from perpcs_cli.tasks.spec import get_task
 
 HEADLINES = get_task("news_headline")

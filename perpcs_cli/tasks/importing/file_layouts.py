@@ -10,8 +10,6 @@ A file is recognized by its content:
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,16 +18,17 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from perpcs_cli.artifacts.io import limits, typed_files
+from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.users import text_of
 from perpcs_cli.errors import DataError
-
-DIGITS = 400
-"""Of the longest number: more are in nobody's data."""
+from perpcs_cli.tasks.importing.json_values import decoded
 
 FORMS = (
     "Readable are LaMP's questions and outputs, the Per-PCs layout (users.json, users_label.json) and "
     "users.jsonl; a directory may hold any one of them."
 )
+
+LINES = "It is a list of objects, or has one object a line; CSV and Parquet are told by the ending."
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -42,18 +41,6 @@ class Problem(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.file, self.record, self.field, self.message) if part)
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """What stands where a file has a value that JSON cannot say: only that value's record is refused."""
-
-    why: str
-
-    @classmethod
-    def number(cls, digits: str) -> Unreadable:
-        """NaN, infinity, or a number without end."""
-        return cls(f"{digits:.20} is no number that can be read")
 
 
 @dataclass(frozen=True)
@@ -72,6 +59,12 @@ class RawUser:
     """Names of fields that no layout knows."""
     joins: bool = False
     """Whether other records of the same user add to this one, as LaMP's questions with a `user_id` do."""
+
+    def place(self, name: str, number: int) -> str:
+        """Where the item or query `number` of a list is; a record that is one of them names no list."""
+        if name:
+            return f"user {text_of(self.user_id)!r}, {name}[{number}]"
+        return f"user {text_of(self.user_id)!r}, {'question ' if self.history_field else ''}{self.record}"
 
 
 @dataclass(frozen=True)
@@ -129,10 +122,9 @@ def _read(path: Path, sources: Sources) -> None:
         return
     data = typed_files.without_mark(typed_files.read_bytes(path))
     try:
-        content = _decoded(data)
+        content = decoded(data)
     except typed_files.UNREADABLE as error:
-        numbered = ((number, line) for number, line in enumerate(data.splitlines(), start=1) if line.strip())
-        sources.users.append(_each_own(path, numbered, problems, str(error)))
+        sources.users.append(_each_own(path, _numbered(data), problems, str(error)))
         return
     if isinstance(content, dict) and isinstance(content.get("golds"), list):
         sources.tasks[str(path)] = str(content.get("task", ""))
@@ -155,70 +147,63 @@ def _read(path: Path, sources: Sources) -> None:
         raise DataError("has none of the known layouts", where=path, hint=FORMS)
 
 
-def _decoded(data: bytes) -> Any:
-    """A JSON value. What JSON cannot say stands in it as `Unreadable`. Raises one of UNREADABLE for all else."""
-    try:
-        return msgspec.json.decode(data)
-    except typed_files.UNREADABLE as error:
-        try:
-            # Python's own parser goes on after a NaN and half a character; bytes that are no text become halves.
-            content = json.loads(
-                data.decode(errors="surrogateescape"),
-                parse_constant=Unreadable.number,
-                parse_int=_int,
-                parse_float=_float,
-            )
-        except typed_files.UNREADABLE:
-            raise error from None
-        if limits.too_deep(content):
-            raise error
-        return _marked(content)
-
-
-def _int(digits: str) -> int | Unreadable:
-    return int(digits) if len(digits) <= DIGITS else Unreadable.number(digits)
-
-
-def _float(digits: str) -> float | Unreadable:
-    number = float(digits)
-    return number if math.isfinite(number) else Unreadable.number(digits)
-
-
-def _marked(value: Any) -> Any:
-    """The value with `Unreadable` for each text that holds half a character. Names of fields are shown at most."""
-    if isinstance(value, dict):
-        return {key.encode(errors="replace").decode(): _marked(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_marked(inner) for inner in value]
-    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-        return Unreadable("holds half a character, or bytes that are no UTF-8")
-    return value
-
-
 def _holds_lines(path: Path) -> bool:
     """Whether the first line is a JSON value and there is another one: then the whole is none."""
     first = list(islice(typed_files.lines(path), 2))
     try:
-        _decoded(first[0][1] if first else b"")
+        decoded(first[0][1] if first else b"")
     except typed_files.UNREADABLE:
         return False
     return len(first) > 1
 
 
+def read_records(path: Path, problems: list[Problem]) -> list[tuple[str, dict[str, Any]]]:
+    """(where, object) for each object of a file: a JSON list of them, or one a line.
+
+    What is none is a problem. Raises DataError for a file that holds no JSON object at all.
+    """
+    data = typed_files.without_mark(typed_files.read_bytes(path))
+    try:
+        content = decoded(data)
+    except typed_files.UNREADABLE as error:
+        found = list(_objects(path, _numbered(data), problems))
+        if not found:
+            raise DataError(f"not valid JSON: {error}", where=path, hint=LINES) from None
+        return found
+    if not isinstance(content, list | dict):
+        raise DataError("holds no JSON object", where=path, hint=LINES)
+    rows = [("line 1", content)] if isinstance(content, dict) else [(f"[{n}]", row) for n, row in enumerate(content)]
+    return [(record, row) for record, row in rows if _is_object(row, path, record, problems)]
+
+
 def _each_own(path: Path, lines: Iterable[tuple[int, bytes]], problems: list[Problem], error: str) -> Iterator[RawUser]:
     """The users of users.jsonl: a broken line is a problem, and a file without any user is no users.jsonl."""
     some = False
-    for number, line in lines:
-        try:
-            row = _decoded(line)
-        except typed_files.UNREADABLE as broken:
-            problems.append(Problem(str(path), f"line {number}", "", f"not valid JSON: {broken}"))
-            continue
-        if _is_object(row, path, f"line {number}", problems):
-            some = some or "user_id" in row
-            yield _own(path, f"line {number}", row)
+    for record, row in _objects(path, lines, problems):
+        some = some or "user_id" in row
+        yield _own(path, record, row)
     if not some:
         raise DataError(f"not valid JSON: {error}", where=path, hint=FORMS)
+
+
+def _objects(
+    path: Path, lines: Iterable[tuple[int, bytes]], problems: list[Problem]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, object) for each line; a broken one, or another value, is a problem."""
+    for number, line in lines:
+        record = f"line {number}"
+        try:
+            row = decoded(line)
+        except typed_files.UNREADABLE as broken:
+            problems.append(Problem(str(path), record, "", f"not valid JSON: {broken}"))
+            continue
+        if _is_object(row, path, record, problems):
+            yield record, row
+
+
+def _numbered(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers."""
+    return ((number, line) for number, line in enumerate(data.splitlines(), start=1) if line.strip())
 
 
 def _is_object(value: object, path: Path, record: str, problems: list[Problem]) -> TypeGuard[dict[str, Any]]:

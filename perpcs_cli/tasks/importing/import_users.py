@@ -9,25 +9,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from perpcs_cli.artifacts.io import safe_paths
 from perpcs_cli.artifacts.users import Item, Query, User, text_of
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
-from perpcs_cli.tasks.file_layouts import Problem, RawGold, RawUser, Unreadable, read_sources
-from perpcs_cli.tasks.prompts import parse_input
-from perpcs_cli.tasks.spec import Task, get_task
-
-_ISO_DATE = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}([T ].*)?)?)?")
-DAY = len("2019-03-07")
-_NUMBER = re.compile(r"[0-9]{1,20}")
+from perpcs_cli.tasks.importing.columns import read_columns
+from perpcs_cli.tasks.importing.file_layouts import Problem, RawGold, RawUser, read_sources
+from perpcs_cli.tasks.importing.json_values import Unreadable
+from perpcs_cli.tasks.importing.time_order import in_time_order
+from perpcs_cli.tasks.prompts import query_fields
+from perpcs_cli.tasks.spec import Task, named_task
 
 
 class ImportResult(msgspec.Struct, frozen=True):
@@ -39,11 +37,12 @@ class ImportResult(msgspec.Struct, frozen=True):
 
 
 def load(sources: Sequence[Path], task: Task) -> ImportResult:
-    """Read users of `task` from files and directories, in any of the layouts of `tasks.layouts`.
+    """Read users of `task` from files and directories, in any of LaMP's layouts or, of a task whose queries have
+    fields, in the columns that its file names.
 
     Raises DataError for a file that cannot be read at all and for labels of another task.
     """
-    found = read_sources(sources)
+    found = read_sources(sources) if task.lamp else read_columns(sources, task)
     for file, name in found.tasks.items():
         _check_task(file, name, task)
     importer = _Importer(task)
@@ -59,7 +58,7 @@ def _check_task(file: str, name: str, task: Task) -> None:
     if not name or task.lamp.startswith(name):
         return
     try:
-        matches = get_task(name) is task
+        matches = named_task(name) is task
     except UsageError:
         matches = False
     if not matches:
@@ -79,6 +78,7 @@ class _Collected:
     items: list[Item] = field(default_factory=list)
     by_id: dict[str, Item] = field(default_factory=dict)
     queries: list[Query] = field(default_factory=list)
+    query_ids: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -134,12 +134,10 @@ class _Importer:
         elif not (user.joins and raw.joins):
             self.problem(raw.file, raw.record, "user_id", f"user {user_id!r} occurs twice")
             return
-        record = f"user {user_id!r}"
         for place, item in enumerate(self.rows(raw, raw.history, raw.history_field)):
-            self.add_item(user, raw.file, f"{record}, {raw.history_field}[{place}]", place, item)
+            self.add_item(user, raw.file, raw.place(raw.history_field, place), place, item)
         for place, query in enumerate(self.rows(raw, raw.queries, raw.queries_field)):
-            where = f"{raw.queries_field}[{place}]" if raw.queries_field else f"question {raw.record}"
-            self.add_query(user, raw.file, f"{record}, {where}", query)
+            self.add_query(user, raw.file, raw.place(raw.queries_field, place), query)
 
     def rows(self, raw: RawUser, value: object, name: str) -> list[object]:
         if isinstance(value, list):
@@ -188,22 +186,17 @@ class _Importer:
         if not isinstance(raw, dict):
             self.problem(file, record, "", _flaw(raw, "is not an object"))
             return
-        self.ignored |= set(raw) - {"id", "input", "output", "gold"}
-        identifier, text = text_of(raw.get("id")), text_of(raw.get("input"))
-        for name, value in (("id", identifier), ("input", text)):
-            if value is None:
-                self.problem(file, record, name, _flaw(raw.get(name)))
-        if identifier is None or text is None:
+        self.ignored |= set(raw) - {"id", "input", "fields", "output", "gold"}
+        query = self.read_query(file, record, raw)
+        if query is None:
             return
-        if identifier in self.query_ids:
+        identifier = query.id
+        # LaMP's labels name queries by their ids alone.
+        ids = self.query_ids if self.task.lamp else user.query_ids
+        if identifier in ids:
             self.problem(file, record, "id", f"the query id {identifier!r} occurs twice")
             return
-        self.query_ids.add(identifier)
-        try:
-            parse_input(self.task, Query(id=identifier, input=text))
-        except DataError as error:
-            self.problem(file, record, "input", f"{error.what}. {error.hint}")
-            return
+        ids.add(identifier)
         answer = self.golds.get(identifier)
         for name in ("gold", "output"):
             if raw.get(name) is None:
@@ -215,7 +208,25 @@ class _Importer:
                 self.problem(file, record, name, f"is {output!r}, but another answer is {answer!r}")
                 return
             answer = output
-        user.queries.append(Query(id=identifier, input=text, output=answer))
+        user.queries.append(msgspec.structs.replace(query, output=answer))
+
+    def read_query(self, file: str, record: str, raw: dict[str, Any]) -> Query | None:
+        """The query without its answer; None, and problems, where it is broken."""
+        given = {"id": raw.get("id"), **({"input": raw.get("input")} if self.task.lamp else raw["fields"])}
+        found = {name: text for name, value in given.items() if (text := text_of(value)) is not None}
+        for name in given:
+            if name not in found:
+                self.problem(file, record, name, _flaw(given[name]))
+        if len(found) < len(given):
+            return None
+        identifier = found.pop("id")
+        query = Query(id=identifier, input=found["input"]) if self.task.lamp else Query(id=identifier, fields=found)
+        try:
+            query_fields(self.task, query)
+        except DataError as error:
+            self.problem(file, record, "input", f"{error.what}. {error.hint}")
+            return None
+        return query
 
     def result(self, unread: Iterable[Problem]) -> ImportResult:
         """What was found; `unread`: the problems of what could not be read at all, which come first."""
@@ -246,35 +257,6 @@ class _Importer:
         if unmatched:
             notes.append(f"labels left out, belonging to no query: {unmatched}")
         return notes
-
-
-def in_time_order(items: list[Item]) -> list[Item] | None:
-    """The items sorted by `date`, equal dates in the given order; None where not all dates can be compared.
-
-    Dates are ISO 8601 (`2019`, `2019-03`, `2019-03-07`, `2019-03-07T10:00+01:00`; times without a zone are UTC), or
-    numbers: years or timestamps.
-    """
-    dates = [str(item.get("date", "")) for item in items]
-    numbers = all(_NUMBER.fullmatch(date) for date in dates)
-    moments = [timedelta(0) if numbers else _moment(date) for date in dates]
-    keys = [(int(date) if numbers else 0, at) for date, at in zip(dates, moments, strict=True) if at is not None]
-    if len(keys) < len(items):
-        return None
-    return [items[place] for place in sorted(range(len(items)), key=keys.__getitem__)]
-
-
-def _moment(date: str) -> timedelta | None:
-    """The time from the year 1 to a date in UTC; None where it cannot be read."""
-    if not _ISO_DATE.fullmatch(date):
-        return None
-    whole = date + "-01" * (2 - date[:10].count("-"))
-    # A day has no zone.
-    zoned = whole if len(date) <= DAY else re.sub(r" (?=[+-])", "", re.sub(r" ?(UTC|GMT|Z)$", "+00:00", whole))
-    try:
-        at = datetime.fromisoformat(zoned)
-    except ValueError:
-        return None
-    return at.replace(tzinfo=None) - datetime.min - (at.utcoffset() or timedelta(0))
 
 
 def _flaw(value: object, otherwise: str = "is missing or not text") -> str:
