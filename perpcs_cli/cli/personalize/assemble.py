@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
@@ -20,6 +22,12 @@ def assemble(
     how: setting_flags.AssembleFlags,
     asked: flags.ExampleFlags,
     near: flags.SimilarityFlags,
+    base_users: Annotated[
+        str | None,
+        typer.Option(
+            "--base-users", metavar="<ids>", help="Whom --contrast tells from.", show_default="splits/base.txt"
+        ),
+    ] = None,
     out: Annotated[Path | None, flags.out_option("recipes of the workspace", "directory")] = None,
 ) -> None:
     """Assemble users' recipes from the pool.
@@ -37,6 +45,7 @@ def assemble(
         shown=asked.examples(),
         pool=near.pool,
         embeddings=near.embeddings,
+        base_users=flags.named(base_users, "--base-users") if base_users is not None else (),
         out=out,
         **write.mode(console),
     )

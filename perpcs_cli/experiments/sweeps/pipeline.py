@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from perpcs_cli.artifacts.io import hashing
-from perpcs_cli.artifacts.settings import Settings, make_settings
+from perpcs_cli.artifacts.settings import AssembleSettings, Settings, make_settings
 from perpcs_cli.artifacts.sweep import Value, flat
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.sweeps.grid import READS, STEPS_OF, Cell, Flags, covers, spelled
@@ -133,11 +133,13 @@ class _Pipeline:
         pool = self.step("pool", "pool-{digest}.json", built, needs=[sharers], place=sharers.place)
         inputs = [*targets, "--pool", str(pool.product)]
         needs = [pool, split]
-        if method != "per-pcs" or self._of_similar():
+        if method != "per-pcs" or self._assembly().similar is not None:
             embed = self.step("embed", "embeddings.safetensors", users, needs=[data])
             inputs += ["--embeddings", str(embed.product)]
             needs.append(embed)
         if method == "per-pcs":
+            if self._assembly().contrast:
+                inputs += _listed(split, "base", "--base-users")
             recipes = self.step("assemble", "recipes", [*inputs, *adapted], needs=needs)
         elif method == "retrieval":
             recipes = self.step("retrieve", "recipes", inputs, needs=needs)
@@ -165,10 +167,10 @@ class _Pipeline:
                 )
         return self.step("profile", "profiles.jsonl", [*users, *bare], needs=[data])
 
-    def _of_similar(self) -> bool:
-        """Whether a user is offered only the most similar sharers' pieces."""
+    def _assembly(self) -> AssembleSettings:
+        """How this cell assembles."""
         layer, _ = as_settings(self._given("assemble"), "assemble")
-        return self.settings(layer).assemble.similar is not None
+        return self.settings(layer).assemble
 
     def _searches_both(self) -> bool:
         """Whether PriME scores candidates on prompts with context, too."""
@@ -286,6 +288,6 @@ class _Pipeline:
         return [f"--{flag}"] if value else [f"--{known.off}"] if known.off else []
 
 
-def _listed(step: Step, part: str) -> tuple[str, str]:
+def _listed(step: Step, part: str, flag: str = "--users") -> tuple[str, str]:
     """The flag that names the users of a list."""
-    return "--users", f"@{step.product / part}.txt"
+    return flag, f"@{step.product / part}.txt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def assemble(
     shown: Shown = PUBLISHED,
     pool: Path | None = None,
     embeddings: Path | None = None,
+    base_users: Sequence[str] = (),
     out: Path | None = None,
     force: bool = False,
     dry_run: bool = False,
@@ -42,8 +44,8 @@ def assemble(
     The history runs through the model once; at each linear layer gate scores choose and weight pieces, which shape
     what the next layer sees. A user who shares is not offered its own pieces, and with `assemble.similar` a user is
     offered only those of the sharers that are most similar by `embeddings`, as PriME chooses them. With
-    `assemble.contrast` the scores are of what differs from base users, drawn by seed. `shown`: what the history's
-    examples show.
+    `assemble.contrast` the scores are of what differs from `base_users`, by default those of splits/base.txt, drawn by
+    seed. `shown`: what the history's examples show.
     """
     settings = workspace.settings
     users = who.select(workspace, "target")
@@ -68,7 +70,7 @@ def assemble(
         )
         for user in users
     }
-    others = _others(workspace, shown)
+    others = _others(workspace, replace(who, ids=base_users), shown)
     model = StepModel(workspace, report)
     check_base(opened, model.fingerprint, settings.model)
     changes = {"assemble": settings.assemble, "prompts": shown, "max_length": settings.max_length, **model.describe()}
@@ -134,16 +136,15 @@ def _offered(
     return {user.user_id: {one.user_id for one in near.nearest(user, count)} for user in users}
 
 
-def _others(workspace: Workspace, shown: Shown) -> list[Prompt]:
+def _others(workspace: Workspace, who: Who, shown: Shown) -> list[Prompt]:
     """The examples of base users, drawn by seed, for `assemble.contrast`; none where it is 0."""
     wanted, seed = workspace.settings.assemble.contrast, workspace.settings.seed
     if not wanted:
         return []
-    if not workspace.split("base"):
-        raise UsageError(
-            "there are no base users to tell from", where="--contrast", hint="Draw them with `perpcs split`."
-        )
-    users = [user for user in Who().select(workspace, "base") if user.history]
+    if not who.ids and not workspace.split("base"):
+        hint = "Draw them with `perpcs split`, or give --base-users."
+        raise UsageError("there are no base users to tell from", where="--contrast", hint=hint)
+    users = [user for user in who.select(workspace, "base") if user.history]
     random.Random(hashing.derive_seed(seed, "contrast")).shuffle(users)
     each = -(-wanted // max(1, len(users)))
     examples = (training_prompts(workspace.task, newest(user, each), shown, seed=seed) for user in users)

@@ -55,7 +55,9 @@ def test_told_from_base_users(shell: Shell) -> None:
     assert set(told.provenance.inputs) - set(plain.provenance.inputs) == {"contrast"}
     assert shell(named(shell, f"{line} --contrast 2 --out other")).exit_code == 0
     assert used(shell, "other").provenance.inputs["contrast"] != told.provenance.inputs["contrast"]
-    (shell.root / "splits" / "base.txt").unlink()
+    (shell.root / "splits" / "base.txt").rename(shell.root / "others.txt")
+    done = shell(named(shell, f"{line} --contrast 3 --base-users @others.txt --out same"))
+    assert done.exit_code == 0 and used(shell, "same") == told
     message = refused(shell(named(shell, f"{line} --contrast 2 --out none")), USAGE)
     assert message.startswith("--contrast: there are no base users")
 

@@ -93,6 +93,13 @@ def test_per_pcs_of_similar_sharers_needs_embeddings(more: dict[str, Any]) -> No
     assert found["assemble"].digest != steps("per-pcs")["assemble"].digest
 
 
+def test_a_contrast_names_the_base_users() -> None:
+    """By the list of the split, as a step's workspace has none."""
+    found = steps("per-pcs", given={"assemble": {"contrast": 8}})["assemble"]
+    assert "--base-users @o/steps/split/splits/base.txt" in short(found) and "--contrast 8" in short(found)
+    assert "--base-users" not in short(steps("per-pcs")["assemble"])
+
+
 def test_prime_with_selected_sharers() -> None:
     pool, embed = "o/steps/train-sharer/pool.json", "o/steps/embed/embeddings.safetensors"
     assert [short(step) for step in pipeline(cell("prime", {"select": {"clusters": 4}}), KIT)] == [
