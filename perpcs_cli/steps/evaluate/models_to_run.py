@@ -33,7 +33,8 @@ class ModelsToRun:
         Raises UsageError where all users have one model.
         """
         names = list(self.users)
-        if len(set(self.users.values())) < 2:
+        models = [self.recipes[place] for place in self.users.values()]
+        if all(model == models[0] for model in models):
             raise UsageError(
                 "there is one model for all users", where="--swap", hint="Give --recipes or --own of each."
             )

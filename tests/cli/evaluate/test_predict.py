@@ -86,5 +86,7 @@ def test_a_control_answers_with_another_user_s_recipe(shell):
 
 
 def test_a_control_needs_several_models(walked):
-    message = refused(walked("predict --base --swap"), USAGE)
-    assert message == "--swap: there is one model for all users\n  Give --recipes or --own of each.\n"
+    one = f"recipes/{walked.ids('target')[0]}.json"
+    for line in ("--base", f"--recipes {one}"):
+        message = refused(walked(f"predict {line} --swap"), USAGE)
+        assert message == "--swap: there is one model for all users\n  Give --recipes or --own of each.\n"
