@@ -42,12 +42,20 @@ def _is_numbers(one: Declared) -> bool:
     return getattr(one.kind, "__origin__", None) is tuple
 
 
+UNSET = {
+    "prime.popsize": "4 + 3 ln n",
+    "prime.recent": "all",
+    "mia.recent": "all",
+    "assemble.similar": "all",
+    "profile.chat": "where the model has a chat template",
+}
+"""What settings without a value mean, in words."""
+
+
 def default_in_words(one: Declared, value: Any) -> str:
     """A setting's value as help shows it."""
     if value is None:
-        unset = {"prime.popsize": "4 + 3 ln n", "prime.recent": "all", "mia.recent": "all", "assemble.similar": "all"}
-        unset["profile.chat"] = "where the model has a chat template"
-        return unset.get(one.path, "not set")
+        return UNSET.get(one.path, "not set")
     if not isinstance(value, str | int | float | bool | tuple | list):
         return "of the workspace" if one.path in ("task", "model") else BY_TASK
     if isinstance(value, bool):

@@ -30,8 +30,8 @@ def gate(
 
     One vector per piece, with the LoRA frozen, for everyone below sharers/ by default. Sharers whose gates are
     finished are skipped. What `train-sharer --hold-out` kept away is kept away here, too. With --dropout the LoRA sees
-    dropout meanwhile, as in the published code. With --out the sharers stay
-    as they are, and others with the same LoRAs and these gates are made, so that several gates can be compared.
+    dropout meanwhile, as in the published code. With --out the sharers stay as they are, and others with the same LoRAs
+    and these gates are made, so that several gates can be compared.
     """
     from perpcs_cli.steps.share.gate import gate as step
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from perpcs_cli.artifacts.settings import Scoring
 from perpcs_cli.methods.per_pcs.assembly import answer_positions, normalize
-from perpcs_cli.model.engine.batching import Encoded, make_batch
+from perpcs_cli.model.engine.batching import Encoded, by_budget, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
 from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.loading.base import Base
@@ -30,23 +30,11 @@ def common_activations(
     """
     sums: dict[str, Tensor] = {}
     halving = Halving[Encoded](lambda row: [row])
-    for some in _batches(rows, batch_tokens):
-        for found in halving.run(some, lambda part: _pass(base, part, scoring)):
+    for some in by_budget([len(row) for row in rows], batch_tokens, len(rows)):
+        for found in halving.run([rows[index] for index in some], lambda part: _pass(base, part, scoring)):
             for module, part in found.items():
                 sums[module] = sums[module] + part if module in sums else part
     return {module: (total / len(rows)).float() for module, total in sums.items()}
-
-
-def _batches(rows: Sequence[Encoded], batch_tokens: int) -> list[list[Encoded]]:
-    """Rows in order, as many together as padded fit into `batch_tokens`."""
-    batches: list[list[Encoded]] = []
-    for row in rows:
-        together = [*(batches[-1] if batches else []), row]
-        if len(together) > 1 and len(together) * max(map(len, together)) <= batch_tokens:
-            batches[-1] = together
-        else:
-            batches.append([row])
-    return batches
 
 
 class _Watch:
