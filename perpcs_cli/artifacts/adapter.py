@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from perpcs_cli.artifacts.io import atomic, hashing, tensors, typed_files
+from perpcs_cli.artifacts.io import hashing, tensors, typed_files
 from perpcs_cli.artifacts.io.limits import RANK, Count
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
@@ -78,7 +76,8 @@ class Card(
 ):
     """`sharer.json`: how an adapter was trained. It is the last file written: where it is, training has ended.
 
-    Of one that was trained elsewhere, nothing is known but what `adopted` says. With a guarantee of privacy, what depends on the data and was not noised (losses, count of tokens) is left out.
+    Of one that was trained elsewhere nothing is known but what `adopted` says. With a guarantee of privacy, what
+    depends on the data and was not noised (losses, count of tokens) is left out.
     """
 
     user_id: str
@@ -273,33 +272,6 @@ def divided(adapter: Adapter, user: User) -> tuple[User, User]:
     except msgspec.ValidationError as error:
         raise DataError(f"does not tell what it kept away: {error}", where=adapter.path / CARD) from None
     return held_out(newest(user, told.recent) if told.hold_out else user, told.hold_out, origin.seed)
-
-
-def check_same_adapter(source: Path, target: Path) -> bool:
-    """Whether the adapter of `source` stands at `target` already. Raises DataError where another one does."""
-    if not (target / WEIGHTS).exists():
-        return False
-    if open_adapter(target).digest_weights() != open_adapter(source).digest_weights():
-        raise DataError("is another adapter", where=target, hint=f"Use --force to replace it by {source}.")
-    return True
-
-
-def link_adapter(source: Path, target: Path, *, force: bool = False) -> None:
-    """Make a directory of the same adapter at `target`, as hard links where the file system has them; no gates.
-
-    An adapter of the same weights that is there already stays, with what lies beside it. Raises DataError where
-    another one is there, unless `force`.
-    """
-    if not force and check_same_adapter(source, target):
-        return
-    with atomic.replacing_directory(target) as temporary:
-        for name in (WEIGHTS, CONFIG, CARD):
-            if not (source / name).exists():
-                continue
-            try:
-                os.link(source / name, temporary / name)
-            except OSError:
-                shutil.copyfile(source / name, temporary / name)
 
 
 def write_adapter(

@@ -46,7 +46,7 @@ class Pool(
     base: str
     model: str
     rank: Annotated[int, msgspec.Meta(ge=1, le=RANK)]
-    """No sharer's is larger. Where pieces of different ranks run side by side, the smaller ones are filled with zeros."""
+    """No sharer's is larger. Where pieces of different ranks run side by side, smaller ones are filled with zeros."""
     scale: float
     """What B A is multiplied by, of every sharer whose entry says nothing else."""
     modules: Annotated[dict[str, tuple[Size, Size]], msgspec.Meta(min_length=1)]

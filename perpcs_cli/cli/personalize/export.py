@@ -18,9 +18,7 @@ def export(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    recipe: Annotated[
-        Path, typer.Argument(help="A recipe, as recipes/USER.json.", show_default=False, exists=True, dir_okay=False)
-    ],
+    recipe: Annotated[Path, typer.Argument(help="A recipe, as recipes/USER.json.", show_default=False)],
     max_rank: Annotated[
         int | None,
         typer.Option(

@@ -29,8 +29,6 @@ def adopt(
             metavar="DIRECTORIES",
             help="PEFT adapters: adapter_config.json, adapter_model.safetensors.",
             show_default=False,
-            exists=True,
-            file_okay=False,
         ),
     ],
     user: flags.UserOption = None,

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from perpcs_cli.artifacts.adapter import AdapterConfig, write_adapter
-from perpcs_cli.artifacts.exported import CARD, FILE, Compared, Exported, Part, read_exported
+from perpcs_cli.artifacts.exported import CARD, FILE, Exported, Part, read_exported
 from perpcs_cli.artifacts.io import atomic, hashing, typed_files
 from perpcs_cli.artifacts.io.limits import RANK
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import without_place
 from perpcs_cli.artifacts.recipe import mean_weights, read_recipe
 from perpcs_cli.artifacts.users import User
-from perpcs_cli.errors import DataError, PerpcsError, UsageError
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.model.loading.catalogue import hub_name
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, made_from, run_one
 from perpcs_cli.steps.models_to_run import ModelsToRun, recipes_name, recipes_over
+from perpcs_cli.steps.personalize.compared_logits import compare, logits, recipe_logits
 from perpcs_cli.steps.personalize.gguf import convert, find_converter
 from perpcs_cli.steps.personalize.model_card import model_card
 from perpcs_cli.steps.report import SILENT, Report
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
 
     from perpcs_cli.methods.low_rank import Factors
     from perpcs_cli.model.engine.batching import Encoded
-    from perpcs_cli.model.loading.base import Base
-
-TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-"""The largest difference of logits that rounding explains, as a share of the largest logit."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,8 @@ def export(
     rank was lowered. Raises DataError for a recipe that adds nothing, and UsageError for a form that cannot be.
     """
     form = form or Form()
+    if recipe.is_dir():
+        raise UsageError("is a directory", where=recipe, hint="Give one user's recipe in it.")
     if form.merged and form.max_rank:
         raise UsageError("full weights have no rank", where="--max-rank", hint="Leave out one of --merged, --max-rank.")
     if form.llama_cpp and not form.gguf:
@@ -170,7 +169,7 @@ class _Making:
     def write(self, directory: Path) -> dict[str, Any]:
         """Write the weights, load them, compare; what is to be told of it."""
         rows = self._prompts()
-        expected = _logits(self._model.base, rows, self.models)
+        expected = recipe_logits(self._model.base, rows, self.models)
         factors = self._factors()
         if self.form.merged:
             told: dict[str, Any] = {}
@@ -178,20 +177,7 @@ class _Making:
         else:
             told = self._write_adapter(directory, factors)
             found = self._loaded_by_peft(directory, rows)
-        pairs = list(zip(expected, found, strict=True))
-        compared = Compared(
-            difference=max(float((x - y).abs().max()) for x, y in pairs),
-            largest=max(float(x.abs().max()) for x, _ in pairs),
-            prompts=len(rows),
-            dtype=self.dtype,
-        )
-        if not told.get("errors") and not compared.difference <= TOLERANCE[self.dtype] * compared.largest:
-            raise PerpcsError(
-                f"what was written gives other logits than the recipe, by {compared.difference:.2g} of "
-                f"{compared.largest:.3g}, which is more than rounding explains; nothing was kept",
-                hint="Try --dtype float32. If it stays so, this is an error in perpcs or in the library that loads it.",
-            )
-        return {**told, "compared": compared}
+        return {**told, "compared": compare(expected, found, self.dtype, exact=not told.get("errors"))}
 
     def _prompts(self) -> list[Encoded]:
         task = self.workspace.task
@@ -260,7 +246,7 @@ class _Making:
         merge_pieces(base.model, factors.items(), 1.0, where=directory)
         save_model(base, directory)
         loaded, _ = load_checkpoint(directory, "model", base.dtype)
-        return _passes(base, loaded.to(base.device), rows)
+        return logits(base, loaded.to(base.device), rows)
 
     def _loaded_by_peft(self, directory: Path, rows: Sequence[Encoded]) -> Iterator[Tensor]:
         from peft import PeftModel
@@ -273,30 +259,7 @@ class _Making:
             # Of what PEFT calls in transformers, which nobody here can change.
             warnings.simplefilter("ignore", FutureWarning)
             loaded = PeftModel.from_pretrained(base.model, str(directory)).eval()
-        return _passes(base, loaded, rows)
-
-
-def _logits(base: Base, rows: Sequence[Encoded], models: ModelsToRun) -> list[Tensor]:
-    """The recipe's own, by the engine: [1, tokens, vocabulary] of each prompt."""
-    from perpcs_cli.model.engine.lora_layer import attached
-    from perpcs_cli.model.engine.piece_cache import PieceCache
-    from perpcs_cli.model.engine.recipe_router import RecipeRouter
-
-    router = RecipeRouter(PieceCache(base, lambda index: models.adapters[index]), models.recipes)
-    router.use([0])
-    with attached(base, router, merge=models.merge):
-        return list(_passes(base, base.model, rows))
-
-
-def _passes(base: Base, run: Callable[..., Any], rows: Sequence[Encoded]) -> Iterator[Tensor]:
-    """Logits [1, tokens, vocabulary] of each prompt and its answer, in float32 on the CPU."""
-    import torch
-
-    from perpcs_cli.model.engine.batching import make_batch
-
-    for row in rows:
-        with torch.inference_mode():
-            yield run(**make_batch(base, [row]).inputs(), use_cache=False).logits.float().cpu()
+        return logits(base, loaded, rows)
 
 
 def describe_rank(told: Exported) -> str:

@@ -93,10 +93,8 @@ def _sharers(told: Exported) -> str:
     if not told.sharers:
         return "Nobody's pieces: the recipe is the base model."
     rows = [f"| {_cell(name)} | {part.weight:.4f} | {spoken(part.privacy)} |" for name, part in told.sharers.items()]
-    return "\n".join(
-        ["The weight is the mean over the linear layers.", ""]
-        + ["| sharer | weight | differential privacy |", "|---|---|---|", *rows]
-    )
+    head = ["The weight is the mean over the linear layers.", "", "| sharer | weight | differential privacy |"]
+    return "\n".join([*head, "|---|---|---|", *rows])
 
 
 def _exactness(told: Exported) -> str:

@@ -52,6 +52,8 @@ def adopt(
     model = StepModel(workspace, report)
     opened, outputs, origins = {}, [], {}
     for name, path in zip(named, directories, strict=True):
+        if not path.is_dir():
+            raise DataError("no such directory", where=path, hint="Give directories of PEFT adapters.")
         if (path / CARD).exists():
             what = f"holds a {CARD}: it is a sharer already, whose training is known"
             raise DataError(what, where=path, hint=f"Copy the directory to {place / name}.")

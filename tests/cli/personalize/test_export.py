@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from perpcs_cli.artifacts.adapter import open_adapter
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.recipe import read_recipe, unpack
+from perpcs_cli.steps.personalize import compared_logits, export
 
 IDS = torch.arange(5, 60)[None]
 CONVERTER = """import pathlib, sys
@@ -187,16 +188,13 @@ def test_it_is_made_once_and_kept_whole(shell: Shell, recipe: str) -> None:
 
 
 def test_other_logits_than_the_recipes_are_an_error(shell: Shell, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = "perpcs_cli.steps.personalize.export._passes"
-    from perpcs_cli.steps.personalize import export
-
-    true, calls = export._passes, []
+    true, calls = compared_logits.logits, []
 
     def off(*arguments: Any) -> Iterator[Tensor]:
         calls.append(1)
-        return (one + (len(calls) - 1) for one in true(*arguments))
+        return (one + len(calls) for one in true(*arguments))
 
-    monkeypatch.setattr(passes, off)
+    monkeypatch.setattr(export, "logits", off)
     assert "gives other logits than the recipe, by 1 of" in refused(shell(f"export {recipe} -o out"), RUNTIME)
     assert not (shell.root / "out").exists()
 
@@ -227,6 +225,8 @@ def test_gguf_by_a_converter(shell: Shell, recipe: str, monkeypatch: pytest.Monk
 def test_what_cannot_be(shell: Shell, recipe: str) -> None:
     for line, says, code in (
         (f"export {recipe} --merged --max-rank 3", "--max-rank: full weights have no rank", USAGE),
+        ("export recipes", "recipes: is a directory", USAGE),
+        ("export nowhere.json", "nowhere.json: no such file", DATA),
         ("export pool.json", "pool.json: ", DATA),
         ("export users.jsonl", "users.jsonl: ", DATA),
         (f"export {recipe} --license a:b", "--license: 'a:b' is no licence's name", USAGE),

@@ -148,6 +148,8 @@ def test_lines_that_cannot_be(shell: Shell) -> None:
         (f"adopt sharers/{shell.ids('candidate')[0]}", "sharers/", DATA),
         ("adopt wide", "wide: the adapter changes 'model.layers.0.mlp.down_proj'", DATA),
         ("adopt wide --dry-run", "wide: the adapter changes 'model.layers.0.mlp.down_proj'", DATA),
+        ("adopt nowhere", "nowhere: no such directory", DATA),
+        ("adopt users.jsonl", "users.jsonl: no such directory", DATA),
         ("adopt splits", "splits: holds no adapter_model.safetensors", DATA),
     ):
         assert refused(shell(line), code).startswith(says)
