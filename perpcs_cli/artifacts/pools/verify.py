@@ -79,7 +79,7 @@ def is_built_from(
         if (path.parent / sharer.path).resolve() == directory.resolve():
             continue
         own, given = open_adapter(directory), pool.open(index)
-        if own.base != given.base or not _same_files(own, given, gates=gates):
+        if (own.base, own.scale) != (given.base, given.scale) or not _same_files(own, given, gates=gates):
             return None
     return pool.manifest
 

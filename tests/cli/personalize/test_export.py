@@ -101,7 +101,7 @@ def test_an_adapter_is_the_recipe(shell: Shell, recipe: str) -> None:
     card = (shell.root / "out/README.md").read_text()
     for words in (
         "\nlicense: mit\n",
-        "--max-lora-rank 64`",
+        f"--max-lora-rank {next(one for one in (8, 16, 32, 64) if one >= told['rank'])}`",
         "load it on the plain base",
         "no guarantee of differential privacy",
         *(f"`{name}`" for name in told["sharers"]),

@@ -153,3 +153,15 @@ def test_lines_that_cannot_be(shell: Shell) -> None:
         ("adopt splits", "splits: holds no adapter_model.safetensors", DATA),
     ):
         assert refused(shell(line), code).startswith(says)
+
+
+def test_a_pool_of_copies_of_another_scale_is_not_finished(shell: Shell) -> None:
+    theirs = peft_lora(shell, "one")
+    build = "pool build --users one --no-gates --no-embeddings --pseudonymize --out copies.json"
+    assert shell("adopt one").exit_code == 0
+    assert shell(build).exit_code == 0
+    assert "copies.json is finished already" in shell(build).stderr
+    config = theirs / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 6', '"lora_alpha": 12'))
+    assert shell("adopt one --force").exit_code == 0
+    assert "already exists, of other sharers or of what they gave before" in refused(shell(build), USAGE)
