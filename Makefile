@@ -35,6 +35,7 @@ demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh
 
 completions: $(READY)
+	$(BIN)/python docs/generate.py
 	$(BIN)/perpcs completion bash > completions/perpcs.bash
 	$(BIN)/perpcs completion zsh > completions/_perpcs
 	$(BIN)/perpcs completion fish > completions/perpcs.fish
