@@ -22,6 +22,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
         "completion": ("workspace.completion:completion", "Print the completion script of a shell."),
     },
     "Data": {
+        "fetch": ("data.fetch:app", "Fetch the official data of a benchmark, and import it."),
         "import": ("data.import_:import_", "Read users from LaMP's and other layouts."),
         "synth": ("data.synth:synth", "Make a small synthetic data set."),
         "split": ("data.split:split", "Divide users into base users, targets and candidates."),
