@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import TARGETS, load_base, random_rows, write_pool
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from perpcs_cli.artifacts.pool import OpenPool
 from perpcs_cli.artifacts.settings import AssembleSettings, LoraSettings, TrainSettings
@@ -184,3 +187,54 @@ def test_number_types_are_measured(base: Base) -> None:
 def test_nothing_is_left_deterministic(base: Base) -> None:
     trained(base, gates=False)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+UNORDERED = ("index_add", "scatter_add", "scatter_reduce", "index_reduce", "histc", "kthvalue", "put_", "embedding_bag")
+"""Operators that, on CUDA, add up in any order or choose any of equals, by what torch's documentation says."""
+
+
+class Watch(TorchDispatchMode):
+    """Keeps the operators that give other bits from run to run where kernels are not asked to be deterministic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = False
+        self.found: set[str] = set()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, given: tuple[Any, ...] = (), more: Any = None) -> Any:
+        name = operator.overloadpacket.__name__
+        self.seen.add(name)
+        adds_up = (
+            name.startswith(UNORDERED)
+            or (name.startswith("index_put") and True in given[3:4])
+            or (name == "cumsum" and given[0].is_floating_point())
+            or (name == "bincount" and len(given) > 1 and given[1] is not None)
+        )
+        if adds_up and not self.asked:
+            self.found.add(name)
+        return operator(*given, **(more or {}))
+
+    @contextmanager
+    def repeatable(self, device: torch.device) -> Iterator[None]:
+        self.asked = True
+        yield
+        self.asked = False
+
+
+def test_inference_is_the_same_each_time_without_asking_for_it(
+    exact: Base, pool: OpenPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Watch() as watch:
+        torch.zeros(2).index_add_(0, torch.tensor([1, 1]), torch.ones(2))
+    assert watch.found == {"index_add_"}
+    watch = Watch()
+    monkeypatch.setattr("perpcs_cli.methods.per_pcs.assembly.repeatable", watch.repeatable)
+    rows = random_rows(exact, [(9, 3), (20, 4)])
+    with watch:
+        assembled(exact, pool)
+        answers(exact, pool)
+        answers(exact, pool, sampling=Sampling(temperature=0.8, top_p=0.9, seed=3))
+        score(exact, router(exact, pool), [(row, 1) for row in rows], batch_tokens=64, batch_rows=4)
+    assert watch.found == set()
+    assert {"linear", "softmax"} <= watch.seen
