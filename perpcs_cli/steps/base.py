@@ -119,7 +119,7 @@ class StepModel:
         from perpcs_cli.model.loading.number_type import choose_dtype, read_widths
 
         settings = self.settings
-        key = (settings.model, self._targets, self.fingerprint, settings.device, self.identity.dtype)
+        key = (settings.model, self._targets, self.fingerprint, settings.device, self.describe()["dtype"])
         kept = None if self._changed else _kept.get()
         found = kept.get(key) if kept else None
         if found is not None:
