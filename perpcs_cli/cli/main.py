@@ -17,6 +17,7 @@ from perpcs_cli.errors import PerpcsError
 PANELS: dict[str, dict[str, tuple[str, str]]] = {
     "Workspace": {
         "init": ("workspace.init:init", "Make a workspace."),
+        "status": ("workspace.status:status", "Say what is done, stale or missing, and what comes next."),
         "task": ("workspace.tasks:app", "List tasks, and check the file of an own one."),
         "model": ("workspace.models:app", "Fetch and list small models to work with."),
         "completion": ("workspace.completion:completion", "Print the completion script of a shell."),
