@@ -115,6 +115,18 @@ def test_a_type_that_the_device_lacks_is_left_out(monkeypatch: pytest.MonkeyPatc
     assert list(measure(CPU, NARROW).seconds) == ["float32"]
 
 
+def test_a_device_that_is_full_decides_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if x.dtype == torch.bfloat16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x
+
+    monkeypatch.setattr(number_type.F, "linear", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        speeds(CPU, NARROW)
+    assert not cache.exists()
+
+
 def test_float16_is_not_for_training() -> None:
     assert choose_dtype("float16", CPU, NARROW) == torch.float16
     with pytest.raises(UsageError, match="float16 is not for training") as caught:
