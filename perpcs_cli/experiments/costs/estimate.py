@@ -112,7 +112,7 @@ def _device(settings: Settings, profile: ProfileName | None, dtype: str, report:
     from perpcs_cli.model.loading.identity import identify
 
     imported = time.perf_counter()
-    which = identify(settings.model, device=settings.device, dtype=settings.dtype)
+    which = identify(settings.model, device=settings.device, dtype=settings.dtype, quantize=settings.quantize)
     base = load_base(which, targets=settings.lora.targets)
     loaded = time.perf_counter()
     report.note(f"measuring {settings.model} in {dtype} on {base.device}")
