@@ -215,12 +215,12 @@ class _Bench:
 
     def _read(self) -> Rate:
         """Known tokens through the bare model."""
-        from perpcs_cli.experiments.costs.device_speed import read
+        from perpcs_cli.experiments.costs.device_speed import read_rows
 
         rows = self._rows()
         tokens = sum(map(len, rows))
         self._forget_peak()
-        seconds = self._best(lambda: read(self.base, rows))
+        seconds = self._best(lambda: read_rows(self.base, rows))
         return self._rate(tokens, seconds, self._forward(tokens, len(rows[0]) / 2, logits=len(rows)))
 
     def _decode(self, pool: OpenPool) -> Rate:

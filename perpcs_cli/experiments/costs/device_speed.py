@@ -39,7 +39,7 @@ def measure(base: Base, shape: Shape, lora: LoraSettings, *, start: float, load:
     """
     pieces = Lora(lora.rank, lora.targets)
     rows = [random_row(base, number) for number in range(ROWS)]
-    short, long = (best(base, partial(read, base, some)) for some in (_cut(rows[:1], SHORT), rows))
+    short, long = (best(base, partial(read_rows, base, some)) for some in (_cut(rows[:1], SHORT), rows))
 
     def work(count: int, tokens: int) -> float:
         return flops_and_bytes.forward_flops(shape, pieces, count * tokens, tokens / 2, sharers=0, logits=count)
@@ -87,7 +87,7 @@ def _cut(rows: list[Encoded], tokens: int) -> list[Encoded]:
 
 
 @torch.inference_mode()
-def read(base: Base, rows: list[Encoded]) -> None:
+def read_rows(base: Base, rows: list[Encoded]) -> None:
     """A pass over known tokens, with the last place's logits alone."""
     base.model(**make_batch(base, rows).inputs(), use_cache=False, logits_to_keep=1)
 
