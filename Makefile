@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: venv test torture lint format demo completions docs clean
+.PHONY: venv test torture lint format demo gpu completions docs clean
 
 venv: $(READY)
 
@@ -33,6 +33,10 @@ format: $(READY)
 
 demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh
+
+# On a machine with a CUDA GPU. At most ten minutes.
+gpu: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" bash examples/gpu.sh
 
 completions: $(READY)
 	$(BIN)/python docs/generate.py
