@@ -83,6 +83,9 @@ def export(
         raise UsageError("is a directory", where=recipe, hint="Give one user's recipe in it.")
     if form.merged and form.max_rank:
         raise UsageError("full weights have no rank", where="--max-rank", hint="Leave out one of --merged, --max-rank.")
+    if form.merged and workspace.settings.quantize != "none":
+        hint = "Export the adapter, which stands beside the weights in 4 bits."
+        raise UsageError("nothing can be added to weights in 4 bits", where="--merged", hint=hint)
     if form.llama_cpp and not form.gguf:
         raise UsageError("is for --gguf", where="--llama-cpp", hint="Give --gguf too.")
     if not re.fullmatch(r"[A-Za-z0-9 .+_-]{0,100}", form.license):

@@ -225,6 +225,7 @@ def test_gguf_by_a_converter(shell: Shell, recipe: str, monkeypatch: pytest.Monk
 def test_what_cannot_be(shell: Shell, recipe: str) -> None:
     for line, says, code in (
         (f"export {recipe} --merged --max-rank 3", "--max-rank: full weights have no rank", USAGE),
+        (f"export {recipe} --merged --quantize 4bit", "--merged: nothing can be added to weights in 4 bits", USAGE),
         ("export recipes", "recipes: is a directory", USAGE),
         ("export nowhere.json", "nowhere.json: no such file", DATA),
         ("export pool.json", "pool.json: ", DATA),
