@@ -2,6 +2,8 @@
 
 From a declaration come the key in the file, the check of its range, the flag, the variable in the environment and the
 reference page (`declared`). A setting without a default here has one by the task, published by the papers.
+
+One room, though long: it is a list, and who looks for a setting looks here.
 """
 
 from __future__ import annotations
