@@ -59,6 +59,7 @@ FORMS = {
     "prime": f"{PRIME},1 --pareto new.json --traces new-traces --out new",
     "export": "export recipes/TARGET.json --out new",
     "export --merged": "export recipes/TARGET.json --merged --out new",
+    "prime, racing": f"{PRIME} --race 0.5 --race-items 2 --prompts both --alpha 1 --traces new-traces --out new",
     "predict": "predict --recipes recipes --max-new-tokens 2 --name new",
     "predict again": "predict --base --max-new-tokens 2 --force",
     "eval": "eval predictions/base.jsonl predictions/per-pcs.jsonl --resamples 20 --out new.json",
