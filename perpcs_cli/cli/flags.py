@@ -50,7 +50,7 @@ TracesOption = Annotated[
 ]
 RecipesOption = Annotated[
     list[Path] | None,
-    typer.Option("--recipes", metavar="<path>", help="Directory of recipes."),
+    typer.Option("--recipes", metavar="<path>", help="Directory of recipes, or a packed file: NAME.jsonl."),
 ]
 OwnOption = Annotated[
     list[Path] | None,
@@ -107,6 +107,8 @@ SummariesOption = Annotated[
 ]
 
 
+Kind = Literal["file", "directory", "directory or file"]
+
 FormatOption = Annotated[
     TableFormat | None, typer.Option("--format", help="How to print the table.", show_default="table")
 ]
@@ -131,14 +133,15 @@ def count_option(default: str) -> Any:
     return typer.Option("--count", min=1, help="How many users.", show_default=default)
 
 
-def out_option(default: str | bool, kind: Literal["file", "directory"]) -> Any:
+def out_option(default: str | bool, kind: Kind) -> Any:
     """The flag --out of a command that writes a file or into a directory, to `default` without it."""
     return written("--out", "-o", help="Where it is written.", show_default=default, kind=kind)
 
 
-def written(*names: str, kind: Literal["file", "directory"], **more: Any) -> Any:
+def written(*names: str, kind: Kind, **more: Any) -> Any:
     """A flag of a file or directory that is written: another kind of thing there is refused before the work."""
-    return typer.Option(*names, file_okay=kind == "file", dir_okay=kind == "directory", **more)
+    either = kind == "directory or file"
+    return typer.Option(*names, file_okay=kind != "directory", dir_okay=kind != "file", writable=either, **more)
 
 
 def protocol_option(default: str) -> Any:

@@ -16,11 +16,9 @@ from pathlib import Path
 import msgspec
 
 from perpcs_cli.artifacts.io import hashing, typed_files
+from perpcs_cli.artifacts.io.caches import SETTLED_NS, cache_directory
 from perpcs_cli.errors import DataError, PerpcsError
-from perpcs_cli.model.loading.fetch import cache_directory, resolve_model
-
-SETTLED_NS = 2_000_000_000
-"""A file that was changed so lately may be changed again within one tick of its clock."""
+from perpcs_cli.model.loading.fetch import resolve_model
 
 
 class KnownIdentity(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="perpcs.identity/1"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,9 @@ import msgspec
 
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same, differences
+from perpcs_cli.artifacts.packed_recipes import is_packed
 from perpcs_cli.artifacts.pool import OpenPool, check_base, check_layers
-from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.artifacts.recipe import Recipe, mean_weights
 from perpcs_cli.artifacts.settings import PredictSettings, PrimeSettings
 from perpcs_cli.artifacts.trace import Trace, TraceHeader, open_trace, read_trace
 from perpcs_cli.artifacts.users import User, newest
@@ -21,7 +22,7 @@ from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, run
 from perpcs_cli.steps.personalize.pareto_front import check_front, write_front
-from perpcs_cli.steps.personalize.recipes import recipe_output, write
+from perpcs_cli.steps.personalize.recipes import RecipePlace, make_recipe
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
@@ -45,6 +46,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float
     base: bool
     """Whether the recipe is the base model, because no candidate beats it."""
+    weights: dict[str, float] = {}
+    """What the recipe is made of: each sharer's mean weight, the largest first."""
     reward: float | None = None
     base_reward: float | None = None
     utility: float | None = None
@@ -72,8 +75,9 @@ def prime(
 
     Candidates are scored on each history item once, after what `shown` shows, or with `prime.prompts = "both"` as in
     training: plain, and again after what `shown` shows, by default the profile and the best earlier item. Writes
-    OUT/USER.json, or OUT-ALPHA/USER.json for each of several α, and TRACES/USER.jsonl, from which a search that was
-    stopped goes on. `pareto`: a file for the candidates that none beats in both scores.
+    OUT/USER.json, or OUT-ALPHA/USER.json for each of several α (or lines of OUT.jsonl, or OUT-ALPHA.jsonl), and
+    TRACES/USER.jsonl, from which a search that was stopped goes on. `pareto`: a file for the candidates that none
+    beats in both scores.
     """
     from perpcs_cli.methods.prime.objective import check_metric
     from perpcs_cli.methods.prime.optimizers import make_optimizer
@@ -105,7 +109,11 @@ def prime(
     directory = out or workspace.recipes_of("prime")
     if len(set(settings.prime.alpha)) > 1 and not directory.name:
         raise UsageError("names no directory to put the alphas beside", where="--out", hint="Give --out DIR.")
-    outputs = [output for one in searches for output in one.outputs(directory)]
+    ids = {user.user_id for user in users}
+    places = {
+        alpha: RecipePlace(place, near.pool, ids, report) for alpha, place in _places(directory, settings.prime).items()
+    }
+    outputs = [output for one in searches for output in one.outputs(places)]
 
     def make(todo: Any, keep: Any) -> None:
         check_layers(near.pool, model.base.shapes)
@@ -113,14 +121,16 @@ def prime(
         for one in searches:
             if not any(name == one.user.user_id for name, _ in left):
                 continue
-            for alpha, found, recipe_path in one.run(directory, force=force):
-                output = left.get((one.user.user_id, recipe_path))
+            for alpha, found in one.run(places, force=force):
+                output = left.get((one.user.user_id, places[alpha].path_of(one.user.user_id)))
                 if output is not None:
                     keep(output, found)
                     if found.base:
                         report.note(
                             f"{found.user_id}, alpha {alpha:g}: no candidate beats the base; the recipe is the base"
                         )
+        for place in places.values():
+            place.end()
 
     things = "recipes"
     rows = run(outputs, make, place=directory, things=things, force=force, dry_run=dry_run, report=report)
@@ -156,33 +166,33 @@ class _Search:
         task, predict = self.workspace.task, self.workspace.settings.predict
         return msgspec.structs.replace(predict, max_new_tokens=task.generates_history or predict.max_new_tokens)
 
-    def outputs(self, out: Path) -> list[Output[Found]]:
+    def outputs(self, places: Mapping[float, RecipePlace]) -> list[Output[Found]]:
         """One recipe for each α."""
-
         return [
-            Output(self.user.user_id, path, partial(self._finished, alpha, path))
-            for alpha, path in self._paths(out).items()
+            Output(name, place.path_of(name), partial(self._finished, alpha, place), place.end)
+            for name in [self.user.user_id]
+            for alpha, place in places.items()
         ]
 
-    def _finished(self, alpha: float, path: Path) -> Found | None:
-        recipe = recipe_output(path, self.pool, self._origin(alpha)).finished()
+    def _finished(self, alpha: float, place: RecipePlace) -> Found | None:
+        recipe = place.finished(self.user.user_id, self._origin(alpha))
         return self._known(alpha, recipe) if recipe else None
 
-    def run(self, out: Path, *, force: bool) -> Iterable[tuple[float, Found, Path]]:
+    def run(self, places: Mapping[float, RecipePlace], *, force: bool) -> Iterable[tuple[float, Found]]:
         """Search, and write the recipe of each α. Raises DataError where the trace is of other settings."""
-        paths = self._paths(out)
         # Searches with another α, into other recipes, share the trace.
         with locked(self.trace, self.report.note):
             trace = self._open_trace(force=force)
-            with self.report.progress(self.user.user_id, self.settings.budget * len(paths)) as bar:
+            with self.report.progress(self.user.user_id, self.settings.budget * len(places)) as bar:
                 choices = self._choices(
                     self._engine(), trace, lambda count, best: bar.advance(count, f"best utility {best:.3f}")
                 )
         for choice in choices:
             weights = self.space.named(choice.evaluation.weights)
-            path, origin = paths[choice.alpha], self._origin(choice.alpha)
-            write(path, self.user.user_id, "prime", self.settings.merge, self.pool, weights, origin, self.report)
-            yield choice.alpha, _found(self.user, choice), path
+            origin, merge = self._origin(choice.alpha), self.settings.merge
+            recipe = make_recipe(self.user.user_id, "prime", merge, self.pool, weights, origin)
+            places[choice.alpha].add([recipe])
+            yield choice.alpha, _found(self.user, choice, recipe)
 
     def _open_trace(self, *, force: bool) -> Trace:
         header = self.header()
@@ -223,14 +233,14 @@ class _Search:
         def no_model(*_: object) -> list[Answers]:
             raise LookupError
 
-        bare = Found(user_id=self.user.user_id, alpha=alpha, base=not recipe.sharers)
+        bare = Found(user_id=self.user.user_id, alpha=alpha, base=not recipe.sharers, weights=mean_weights(recipe))
         if not self.has_trace():
             return bare
         try:
             choices = self._choices(no_model, Trace(self.trace, *read_trace(self.trace)))
         except LookupError:
             return bare
-        return next(_found(self.user, choice) for choice in choices if choice.alpha == alpha)
+        return next(_found(self.user, choice, recipe) for choice in choices if choice.alpha == alpha)
 
     def has_trace(self) -> bool:
         """Whether the trace is there and of these settings: a later search with others begins it anew."""
@@ -249,13 +259,6 @@ class _Search:
         return make_engine(
             base, lambda at: self.pool.adapter(places[at]), rows, references, self.predict, merge, seed=seed
         )
-
-    def _paths(self, out: Path) -> dict[float, Path]:
-        """Where each α's recipe goes: OUT/U.json for a single α, OUT-ALPHA/U.json for each of several."""
-        alphas = list(dict.fromkeys(self.settings.alpha))
-        names = {alpha: f"{out.name}-{repr(alpha).removesuffix('.0')}" for alpha in alphas}
-        directories = {alpha: out if len(alphas) == 1 else out.with_name(names[alpha]) for alpha in alphas}
-        return {alpha: directory / f"{self.user.user_id}.json" for alpha, directory in directories.items()}
 
     def _changes(self) -> dict[str, Any]:
         """What changes the outputs of candidates: the embeddings do by the sharers that they chose, for example."""
@@ -285,12 +288,21 @@ class _Search:
         )
 
 
-def _found(user: User, choice: Choice) -> Found:
+def _places(out: Path, settings: PrimeSettings) -> dict[float, Path]:
+    """Where each α's recipes go: OUT for a single α, OUT-ALPHA for each of several; OUT may be a packed file."""
+    alphas = list(dict.fromkeys(settings.alpha))
+    stem, ending = (out.stem, out.suffix) if is_packed(out) else (out.name, "")
+    names = {alpha: f"{stem}-{repr(alpha).removesuffix('.0')}{ending}" for alpha in alphas}
+    return {alpha: out if len(alphas) == 1 else out.with_name(names[alpha]) for alpha in alphas}
+
+
+def _found(user: User, choice: Choice, recipe: Recipe) -> Found:
     row = choice.evaluation
     return Found(
         user_id=user.user_id,
         alpha=choice.alpha,
         base=choice.is_base,
+        weights=mean_weights(recipe),
         reward=choice.reward,
         base_reward=choice.base_reward,
         utility=row.utility,
