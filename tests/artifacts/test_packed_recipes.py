@@ -147,7 +147,9 @@ def test_places(tmp_path: Path) -> None:
     (tmp_path / "recipes").rmdir()
     assert place_of(tmp_path / "recipes") == tmp_path / "recipes.jsonl"
     assert place_of(tmp_path / "recipes-new") == tmp_path / "recipes-new"
-    check_places([tmp_path / "recipes.jsonl", tmp_path / "recipes-begun.jsonl", tmp_path / "recipes-empty"], "--recipes")
+    check_places(
+        [tmp_path / "recipes.jsonl", tmp_path / "recipes-begun.jsonl", tmp_path / "recipes-empty"], "--recipes"
+    )
     for name in ("none", "none.jsonl", "recipes.md"):
         with pytest.raises(UsageError, match=f"no such (file|directory): .*{name}"):
             check_places([tmp_path / name], "--recipes")

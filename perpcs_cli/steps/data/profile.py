@@ -134,7 +134,11 @@ def profile(
         if silent := [user for user in wanted if not profiles[user].profile]:
             report.warn(f"the model says nothing of {len(silent)} users, {silent[0]!r} for example")
 
-    return run(outputs, make, place=path, dry_run=dry_run, report=report, force=force)
+    outcomes = run(outputs, make, place=path, dry_run=dry_run, report=report, force=force)
+    if dry_run:
+        left = {one.name: (ask[one.name], shown[one.name]) for one in outcomes if one.state == "to do"}
+        _encode(model, left, how.max_new_tokens, report)
+    return outcomes
 
 
 def _known(path: Path, provenance: Provenance, asked: Collection[str], *, force: bool) -> dict[str, Profile]:
@@ -171,7 +175,7 @@ def _encode(
     short = []
     for user, (ask, lines) in asked.items():
         try:
-            row, left_out = encode_items(model.base, ask, lines, model.settings.max_length, reserve=reserve)
+            row, left_out = encode_items(model.reader, ask, lines, model.settings.max_length, reserve=reserve)
         except DataError as error:
             raise DataError(error.what, where=f"user {user}", hint=error.hint) from None
         rows.append(replace(row, who=f"user {user}"))

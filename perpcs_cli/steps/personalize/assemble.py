@@ -124,7 +124,12 @@ def assemble(
             assemble_all(assembler, batches, batch_tokens=limit, wanted=left, done=done)
         place.end()
 
-    return run(outputs, make, place=place.place, force=force, dry_run=dry_run, report=report)
+    outcomes = run(outputs, make, place=place.place, force=force, dry_run=dry_run, report=report)
+    if dry_run:
+        model.check_room(prompts, outcomes)
+        if others and any(one.state == "to do" for one in outcomes):
+            model.encode(others, who="the base users")
+    return outcomes
 
 
 def _offered(

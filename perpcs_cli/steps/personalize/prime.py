@@ -134,6 +134,10 @@ def prime(
 
     things = "recipes"
     rows = run(outputs, make, place=directory, things=things, force=force, dry_run=dry_run, report=report)
+    if dry_run:
+        asked = {one.user.user_id: one.asked for one in searches}
+        # Answers are as long for everyone.
+        model.check_room(asked, rows, reserve=next((one.predict.max_new_tokens for one in searches), 0))
     # Without its traces, a front that is there stays as it is.
     if pareto is not None and not dry_run and (not pareto.exists() or all(one.has_trace() for one in searches)):
         write_front(pareto, {one.user.user_id: (one.trace, one.header()) for one in searches}, front)
@@ -165,6 +169,12 @@ class _Search:
         """How to decode; LaMP-1's history has longer answers than its queries."""
         task, predict = self.workspace.task, self.workspace.settings.predict
         return msgspec.structs.replace(predict, max_new_tokens=task.generates_history or predict.max_new_tokens)
+
+    @property
+    def asked(self) -> list[Prompt]:
+        """The items without their answers: a known one must not shape its own prompt, neither how much is cut nor the
+        tokens where they meet."""
+        return [replace(item, answer=None) for item in self.items]
 
     def outputs(self, places: Mapping[float, RecipePlace]) -> list[Output[Found]]:
         """One recipe for each α."""
@@ -251,9 +261,7 @@ class _Search:
         from perpcs_cli.model.engine.batching import tokenize
 
         base, places = self.model.base, [self.pool.places[sharer] for sharer in self.space.sharers]
-        # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
-        bare = [replace(item, answer=None) for item in self.items]
-        rows = self.model.encode(bare, who=f"user {self.user.user_id}", reserve=self.predict.max_new_tokens)
+        rows = self.model.encode(self.asked, who=f"user {self.user.user_id}", reserve=self.predict.max_new_tokens)
         references = tuple(tuple(tokenize(base, item).answer) for item in self.items)
         merge, seed = self.settings.merge, self.workspace.settings.seed
         return make_engine(

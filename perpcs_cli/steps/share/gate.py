@@ -17,7 +17,7 @@ from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, note_losses, told, train_with_guarantee
-from perpcs_cli.steps.share.train_loras import check_room, side_by_side
+from perpcs_cli.steps.share.train_loras import side_by_side
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
@@ -128,7 +128,7 @@ def gate(
 
     outcomes = run(outputs, make, place=directory, things="sharers", force=force, dry_run=dry_run, report=report)
     if dry_run:
-        check_room(model, prompts, outcomes)
+        model.check_room(prompts, outcomes)
     return outcomes
 
 
