@@ -106,7 +106,7 @@ def choose_users(users: dict[str, User], wanted: Sequence[str], *, where: object
 
 
 def read_chosen(path: Path, wanted: Sequence[str]) -> list[User]:
-    """The same of a file. The others are never held, and read and checked once: see `line_index`. Raises both errors."""
+    """The same of a file. The others are never held, and read and checked once (`line_index`). Raises both errors."""
     count, first = 0, ""
 
     def counted(path: Path) -> Iterator[tuple[Span, User]]:

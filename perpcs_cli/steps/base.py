@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.steps.job import Outcome
 from perpcs_cli.steps.report import Report
@@ -97,6 +99,20 @@ class StepModel:
     def describe(self) -> dict[str, str]:
         """What changes results, for an artifact's provenance; known as the fingerprint is."""
         return self._known.description if self._known else self.identity.describe()
+
+    @cached_property
+    def chat(self) -> tuple[str, str] | None:
+        """What its chat template puts before and after a message, None without one; known as the fingerprint is."""
+        from perpcs_cli.model.loading.known_identity import remember
+
+        if self._known and self._known.chat is not msgspec.UNSET:
+            return self._known.chat
+        from perpcs_cli.model.engine.chat_prompts import chat_ends
+
+        state = self._asked.state()
+        found = chat_ends(self._vocabulary.tokenizer)
+        remember(self._asked, state, self.fingerprint, self.describe(), found)
+        return found
 
     @cached_property
     def base(self) -> Base:

@@ -108,7 +108,7 @@ def _embeddings(name: str, what: str) -> Callable[[Path], None]:
     def read(root: Path) -> None:
         found = read_embeddings(root / name, what)
         for user in found.card.users:
-            assert found.vector(user).dim() == 1
+            assert found.vector(user).ndim == 1
 
     return read
 

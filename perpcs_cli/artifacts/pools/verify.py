@@ -89,7 +89,7 @@ def _same_embeddings(own: Embeddings, theirs: Embeddings, directories: Mapping[s
     if own.card.provenance != theirs.card.provenance:
         return False
     named = {name: open_adapter(path).user_id for name, path in directories.items()}
-    return all(own.vector(user).equal(theirs.vector(name)) for name, user in named.items())
+    return all((own.vector(user) == theirs.vector(name)).all() for name, user in named.items())
 
 
 def _same_files(own: Adapter, copy: Adapter, *, gates: bool) -> bool:

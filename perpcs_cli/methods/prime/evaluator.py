@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from perpcs_cli.artifacts.adapter import Adapter
 from perpcs_cli.artifacts.io import hashing
@@ -10,17 +11,16 @@ from perpcs_cli.artifacts.settings import Merge, PredictSettings
 from perpcs_cli.artifacts.trace import Evaluation, Tokens, Trace
 from perpcs_cli.methods.prime.objective import Objective
 from perpcs_cli.methods.prime.weight_space import Space, Vector
-from perpcs_cli.model.engine.batching import Encoded
-from perpcs_cli.model.engine.decode import generate
-from perpcs_cli.model.engine.drafts import Drafts
-from perpcs_cli.model.engine.piece_cache import PieceCache
-from perpcs_cli.model.engine.recipe_router import RecipeRouter, Weights
-from perpcs_cli.model.engine.sampling import sampling_of
-from perpcs_cli.model.loading.base import Base
+
+if TYPE_CHECKING:
+    # What a finished search tells of itself is read without torch.
+    from perpcs_cli.model.engine.batching import Encoded
+    from perpcs_cli.model.engine.recipe_router import Weights
+    from perpcs_cli.model.loading.base import Base
 
 Answers = tuple[Tokens, ...]
 """A model's answer to each item, as token ids."""
-Engine = Callable[[Sequence[Weights], Iterable[Answers]], list[Answers]]
+Engine: TypeAlias = "Callable[[Sequence[Weights], Iterable[Answers]], list[Answers]]"
 """(models, what other models have answered) → each model's answers."""
 Decode = Callable[[Answers], list[str]]
 
@@ -40,6 +40,12 @@ def make_engine(
     `references`, the items' true answers, serve as the first drafts. Where answers are drawn, it is by `seed`, with the
     same noise for all models of an item.
     """
+    from perpcs_cli.model.engine.decode import generate
+    from perpcs_cli.model.engine.drafts import Drafts
+    from perpcs_cli.model.engine.piece_cache import PieceCache
+    from perpcs_cli.model.engine.recipe_router import RecipeRouter
+    from perpcs_cli.model.engine.sampling import sampling_of
+
     bank, sampling = PieceCache(base, adapter), sampling_of(settings, seed)
 
     def run(models: Sequence[Weights], known: Iterable[Answers]) -> list[Answers]:

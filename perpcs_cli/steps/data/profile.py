@@ -47,9 +47,6 @@ def profile(
     it; a run that was stopped goes on from `profiles.partial.jsonl`. With a task adapter in the settings the adapted
     model is asked.
     """
-    from perpcs_cli.model.engine.chat_prompts import chat_ends
-    from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
-
     settings, how = workspace.settings, workspace.settings.profile
     path = out or workspace.profiles
     shown = {
@@ -61,7 +58,7 @@ def profile(
     if not shown:
         raise DataError("no user has a history to describe", where=who.path(workspace))
     model = StepModel(workspace, report, pieces=False)
-    turn = None if how.chat is False else chat_ends(load_vocabulary(model.identity.directory).tokenizer)
+    turn = None if how.chat is False else model.chat
     if how.chat and not turn:
         raise UsageError(f"{settings.model} has no chat template", where="--chat", hint="Ask with --no-chat.")
     ask = {user: partial(profile_prompt, workspace.task, user, turn=turn or ("", "")) for user in shown}

@@ -47,9 +47,6 @@ def gate(
     What `hold_out` kept away from the LoRA is kept away here, too. With `out` the sharers stay as they are, and others
     with the same LoRAs and these gates are made there. The other arguments are those of `train_sharer`.
     """
-    from perpcs_cli.model.training.order import total_steps
-    from perpcs_cli.model.training.train import new_gates, train
-
     if budget:
         budget.check(shown, together)
         budget = replace(budget, dry_run=dry_run)
@@ -92,6 +89,9 @@ def gate(
     outputs = [Output(name, directory / name / FILE, partial(finished, name)) for name in users]
 
     def make(todo: Any, keep: Any) -> None:
+        from perpcs_cli.model.training.order import total_steps
+        from perpcs_cli.model.training.train import new_gates, train
+
         for one in todo if out is not None else ():
             link_adapter(source / one.name, directory / one.name, force=force)
         failures = Failures(report)
