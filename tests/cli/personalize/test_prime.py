@@ -16,7 +16,7 @@ from perpcs_cli.artifacts.io.typed_files import read_json, write_jsonl
 from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.trace import Pareto, read_trace
 from perpcs_cli.artifacts.users import read_users, write_users
-from perpcs_cli.methods.prime import evaluator
+from perpcs_cli.model.engine import decode
 
 ONE = f"{PRIME} --user TARGET"
 
@@ -87,7 +87,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(near: Shell, monkeypatch: pytest
     near(named(near, ONE))
     whole = (near.root / "recipes-prime").rename(near.root / "whole")
     (near.root / "traces").rename(near.root / "whole-traces")
-    honest, calls = evaluator.generate, []
+    honest, calls = decode.generate, []
 
     def dying(*given, **named):
         calls.append(given)
@@ -96,7 +96,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(near: Shell, monkeypatch: pytest
         return honest(*given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluator, "generate", dying)
+        patch.setattr(decode, "generate", dying)
         near(named(near, ONE))
     assert not (near.root / "recipes-prime").exists()
     resumed = near(named(near, ONE))
