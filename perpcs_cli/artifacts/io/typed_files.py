@@ -129,7 +129,7 @@ def read_bytes(path: Path, limit: int = limits.DATA_BYTES) -> bytes:
             blocks.append(block)
             held += len(block)
     if max(size, held) > limit:
-        raise _too_large(path, limit)
+        raise too_large(path, limit)
     return b"".join(blocks)
 
 
@@ -202,8 +202,9 @@ def _placed_lines(path: Path, limit: int, *, cut: bool = False) -> Iterator[tupl
                     yield number, (at, len(line)), line.rstrip(b"\r\n")
                 at += len(line)
     if large:
-        raise _too_large(path, limit)
+        raise too_large(path, limit)
 
 
-def _too_large(path: Path, limit: int) -> DataError:
+def too_large(path: Path, limit: int) -> DataError:
+    """What is raised for a file of more than `limit` bytes."""
     return DataError(f"is larger than {limit >> 20} MiB, the most that is read", where=path)
