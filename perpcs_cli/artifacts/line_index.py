@@ -78,29 +78,32 @@ def find_rows(
 
     `each` reads the whole file, and raises where it is wrong; it is spared where the file has not changed since.
     """
-    index, wanted = read_index(path), set(wanted)
+    index, wanted = recall_index(path), set(wanted)
     found = _looked_up(path, index, wanted, kind, name) if index else None
     if found is not None:
         return found
     state, found, entries = _state(path), {}, []
-    for (first, length), row in each(path):
+    for span, row in each(path):
         own = name(row)
         if own in wanted:
             found[own] = row
         if state:
-            entries.append(_key(own) + first.to_bytes(NUMBER, "big") + length.to_bytes(NUMBER, "big"))
+            entries.append(entry_of(own, span))
     if state and state == _state(path):
-        write_index(path, state, entries)
+        write_index(_place(path), state, entries)
     return found
 
 
-def read_index(path: Path) -> Index | None:
-    """The index of a file that has not changed since it was read to its end. It is a cache: a broken one is none."""
+def recall_index(path: Path) -> Index | None:
+    """The index of a file that has not changed since it was read to its end."""
     state = _state(path)
-    if state is None:
-        return None
+    return read_index(_place(path), state) if state else None
+
+
+def read_index(place: Path, state: str) -> Index | None:
+    """The index at `place` if it is of a file with this state. It is a cache: a broken one is none."""
     try:
-        first, _, entries = typed_files.read_bytes(_place(path), INDEX_BYTES).partition(b"\n")
+        first, _, entries = typed_files.read_bytes(place, INDEX_BYTES).partition(b"\n")
         heading = msgspec.json.decode(first, type=Heading)
     except (DataError, *typed_files.UNREADABLE):
         return None
@@ -108,16 +111,21 @@ def read_index(path: Path) -> Index | None:
     return Index(entries) if whole and heading.state == state else None
 
 
-def write_index(path: Path, state: str, entries: Collection[bytes]) -> None:
+def write_index(place: Path, state: str, entries: Collection[bytes]) -> None:
     """Keep the entries of a file that had this state when they were read."""
     body = b"".join(sorted(entries))
     heading = msgspec.json.encode(Heading(state=state, sha256=hashing.digest_bytes(body)))
     try:
-        with atomic.replacing(_place(path)) as temporary:
+        with atomic.replacing(place) as temporary:
             temporary.write_bytes(heading + b"\n" + body)
     except PerpcsError:
         # Where there is no place for caches, the file is read each time.
         return
+
+
+def entry_of(name: str, span: Span) -> bytes:
+    """What an index has of a line of that name."""
+    return _key(name) + b"".join(number.to_bytes(NUMBER, "big") for number in span)
 
 
 def _looked_up(

@@ -10,7 +10,7 @@ import pytest
 
 from perpcs_cli.artifacts import line_index, users
 from perpcs_cli.artifacts.io import typed_files
-from perpcs_cli.artifacts.line_index import find_rows, read_index
+from perpcs_cli.artifacts.line_index import find_rows, recall_index
 from perpcs_cli.artifacts.users import User, read_chosen, write_users
 from perpcs_cli.errors import DataError, UsageError
 
@@ -90,9 +90,9 @@ def test_a_damaged_index_is_none(path: Path, scans: list[Path], tmp_path: Path, 
     read_chosen(path, ["ü7"])
     (index,) = (tmp_path / "cache" / "lines").iterdir()
     whole = index.read_bytes()
-    assert read_index(path)
+    assert recall_index(path)
     index.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at:][1:])
-    assert read_index(path) is None
+    assert recall_index(path) is None
     assert read_chosen(path, ["ü7"]) == [USERS[7]]
     assert len(scans) == 2
     assert index.read_bytes() == whole

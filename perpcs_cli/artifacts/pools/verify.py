@@ -35,7 +35,7 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
             if adapter.base != pool.manifest.base:
                 problems.append(f"{adapter.path}: has another base model than the manifest says")
             for module in adapter.modules:
-                adapter.piece(module)
+                adapter.check_piece(module)
             # It is the manifest's, by which the file has just been checked.
             adapter.check_digest(sharer.adapter)
             if bound is not None:
@@ -52,7 +52,7 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
         if pool.manifest.gates:
             gates = pool.gates()
             for module in pool.modules:
-                gates.read(module)
+                gates.read_array(module)
         if pool.manifest.embeddings:
             pool.embeddings()
     except DataError as error:

@@ -97,6 +97,15 @@ def test_other_settings(near: Shell) -> None:
     assert found == {first: 1, second: 2}
 
 
+def test_status_tells_of_it(near: Shell) -> None:
+    packed = (near.root / "packed.jsonl").rename(near.root / "recipes-packed.jsonl")
+    rows = {row["name"]: row for row in json.loads(near("status --json").stdout)["steps"]}
+    assert rows["recipes-packed.jsonl"]["state"] == "done"
+    packed.rename(partial_path(packed))
+    rows = {row["name"]: row for row in json.loads(near("status --json").stdout)["steps"]}
+    assert rows["recipes-packed.jsonl"]["state"] == "partial"
+
+
 def test_it_answers_as_the_directory_does(near: Shell) -> None:
     for recipes, name in (("recipes", "one"), ("packed.jsonl", "two")):
         done = near(f"predict --recipes {recipes} --name {name} --max-new-tokens 4")
