@@ -119,12 +119,6 @@ class Adapter:
         self.shape(module)
         return a, b
 
-    def check_piece(self, module: str) -> None:
-        """Raise what `piece` raises, without torch."""
-        for side in "AB":
-            self.file.read_array(f"{PREFIX}{module}.lora_{side}.weight")
-        self.shape(module)
-
     def shape(self, module: str) -> tuple[int, int]:
         """(d, n) of one linear layer, from the file's header. Raises DataError where A and B are no pair."""
         a, b = (self.file.shape(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")

@@ -18,8 +18,8 @@ from typing import TypeVar
 
 import msgspec
 
+from perpcs_cli.artifacts.caches import SETTLED_NS, cache_directory
 from perpcs_cli.artifacts.io import atomic, hashing, limits, typed_files
-from perpcs_cli.artifacts.io.caches import SETTLED_NS, cache_directory
 from perpcs_cli.artifacts.io.reading import opened
 from perpcs_cli.artifacts.io.typed_files import Span
 from perpcs_cli.errors import DataError, PerpcsError

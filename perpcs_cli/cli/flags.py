@@ -108,7 +108,6 @@ SummariesOption = Annotated[
 
 
 Kind = Literal["file", "directory", "directory or file"]
-
 FormatOption = Annotated[
     TableFormat | None, typer.Option("--format", help="How to print the table.", show_default="table")
 ]
@@ -140,8 +139,8 @@ def out_option(default: str | bool, kind: Kind) -> Any:
 
 def written(*names: str, kind: Kind, **more: Any) -> Any:
     """A flag of a file or directory that is written: another kind of thing there is refused before the work."""
-    either = kind == "directory or file"
-    return typer.Option(*names, file_okay=kind != "directory", dir_okay=kind != "file", writable=either, **more)
+    more |= {"file_okay": kind != "directory", "dir_okay": kind != "file", "writable": kind == "directory or file"}
+    return typer.Option(*names, **more)
 
 
 def protocol_option(default: str) -> Any:

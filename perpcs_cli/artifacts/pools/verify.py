@@ -34,8 +34,10 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
             check_alike(adapter, first, pool.given(index))
             if adapter.base != pool.manifest.base:
                 problems.append(f"{adapter.path}: has another base model than the manifest says")
+            for key in adapter.file.keys:
+                adapter.file.read_array(key)
             for module in adapter.modules:
-                adapter.check_piece(module)
+                adapter.shape(module)
             # It is the manifest's, by which the file has just been checked.
             adapter.check_digest(sharer.adapter)
             if bound is not None:

@@ -13,7 +13,7 @@ from perpcs_cli.cli.rows import show_outcomes
 
 if TYPE_CHECKING:
     from perpcs_cli.steps.job import Outcome
-    from perpcs_cli.steps.personalize.prime import Found
+    from perpcs_cli.steps.personalize.search_result import Found
 
 
 @command

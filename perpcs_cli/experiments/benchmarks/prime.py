@@ -165,7 +165,7 @@ def _open(directory: Path, count: int) -> list[Adapter]:
 
 def _trained(model: StepModel, users: list[User], workspace: Workspace, report: Report) -> list[Adapter]:
     """Sharers trained for a few steps, kept in the cache for the next time."""
-    from perpcs_cli.artifacts.io.caches import cache_directory
+    from perpcs_cli.artifacts.caches import cache_directory
     from perpcs_cli.steps.share.failures import Failures
     from perpcs_cli.steps.share.train_loras import LoraWork, train_loras
 

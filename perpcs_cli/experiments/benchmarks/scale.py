@@ -162,7 +162,7 @@ def _revoke(root: Path, recipes: str) -> None:
 
 
 def _settle(_: Path) -> None:
-    from perpcs_cli.artifacts.io.caches import SETTLED_NS
+    from perpcs_cli.artifacts.caches import SETTLED_NS
 
     time.sleep(SETTLED_NS / 1e9)
 

@@ -15,8 +15,8 @@ from typing import Literal
 
 import msgspec
 
+from perpcs_cli.artifacts.caches import cache_directory, expanded
 from perpcs_cli.artifacts.io import atomic, hashing, typed_files
-from perpcs_cli.artifacts.io.caches import cache_directory, expanded
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
 from perpcs_cli.model.loading.catalogue import CATALOGUE, Entry
 

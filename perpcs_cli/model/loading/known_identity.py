@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from perpcs_cli.artifacts.caches import SETTLED_NS, cache_directory
 from perpcs_cli.artifacts.io import hashing, typed_files
-from perpcs_cli.artifacts.io.caches import SETTLED_NS, cache_directory
 from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.model.loading.fetch import resolve_model
 

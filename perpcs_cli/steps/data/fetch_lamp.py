@@ -8,9 +8,9 @@ from typing import Literal
 
 import msgspec
 
+from perpcs_cli.artifacts.caches import cache_directory
 from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.atomic import check_writable
-from perpcs_cli.artifacts.io.caches import cache_directory
 from perpcs_cli.artifacts.io.download import check_url, download
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.settings import read_settings

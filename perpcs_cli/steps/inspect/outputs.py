@@ -41,7 +41,8 @@ class Outputs:
             method = known.get(path, path.name)
             command = f"perpcs {method}" if path in known else f"perpcs assemble --out {path.name}"
             optional = path != self.places.recipes and bool(found)
-            steps.append(self._one(method, path, command, partial(self._recipe_files, path), optional=optional))
+            there, look = bool(files_in(path)), partial(self._recipe_files, path)
+            steps.append(self._one(method, path, command, look, optional=optional, there=there))
         return steps
 
     def _recipe_files(self, path: Path) -> Found:

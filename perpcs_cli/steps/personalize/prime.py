@@ -12,7 +12,6 @@ import msgspec
 
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same, differences
-from perpcs_cli.artifacts.packed_recipes import is_packed
 from perpcs_cli.artifacts.pool import OpenPool, check_base, check_layers
 from perpcs_cli.artifacts.recipe import Recipe, mean_weights
 from perpcs_cli.artifacts.settings import PredictSettings, PrimeSettings
@@ -22,7 +21,8 @@ from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, run
 from perpcs_cli.steps.personalize.pareto_front import check_front, write_front
-from perpcs_cli.steps.personalize.recipes import RecipePlace, make_recipe
+from perpcs_cli.steps.personalize.recipes import RecipePlace, make_recipe, places_of
+from perpcs_cli.steps.personalize.search_result import Found, found_by
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
@@ -37,24 +37,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, float], None]
 """(candidates, best utility so far) after each generation."""
-
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a search found for one α. Scores are None where the recipe is finished and its trace is gone."""
-
-    user_id: str
-    alpha: float
-    base: bool
-    """Whether the recipe is the base model, because no candidate beats it."""
-    weights: dict[str, float] = {}
-    """What the recipe is made of: each sharer's mean weight, the largest first."""
-    reward: float | None = None
-    base_reward: float | None = None
-    utility: float | None = None
-    similarity: float | None = None
-    """The mean over sharers."""
-    metrics: dict[str, float] = {}
-    candidates: int | None = None
 
 
 def prime(
@@ -111,7 +93,8 @@ def prime(
         raise UsageError("names no directory to put the alphas beside", where="--out", hint="Give --out DIR.")
     ids = {user.user_id for user in users}
     places = {
-        alpha: RecipePlace(place, near.pool, ids, report) for alpha, place in _places(directory, settings.prime).items()
+        alpha: RecipePlace(place, near.pool, ids, report)
+        for alpha, place in places_of(directory, settings.prime.alpha).items()
     }
     outputs = [output for one in searches for output in one.outputs(places)]
 
@@ -202,7 +185,7 @@ class _Search:
             origin, merge = self._origin(choice.alpha), self.settings.merge
             recipe = make_recipe(self.user.user_id, "prime", merge, self.pool, weights, origin)
             places[choice.alpha].add([recipe])
-            yield choice.alpha, _found(self.user, choice, recipe)
+            yield choice.alpha, found_by(self.user, choice, recipe)
 
     def _open_trace(self, *, force: bool) -> Trace:
         header = self.header()
@@ -250,7 +233,7 @@ class _Search:
             choices = self._choices(no_model, Trace(self.trace, *read_trace(self.trace)))
         except LookupError:
             return bare
-        return next(_found(self.user, choice, recipe) for choice in choices if choice.alpha == alpha)
+        return next(found_by(self.user, choice, recipe) for choice in choices if choice.alpha == alpha)
 
     def has_trace(self) -> bool:
         """Whether the trace is there and of these settings: a later search with others begins it anew."""
@@ -294,27 +277,3 @@ class _Search:
                 self.model.fingerprint,
             ),
         )
-
-
-def _places(out: Path, settings: PrimeSettings) -> dict[float, Path]:
-    """Where each α's recipes go: OUT for a single α, OUT-ALPHA for each of several; OUT may be a packed file."""
-    alphas = list(dict.fromkeys(settings.alpha))
-    stem, ending = (out.stem, out.suffix) if is_packed(out) else (out.name, "")
-    names = {alpha: f"{stem}-{repr(alpha).removesuffix('.0')}{ending}" for alpha in alphas}
-    return {alpha: out if len(alphas) == 1 else out.with_name(names[alpha]) for alpha in alphas}
-
-
-def _found(user: User, choice: Choice, recipe: Recipe) -> Found:
-    row = choice.evaluation
-    return Found(
-        user_id=user.user_id,
-        alpha=choice.alpha,
-        base=choice.is_base,
-        weights=mean_weights(recipe),
-        reward=choice.reward,
-        base_reward=choice.base_reward,
-        utility=row.utility,
-        similarity=sum(row.similarity) / len(row.similarity),
-        metrics=row.metrics,
-        candidates=choice.candidates,
-    )

@@ -86,6 +86,13 @@ class RecipePlace:
         return Appender(partial_path(self.place))
 
 
+def places_of(out: Path, alphas: Sequence[float]) -> dict[float, Path]:
+    """Where each α's recipes go: OUT for a single α, OUT-ALPHA for each of several; OUT may be a packed file."""
+    stem, ending = (out.stem, out.suffix) if is_packed(out) else (out.name, "")
+    names = {alpha: f"{stem}-{repr(alpha).removesuffix('.0')}{ending}" for alpha in alphas}
+    return {alpha: out if len(names) == 1 else out.with_name(names[alpha]) for alpha in names}
+
+
 def make_recipe(
     user_id: str,
     method: Method,
