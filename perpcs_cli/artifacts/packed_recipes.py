@@ -118,16 +118,15 @@ def write_packed(place: Path, *parts: Iterable[Recipe]) -> None:
 
 def change_recipes(file: Path, change: Callable[[Recipe], Recipe | None]) -> None:
     """Change the recipes of one file, and delete those of which `change` gives None; a packed file changes at once."""
-    changed = ((recipe, change(recipe)) for recipe in each_recipe(file))
-    if all(before is after for before, after in changed):
-        return
     if is_packed(file):
-        typed_files.write_jsonl(file, (after for one in each_recipe(file) if (after := change(one)) is not None))
+        if any(change(one) is not one for one in each_recipe(file)):
+            typed_files.write_jsonl(file, (after for one in each_recipe(file) if (after := change(one)) is not None))
         return
-    after = change(typed_files.read_json(file, Recipe))
+    before = typed_files.read_json(file, Recipe)
+    after = change(before)
     if after is None:
         file.unlink()
-    else:
+    elif after is not before:
         write_recipe(file, after)
 
 

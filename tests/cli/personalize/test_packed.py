@@ -106,6 +106,14 @@ def test_status_tells_of_it(near: Shell) -> None:
     assert rows["recipes-packed.jsonl"]["state"] == "partial"
 
 
+def test_it_is_shown_and_validated(near: Shell) -> None:
+    shown = near("show packed.jsonl").stdout
+    assert all(user in shown for user in near.ids("target"))
+    assert near("validate packed.jsonl").stdout.endswith("1 × packed recipes\n")
+    assert near("pool build --share-ratio 0.5 --force").exit_code == 0
+    assert "is of another pool" in near("validate packed.jsonl").stdout
+
+
 def test_it_answers_as_the_directory_does(near: Shell) -> None:
     for recipes, name in (("recipes", "one"), ("packed.jsonl", "two")):
         done = near(f"predict --recipes {recipes} --name {name} --max-new-tokens 4")
