@@ -51,7 +51,7 @@ def _no_memory_of_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """Records of models and files are kept with the tests, and not in the user's cache."""
     records = tmp_path_factory.mktemp("records")
     with pytest.MonkeyPatch.context() as patch:
-        for room in ("model.loading.known_identity", "artifacts.line_index"):
+        for room in ("model.loading.known_identity", "model.loading.number_type", "artifacts.line_index"):
             patch.setattr(f"perpcs_cli.{room}.cache_directory", lambda: records)
         yield
 

@@ -2,6 +2,8 @@
 
 From a declaration come the key in the file, the check of its range, the flag, the variable in the environment and the
 reference page (`declared`). A setting without a default here has one by the task, published by the papers.
+
+One room, though long: it is the one place where settings are declared.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ Prompts = Literal["once", "both"]
 Winner = Literal["base", "candidate"]
 WhiteSpace = Literal["kept", "collapsed"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+Quantize = Literal["none", "4bit"]
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -215,7 +218,10 @@ class Settings(
         str, Meta(description="Task adapter from `perpcs adapt`, merged into the base; 'none' for none.")
     ] = ""
     device: Annotated[str, Meta(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    dtype: Annotated[DtypeName, Meta(description="Number type; auto: by the device.")] = "auto"
+    dtype: Annotated[DtypeName, Meta(description="Number type; auto: what is fast here, as measured.")] = "auto"
+    quantize: Annotated[
+        Quantize, Meta(description="4bit: keep the base's weights in 4 bits (NF4), for devices with little memory.")
+    ] = "none"
     seed: Annotated[int, Meta(ge=0, description="Seed of everything random.")] = 0
     max_length: Length = 2048
     white_space: Annotated[

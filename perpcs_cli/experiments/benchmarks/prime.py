@@ -86,7 +86,7 @@ def time_search(
     from perpcs_cli.model.engine.drafts import Drafts
 
     target, *others = _users(workspace, users_file, items, loras, need=sharers is None)
-    model = StepModel(workspace, report)
+    model = StepModel(workspace, report, trains=sharers is None)
     predict = workspace.settings.predict
     prompts = history_prompts(workspace.task, target)[-items:]
     rows = model.encode(prompts, who=f"user {target.user_id}", reserve=predict.max_new_tokens)
