@@ -53,8 +53,7 @@ RecipesOption = Annotated[
     list[Path] | None, typer.Option("--recipes", metavar="<path>", help="Directory, or a packed file, of recipes.")
 ]
 OwnOption = Annotated[
-    list[Path] | None,
-    typer.Option("--own", metavar="<path>", help="Directory of users' own adapters (OPPU): DIR/USER."),
+    list[Path] | None, typer.Option("--own", metavar="<path>", help="Directory of users' own adapters (OPPU).")
 ]
 RecentOption = Annotated[
     int | None, typer.Option("--recent", min=1, help="Only the newest items of each history.", show_default="all")
