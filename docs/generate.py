@@ -67,7 +67,7 @@ FORMATS: list[tuple[str, str, type[msgspec.Struct]]] = [
     ("`pool.json`", "one, with `pool.gates.safetensors`", pool.Pool),
     ("`pool.revoking.json`", "while a revocation is under way", revocation.Revocation),
     ("`pool.remaking.json`", "while recipes are made again", revocation.Remaking),
-    ("`recipes/U.json`", "one a target user", recipe.Recipe),
+    ("`recipes/U.json`", "one a target user; in `recipes.jsonl` a line a user", recipe.Recipe),
     ("`exports/M/U/export.json`", "one an export, beside its weights", exported.Exported),
     ("`traces/U.jsonl`", "the first line", trace.TraceHeader),
     ("`traces/U.jsonl`", "each line after it", trace.Evaluation),

@@ -51,12 +51,10 @@ TracesOption = Annotated[
     typer.Option("--traces", help="Directory of PriME's traces.", show_default="traces of the workspace"),
 ]
 RecipesOption = Annotated[
-    list[Path] | None,
-    typer.Option("--recipes", metavar="<path>", help="Directory of recipes."),
+    list[Path] | None, typer.Option("--recipes", metavar="<path>", help="Directory, or a packed file, of recipes.")
 ]
 OwnOption = Annotated[
-    list[Path] | None,
-    typer.Option("--own", metavar="<path>", help="Directory of the users' own adapters (OPPU): DIR/USER."),
+    list[Path] | None, typer.Option("--own", metavar="<path>", help="Directory of users' own adapters (OPPU).")
 ]
 RecentOption = Annotated[
     int | None, typer.Option("--recent", min=1, help="Only the newest items of each history.", show_default="all")
@@ -107,6 +105,7 @@ SummariesOption = Annotated[
     list[Path] | None,
     typer.Option("--mia", metavar="<path>", help="A summary of `perpcs mia`, or a directory of them; may be repeated."),
 ]
+Kind = Literal["file", "directory", "directory or file"]
 FormatOption = Annotated[
     TableFormat | None, typer.Option("--format", help="How to print the table.", show_default="table")
 ]
@@ -131,14 +130,15 @@ def count_option(default: str) -> Any:
     return typer.Option("--count", min=1, help="How many users.", show_default=default)
 
 
-def out_option(default: str | bool, kind: Literal["file", "directory"]) -> Any:
+def out_option(default: str | bool, kind: Kind) -> Any:
     """The flag --out of a command that writes a file or into a directory, to `default` without it."""
     return written("--out", "-o", help="Where it is written.", show_default=default, kind=kind)
 
 
-def written(*names: str, kind: Literal["file", "directory"], **more: Any) -> Any:
+def written(*names: str, kind: Kind, **more: Any) -> Any:
     """A flag of a file or directory that is written: another kind of thing there is refused before the work."""
-    return typer.Option(*names, file_okay=kind == "file", dir_okay=kind == "directory", **more)
+    more |= {"file_okay": kind != "directory", "dir_okay": kind != "file", "writable": kind == "directory or file"}
+    return typer.Option(*names, **more)
 
 
 def protocol_option(default: str) -> Any:

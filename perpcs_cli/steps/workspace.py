@@ -13,6 +13,7 @@ import msgspec
 
 from perpcs_cli.artifacts.embeddings import What
 from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.packed_recipes import place_of, places_in
 from perpcs_cli.artifacts.profiles import with_profiles
 from perpcs_cli.artifacts.settings import FILE, Settings, declared, make_settings, read_settings
 from perpcs_cli.artifacts.split import read_list
@@ -60,17 +61,17 @@ class Places:
 
     @property
     def recipes(self) -> Path:
-        """One recipe per target user."""
-        return self.root / "recipes"
+        """One recipe per target user: a directory, or a packed file where there is one and no directory."""
+        return place_of(self.root / "recipes")
 
     def recipes_of(self, method: str) -> Path:
         """The recipes of another method than Per-PCs."""
-        return self.root / f"recipes-{method}"
+        return place_of(self.root / f"recipes-{method}")
 
     @property
-    def recipe_directories(self) -> list[Path]:
-        """All directories of recipes."""
-        return sorted(path for path in self.root.glob("recipes*") if path.is_dir())
+    def recipe_places(self) -> list[Path]:
+        """All directories and packed files of recipes, those of stopped runs included."""
+        return places_in(self.root)
 
     def embeddings(self, what: What = "history") -> Path:
         """The embeddings of the users' histories or profiles."""

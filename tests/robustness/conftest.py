@@ -16,7 +16,13 @@ from perpcs_cli.artifacts.adapter import CONFIG, WEIGHTS
 def finished(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """A workspace in which every form can run. Tests only look at it."""
     shell = embedded(walked, tmp_path_factory.mktemp("finished"))
-    for line in ("retrieve --similar 2", f"{PRIME} --user TARGET", "pool build --pseudonymize --out keyed.json"):
+    packed = "assemble --plain --top-k 2 --out recipes-packed.jsonl"
+    for line in (
+        "retrieve --similar 2",
+        packed,
+        f"{PRIME} --user TARGET",
+        "pool build --pseudonymize --out keyed.json",
+    ):
         done = shell(named(shell, line))
         assert done.exit_code == 0, done.stderr
     (shell.root / "foreign").mkdir()

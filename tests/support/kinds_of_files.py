@@ -11,7 +11,20 @@ import msgspec
 from helpers import provenance
 from valid_files import HEADER, IDS, MODULES, SELECTION, SHAPES, TASK, revocation_of, trace_header
 
-from perpcs_cli.artifacts import adapter, gate, pool, predictions, profiles, recipe, results, settings, trace, users
+from perpcs_cli.artifacts import (
+    adapter,
+    gate,
+    line_index,
+    packed_recipes,
+    pool,
+    predictions,
+    profiles,
+    recipe,
+    results,
+    settings,
+    trace,
+    users,
+)
 from perpcs_cli.artifacts.embeddings import read_embeddings
 from perpcs_cli.artifacts.exported import read_exported
 from perpcs_cli.artifacts.foreign_adapter import open_foreign_adapter
@@ -115,7 +128,7 @@ def _embeddings(name: str, what: str) -> Callable[[Path], None]:
     def read(root: Path) -> None:
         found = read_embeddings(root / name, what)
         for user in found.card.users:
-            assert found.vector(user).dim() == 1
+            assert found.vector(user).ndim == 1
 
     return read
 
@@ -200,6 +213,23 @@ def _recipe(root: Path) -> None:
     recipe.unpack(recipe.without_sharers(found, ["u0"]), MODULES, where=path)
     differences(found.provenance, provenance())
     _contents(root, path)
+
+
+def _packed(root: Path) -> None:
+    place = root / "recipes-packed.jsonl"
+    found = packed_recipes.find_recipes(place, ["u2"])
+    for one in [*found.values(), *packed_recipes.made_so_far(place, ["u1", "u2"]).values()]:
+        recipe.unpack(one, MODULES, where=place)
+    revocation.affected_recipes(revocation_of(root, pool.open_pool(root / "pool.json"), "u0", place))
+    packed_recipes.pack_recipes(place)
+    packed_recipes.change_recipes(place, lambda one: recipe.without_sharers(one, ["u0"]))
+    _contents(root, place)
+
+
+def _line_index(root: Path) -> None:
+    found = line_index.read_index(root / "lines", "state")
+    for user in IDS if found else ():
+        list(found.spans(user))
 
 
 def _trace(root: Path) -> None:
@@ -301,6 +331,9 @@ KINDS = [
         "remaking", "again.remaking.json", "json", lambda r: revocation.to_remake(r / "again.json", workspace_secret(r))
     ),
     Kind("recipe", "recipes/u2.json", "json", _recipe),
+    Kind("packed-recipes", "recipes-packed.jsonl", "jsonl", _packed),
+    Kind("begun-recipes", "recipes-packed.partial.jsonl", "jsonl", _packed),
+    Kind("line-index", "lines", "plain", _line_index),
     Kind("trace", "traces/u2.jsonl", "jsonl", _trace),
     Kind("front", "front.json", "json", lambda root: check_front(root / "front.json", ["u2"], provenance())),
     Kind("journal", "p.partial.jsonl", "jsonl", _journal),

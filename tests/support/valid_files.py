@@ -14,7 +14,9 @@ from perpcs_cli.artifacts import (
     adapter,
     exported,
     gate,
+    line_index,
     merged_model,
+    packed_recipes,
     pool,
     predictions,
     profiles,
@@ -253,7 +255,12 @@ def _write_results(root: Path) -> None:
     opened = pool.open_pool(root / "pool.json")
     names, weights = recipe.pack({module: [("u0", 0.75), ("u1", -0.25)] for module in MODULES})
     made = {"user_id": "u2", "method": "prime", "merge": "product", "pool": opened.digest, "provenance": provenance()}
-    recipe.write_recipe(root / "recipes/u2.json", recipe.Recipe(**made, sharers=names, weights=weights))
+    one = recipe.Recipe(**made, sharers=names, weights=weights)
+    recipe.write_recipe(root / "recipes/u2.json", one)
+    both = [msgspec.structs.replace(one, user_id="u1"), one]
+    packed_recipes.write_packed(root / "recipes-packed.jsonl", both)
+    packed_recipes.write_packed(root / "recipes-packed.partial.jsonl", both)
+    line_index.write_index(root / "lines", "state", [line_index.entry_of(user, (0, 9)) for user in IDS])
     rows = [predictions.Prediction(user_id=user, id=f"q{user}", output="Sun") for user in IDS]
     path = root / "predictions/p.jsonl"
     predictions.write_predictions(path, rows)
@@ -365,13 +372,13 @@ def trace_header(opened: pool.OpenPool) -> trace.TraceHeader:
     return trace.TraceHeader(user_id="u2", sharers=SHARERS, weights=2, items=2, provenance=origin)
 
 
-def revocation_of(root: Path, opened: pool.OpenPool, sharer: str) -> revocation.Revocation:
+def revocation_of(root: Path, opened: pool.OpenPool, sharer: str, recipes: Path | None = None) -> revocation.Revocation:
     """What is to be done to take a sharer out."""
     return revocation.plan(
         opened,
         {sharer: {sharer}},
         "renormalize",
-        recipes=[root / "recipes"],
+        recipes=[recipes or root / "recipes"],
         traces=root / "traces",
         embeddings=root / "embeddings.safetensors",
         directories=[],

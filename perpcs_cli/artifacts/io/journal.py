@@ -19,6 +19,7 @@ from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.errors import DataError
 
 Row = TypeVar("Row")
+BLOCK = 1 << 16
 
 
 class Heading(Protocol):
@@ -46,9 +47,8 @@ class Appender:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                whole = path.read_bytes()
-                end = whole.rfind(b"\n") + 1
-                if end < len(whole):
+                end, size = _end_of_lines(path), path.stat().st_size
+                if end < size:
                     os.truncate(path, end)
 
     def append(self, rows: Iterable[object]) -> None:
@@ -58,6 +58,20 @@ class Appender:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _end_of_lines(path: Path) -> int:
+    """How many bytes of a file are whole lines; it is looked at from its end."""
+    with path.open("rb") as file:
+        at = file.seek(0, os.SEEK_END)
+        while at:
+            start = max(0, at - BLOCK)
+            file.seek(start)
+            end = file.read(at - start).rfind(b"\n")
+            if end >= 0:
+                return start + end + 1
+            at = start
+    return 0
 
 
 class Journal(Appender, Generic[Row]):

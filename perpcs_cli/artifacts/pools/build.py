@@ -143,6 +143,8 @@ def _checked_gates(
     adapter: Adapter, digest: str, shapes: Mapping[str, tuple[int, int]]
 ) -> tuple[dict[str, Tensor], GateCard]:
     """A sharer's gates by linear layer, with their card, if they belong to its weights."""
+    import torch
+
     vectors, card = read_fitting_gates(adapter.path / GATE_FILE, shapes)
     if card.adapter != digest:
         raise DataError(
@@ -150,7 +152,7 @@ def _checked_gates(
             where=adapter.path / GATE_FILE,
             hint="Train them again with `perpcs gate --force`.",
         )
-    return vectors, card
+    return {module: torch.from_numpy(vector) for module, vector in vectors.items()}, card
 
 
 def shared_pieces(user_id: str, pieces: int, ratio: float, seed: int) -> tuple[int, ...] | None:

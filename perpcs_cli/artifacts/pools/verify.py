@@ -34,8 +34,10 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
             check_alike(adapter, first, pool.given(index))
             if adapter.base != pool.manifest.base:
                 problems.append(f"{adapter.path}: has another base model than the manifest says")
+            for key in adapter.file.keys:
+                adapter.file.read_array(key)
             for module in adapter.modules:
-                adapter.piece(module)
+                adapter.shape(module)
             # It is the manifest's, by which the file has just been checked.
             adapter.check_digest(sharer.adapter)
             if bound is not None:
@@ -52,7 +54,7 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
         if pool.manifest.gates:
             gates = pool.gates()
             for module in pool.modules:
-                gates.read(module)
+                gates.read_array(module)
         if pool.manifest.embeddings:
             pool.embeddings()
     except DataError as error:
@@ -89,7 +91,7 @@ def _same_embeddings(own: Embeddings, theirs: Embeddings, directories: Mapping[s
     if own.card.provenance != theirs.card.provenance:
         return False
     named = {name: open_adapter(path).user_id for name, path in directories.items()}
-    return all(own.vector(user).equal(theirs.vector(name)) for name, user in named.items())
+    return all((own.vector(user) == theirs.vector(name)).all() for name, user in named.items())
 
 
 def _same_files(own: Adapter, copy: Adapter, *, gates: bool) -> bool:

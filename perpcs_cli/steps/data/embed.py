@@ -38,6 +38,8 @@ def embed(
     Users who are in the file already are finished unless their texts have changed. What has been embedded is saved
     every 30 seconds, and where the run is stopped.
     """
+    import torch
+
     from perpcs_cli.artifacts.embeddings import read_embeddings, write_embeddings
     from perpcs_cli.model.encoder import encoder_dtype, fingerprint_encoder, load_encoder
     from perpcs_cli.model.loading.identity import choose_device
@@ -79,7 +81,8 @@ def embed(
             return dict(digests), {}
         known = {**old.card.users, **digests}
         # An embedding of an older history is dropped, so that it never stands beside the new one's digest.
-        return known, {user: old.vector(user) for user, digest in old.card.users.items() if known[user] == digest}
+        kept = [user for user, digest in old.card.users.items() if known[user] == digest]
+        return known, {user: torch.from_numpy(old.vector(user)) for user in kept}
 
     def vector_of(user: str) -> Tensor | None:
         return there()[1].get(user)

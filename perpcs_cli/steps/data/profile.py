@@ -47,9 +47,6 @@ def profile(
     it; a run that was stopped goes on from `profiles.partial.jsonl`. With a task adapter in the settings the adapted
     model is asked.
     """
-    from perpcs_cli.model.engine.chat_prompts import chat_ends
-    from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
-
     settings, how = workspace.settings, workspace.settings.profile
     path = out or workspace.profiles
     shown = {
@@ -61,7 +58,7 @@ def profile(
     if not shown:
         raise DataError("no user has a history to describe", where=who.path(workspace))
     model = StepModel(workspace, report, pieces=False)
-    turn = None if how.chat is False else chat_ends(load_vocabulary(model.identity.directory).tokenizer)
+    turn = None if how.chat is False else model.chat
     if how.chat and not turn:
         raise UsageError(f"{settings.model} has no chat template", where="--chat", hint="Ask with --no-chat.")
     ask = {user: partial(profile_prompt, workspace.task, user, turn=turn or ("", "")) for user in shown}
@@ -134,7 +131,11 @@ def profile(
         if silent := [user for user in wanted if not profiles[user].profile]:
             report.warn(f"the model says nothing of {len(silent)} users, {silent[0]!r} for example")
 
-    return run(outputs, make, place=path, dry_run=dry_run, report=report, force=force)
+    outcomes = run(outputs, make, place=path, dry_run=dry_run, report=report, force=force)
+    if dry_run:
+        left = {one.name: (ask[one.name], shown[one.name]) for one in outcomes if one.state == "to do"}
+        _encode(model, left, how.max_new_tokens, report)
+    return outcomes
 
 
 def _known(path: Path, provenance: Provenance, asked: Collection[str], *, force: bool) -> dict[str, Profile]:
@@ -171,7 +172,7 @@ def _encode(
     short = []
     for user, (ask, lines) in asked.items():
         try:
-            row, left_out = encode_items(model.base, ask, lines, model.settings.max_length, reserve=reserve)
+            row, left_out = encode_items(model.reader, ask, lines, model.settings.max_length, reserve=reserve)
         except DataError as error:
             raise DataError(error.what, where=f"user {user}", hint=error.hint) from None
         rows.append(replace(row, who=f"user {user}"))

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from perpcs_cli.methods.membership.attacks import Observed
     from perpcs_cli.methods.membership.protocols import Item
     from perpcs_cli.model.engine.batching import Encoded
+    from perpcs_cli.tasks.prompts import Prompt
 
 FORMAT = str(Leakage.__struct_config__.tag)
 PROTOCOLS: tuple[Protocol, ...] = ("published", "held-out")
@@ -114,14 +115,16 @@ def mia(
         model.fingerprint,
     )
 
+    def encode() -> list[Encoded]:
+        mine: dict[str, list[Prompt]] = {user_id: [] for user_id in models.owners}
+        for index in chosen:
+            mine[every_item[index].user_id].append(prompts[index])
+        return [row for user_id, some in mine.items() for row in model.encode(some, who=f"user {user_id}")]
+
     def make() -> Leakage:
         if opened:
             check_layers(opened, model.base.shapes)
-        encoded = []
-        for user_id in models.owners:
-            mine = [prompts[index] for index in chosen if every_item[index].user_id == user_id]
-            encoded += model.encode(mine, who=f"user {user_id}")
-        seen = _observe(model, models, encoded, rows, path, provenance, report, force=force)
+        seen = _observe(model, models, encode(), rows, path, provenance, report, force=force)
         compressed = [compressed_bytes((prompts[index].answer or "").strip()) for index in chosen]
         shared: dict[str, Any] = {"protocols": protocols, "attacks": wanted, "seed": settings.seed}
         scored = [
@@ -151,7 +154,10 @@ def mia(
         return leakage
 
     output = Output(path.stem, path, made_from(provenance, path, read_leakage), partial(end_journal, path))
-    return run_one(output, make, force=force, dry_run=dry_run, report=report)
+    outcome = run_one(output, make, force=force, dry_run=dry_run, report=report)
+    if dry_run and outcome.state == "to do":
+        encode()
+    return outcome
 
 
 def _attacks(names: Sequence[str] | None, references: int) -> list[str]:

@@ -126,7 +126,11 @@ def predict(
         return info
 
     output = Output(path.stem, path, lambda: _finished(path, provenance), partial(end_journal, path))
-    return run_one(output, make, force=force, dry_run=dry_run, report=report)
+    outcome = run_one(output, make, force=force, dry_run=dry_run, report=report)
+    if dry_run and outcome.state == "to do":
+        for user_id, some in prompts.items():
+            model.encode(some, who=f"user {user_id}", reserve=settings.predict.max_new_tokens)
+    return outcome
 
 
 def _finished(path: Path, provenance: Provenance) -> PredictionsInfo | None:

@@ -19,6 +19,7 @@ from perpcs_cli.artifacts import (
     labels,
     metrics,
     mia,
+    packed_recipes,
     pool,
     predictions,
     profiles,
@@ -112,6 +113,8 @@ def _of_lines(path: Path) -> Kind | None:
         if not isinstance(first, dict):
             return None
         if "format" in first:
+            if _name(first["format"]) == "perpcs.recipe":
+                return PACKED
             return BY_FORMAT.get(_name(first["format"]))
         return next((kind for keys, kind in BY_KEYS.items() if keys <= set(first)), None)
     raise DataError("is empty", where=path)
@@ -143,9 +146,21 @@ def _recipe_problems(path: Path, content: recipe.Recipe) -> list[str]:
     beside = path.parent.parent / "pool.json"
     if not beside.exists():
         return []
+    return _over(pool.open_pool(beside), path, content)
+
+
+def _packed_problems(path: Path, content: list[recipe.Recipe]) -> list[str]:
+    beside = path.parent / "pool.json"
+    if not beside.exists():
+        return []
     there = pool.open_pool(beside)
+    return [f"{one.user_id}: {problem}" for one in content for problem in _over(there, path, one)]
+
+
+def _over(there: pool.OpenPool, path: Path, content: recipe.Recipe) -> list[str]:
+    """What is wrong with a recipe over a pool."""
     if content.pool != there.digest:
-        return [f"is of another pool than {beside}"]
+        return [f"is of another pool than {there.path}"]
     named = recipe.unpack(content, there.modules, where=path)
     used = {sharer for mix in named.values() for sharer, _ in mix}
     return [f"uses {name!r}, who is not in the pool" for name in sorted(used - set(there.places))]
@@ -208,6 +223,7 @@ BESIDE_WEIGHTS = Kind(
     lambda path, content: _adapter_problems(path.parent, content),
 )
 LABELS = Kind("LaMP's labels", labels.read_labels)
+PACKED = Kind("packed recipes", lambda path: list(packed_recipes.each_recipe(path)), _packed_problems)
 USERS = Kind("users", users.read_users)
 PREDICTIONS = Kind("predictions", predictions.read_predictions, _prediction_problems)
 BY_FORMAT = {

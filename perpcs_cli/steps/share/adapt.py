@@ -103,6 +103,8 @@ def adapt(
 
     things = "outputs" if save_merged else ""
     adapted, *_ = run(outputs, make, place=target, things=things, force=force, dry_run=dry_run, report=report)
+    if dry_run and adapted.state == "to do":
+        model.encode(prompts, who="base users")
     if adapted.state == "finished" and not dry_run:
         named()
     return adapted

@@ -18,7 +18,7 @@ from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, note_losses, told, train_with_guarantee
-from perpcs_cli.steps.share.train_loras import check_room, side_by_side
+from perpcs_cli.steps.share.train_loras import side_by_side
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
@@ -48,9 +48,6 @@ def gate(
     What `hold_out` kept away from the LoRA is kept away here, too. With `out` the sharers stay as they are, and others
     with the same LoRAs and these gates are made there. The other arguments are those of `train_sharer`.
     """
-    from perpcs_cli.model.training.order import total_steps
-    from perpcs_cli.model.training.train import new_gates, train
-
     if budget:
         budget.check(shown, together)
         budget = replace(budget, dry_run=dry_run)
@@ -93,6 +90,9 @@ def gate(
     outputs = [Output(name, directory / name / FILE, partial(finished, name)) for name in users]
 
     def make(todo: Any, keep: Any) -> None:
+        from perpcs_cli.model.training.order import total_steps
+        from perpcs_cli.model.training.train import new_gates, train
+
         for one in todo if out is not None else ():
             link_adapter(source / one.name, directory / one.name, force=force)
         failures = Failures(report)
@@ -129,7 +129,7 @@ def gate(
 
     outcomes = run(outputs, make, place=directory, things="sharers", force=force, dry_run=dry_run, report=report)
     if dry_run:
-        check_room(model, prompts, outcomes)
+        model.check_room(prompts, outcomes)
     return outcomes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +16,7 @@ from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.artifacts.training_log import FILE as LOG_FILE
 from perpcs_cli.model.loading.catalogue import hub_name
-from perpcs_cli.steps.base import StepModel
-from perpcs_cli.steps.job import Outcome, Output
+from perpcs_cli.steps.job import Output
 from perpcs_cli.steps.report import Report
 from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, told, train_with_guarantee
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from perpcs_cli.model.engine.batching import Encoded
     from perpcs_cli.model.loading.base import Base
     from perpcs_cli.model.training.train import Job
-    from perpcs_cli.tasks.prompts import Prompt
 
 T = TypeVar("T")
 
@@ -65,13 +63,6 @@ def side_by_side(outputs: Sequence[Output[T]], todo: Sequence[Output[T]], togeth
     """
     groups = [outputs[at : at + together] for at in range(0, len(outputs), together)]
     return [group for group in groups if any(one in todo for one in group)]
-
-
-def check_room(model: StepModel, prompts: Mapping[str, Sequence[Prompt]], outcomes: Sequence[Outcome[T]]) -> None:
-    """Raise DataError where an example of who is still to be trained does not fit: the real run would end there."""
-    for one in outcomes:
-        if one.state == "to do":
-            model.encode(prompts[one.name], who=f"user {one.name}")
 
 
 def train_loras(

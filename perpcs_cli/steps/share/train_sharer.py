@@ -15,7 +15,7 @@ from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, note_losses
-from perpcs_cli.steps.share.train_loras import LoraWork, check_room, read_trained, side_by_side, train_loras
+from perpcs_cli.steps.share.train_loras import LoraWork, read_trained, side_by_side, train_loras
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
@@ -105,5 +105,5 @@ def train_sharer(
 
     outcomes = run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
     if dry_run:
-        check_room(model, prompts, outcomes)
+        model.check_room(prompts, outcomes)
     return outcomes
