@@ -51,7 +51,7 @@ class Upload:
 
     def send(self) -> None:
         """Copy all arrays; the host goes on while the device takes them."""
-        laid = np.zeros(self._size, np.int64)
+        laid = np.zeros(max(1, self._size), np.int64)
         for one in self._arrays:
             laid[one.start :].view(one.array.dtype)[: one.array.size] = one.array.reshape(-1)
         pinned = self.device.type == "cuda" and torch.cuda.is_available()

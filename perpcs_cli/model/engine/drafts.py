@@ -86,14 +86,16 @@ class Known:
             for other in self.answers:
                 _index(other, self.in_answers)
 
-    def paths(self, output: Tokens) -> tuple[str, list[Path]]:
+    def paths(self, output: Sequence[int]) -> tuple[str, list[Path]]:
         """(how they were found, the ways in which an answer that begins with `output` may go on)."""
         size = len(output)
-        if found := [(answer, size, weight) for answer, weight in self.answers.items() if answer[:size] == output]:
-            return "answer", found
+        if self.answers:
+            whole = tuple(output)
+            if found := [(answer, size, weight) for answer, weight in self.answers.items() if answer[:size] == whole]:
+                return "answer", found
         for length in CONTEXT:
             if length <= size:
-                last = output[-length:]
+                last = tuple(output[-length:])
                 if places := self.in_answers.get(last):
                     return f"phrase {length}", [(answer, place, self.answers[answer]) for answer, place in places]
                 if places := self.in_prompt.get(last):
@@ -177,7 +179,9 @@ class Drafts:
 
     def propose(self, known: Known, output: Sequence[int], limit: int, least: float) -> Draft:
         """At most `limit` tokens that may follow `output`, as long as all of them are right with chance `least`."""
-        kind, paths = known.paths(tuple(output))
+        kind, paths = known.paths(output)
+        if not paths:
+            return NO_DRAFT
         tokens: list[int] = []
         sources: list[Source] = []
         chance, expected, ends = 1.0, 0.0, False

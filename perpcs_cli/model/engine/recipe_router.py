@@ -41,15 +41,14 @@ class _Entries:
 class _Stack:
     """The pieces of some linear layers with the same input, for the sharers that are used in each.
 
-    `a`: [Σ U·r, n], one layer's below the other's; of each layer `sizes` U·r, `b` [d, U·r] and `gates`.
+    `a`: [Σ U·r, n], one layer's below the other's; `sizes`: each layer's U·r; `pieces`: each layer's part of `a`, `b`
+    [d, U·r] and gates, where it has any.
     """
 
     sharers: list[list[int]]
     a: Tensor
-    parts: list[Tensor | None]
     sizes: list[int]
-    b: list[Tensor | None]
-    gates: list[Tensor | None]
+    pieces: list[tuple[Tensor, Tensor, Tensor | None] | None]
 
 
 class RecipeRouter:
@@ -59,8 +58,11 @@ class RecipeRouter:
         self.bank = bank
         self.recipes = recipes
         self._numbers = {module: number for number, module in enumerate(bank.modules)}
-        self._groups = _groups(bank.modules)
-        self._group_of = {number: group for group, some in enumerate(self._groups) for number in some}
+        self.groups = _groups(bank.modules)
+        """The numbers of linear layers, those together that see the same input."""
+        self._places = {
+            number: (group, place) for group, some in enumerate(self.groups) for place, number in enumerate(some)
+        }
         self._entries: dict[int, _Entries] = {}
         self._stacks: dict[int, _Stack] = {}
         self.begin()
@@ -74,14 +76,16 @@ class RecipeRouter:
         """How many of the running recipes use a sharer in a linear layer."""
         self._columns = np.full((modules, 0), -1, np.int64)
         """Each sharer's column among those of the linear layer, or -1."""
+        self._widths = [0] * modules
+        """How many columns each linear layer has."""
         self._bounds = np.zeros(modules + 1, np.int64)
-        """Where each linear layer's columns begin."""
+        """Where they begin."""
         self._factors = np.zeros(0, np.float32)
         self._checked: set[int] = set()
         """The groups whose stacks are known to be those of the columns."""
         self._table: Tensor | None = None
         self._arriving: tuple[Sent, Sent, int] | None = None
-        """What is not in the table yet: slots, their weights, and of how many slots the table is to be, if it is new."""
+        """What is not in the table yet: slots, their weights, and how many slots a new table has, or 0 for the old one."""
         self._tokens: Sent | None = None
         self._weights: dict[int, Tensor] = {}
         self._shared: tuple[Tensor, int, tuple[Tensor, ...]] | None = None
@@ -115,23 +119,21 @@ class RecipeRouter:
     def __call__(self, module: str, x: Tensor) -> Pieces | None:
         """The pieces of the recipes in this batch, and each row's weights over them."""
         number = self._numbers[module]
-        if self._bounds[number] == self._bounds[number + 1]:
+        if not self._widths[number]:
             return None
         if number not in self._weights:
             self._look_up(number)
-        group = self._group_of[number]
-        if group not in self._checked:
-            self._check(group)
-        stack, members = self._stacks[group], self._groups[group]
-        place = members.index(number)
-        a, b, gates = stack.parts[place], stack.b[place], stack.gates[place]
-        assert a is not None and b is not None
+        group, place = self._places[number]
+        stack = self._stacks[group] if group in self._checked else self._check(group)
+        pieces = stack.pieces[place]
+        assert pieces is not None
+        a, b, gates = pieces
         product = None
-        if len(members) > 1:
+        if len(stack.sizes) > 1:
             if self._shared is None or self._shared[0] is not x or self._shared[1] != group:
                 self._shared = x, group, (x @ stack.a.to(x.dtype).mT).split(stack.sizes, dim=-1)
             product = self._shared[2][place]
-            if number == members[-1]:
+            if place == len(stack.sizes) - 1:
                 self._shared = None
         return Pieces(a, b, self._weights[number], gates, product)
 
@@ -179,8 +181,8 @@ class RecipeRouter:
         if not changed.any():
             return False
         self._columns[changed] = np.where(needed, needed.cumsum(1) - 1, -1)[changed]
-        widths = (self._columns >= 0).sum(1)
-        self._bounds = np.concatenate(([0], widths.cumsum()))
+        self._widths = (self._columns >= 0).sum(1).tolist()
+        self._bounds = np.cumsum([0, *self._widths])
         self._checked = set()
         self._shared = None
         self._factors = np.ones(self._bounds[-1], np.float32)
@@ -219,31 +221,27 @@ class RecipeRouter:
         most = BLOCK_BYTES // (len(tokens) * self._table.element_size())
         end = max(number + 1, int(np.searchsorted(self._bounds, start + most, side="right")) - 1)
         block = self._table[:, start : int(self._bounds[end])].index_select(0, tokens)
-        parts = (block if self._wanted[1] is None else block[None]).split(
-            np.diff(self._bounds[number : end + 1]).tolist(), dim=-1
-        )
+        parts = (block if self._wanted[1] is None else block[None]).split(self._widths[number:end], dim=-1)
         self._weights = dict(zip(range(number, end), parts, strict=True))
 
-    def _check(self, group: int) -> None:
-        """Stack a group's pieces, unless those that lie together are the right ones."""
-        sharers = [self._sharers(number) for number in self._groups[group]]
-        if group not in self._stacks or self._stacks[group].sharers != sharers:
-            self._stacks.pop(group, None)
-            names = [self.bank.modules[number] for number in self._groups[group]]
-            found = [self.bank.stack(name, some) if some else None for name, some in zip(names, sharers, strict=True)]
-            sizes = [len(pair[0]) if pair else 0 for pair in found]
-            a = [pair[0] for pair in found if pair]
-            whole = torch.cat(a) if len(a) > 1 else a[0]
-            parts = iter(whole.split([size for size in sizes if size]))
-            self._stacks[group] = _Stack(
-                sharers,
-                whole,
-                [next(parts) if size else None for size in sizes],
-                sizes,
-                [pair[1] if pair else None for pair in found],
-                [self.bank.gates(name, some) if some else None for name, some in zip(names, sharers, strict=True)],
-            )
+    def _check(self, group: int) -> _Stack:
+        """A group's stack: the one that is there, if it has the right sharers."""
+        numbers = self.groups[group]
+        sharers = [self._sharers(number) for number in numbers]
         self._checked.add(group)
+        if group in self._stacks and self._stacks[group].sharers == sharers:
+            return self._stacks[group]
+        self._stacks.pop(group, None)
+        wanted = [(self.bank.modules[number], some) for number, some in zip(numbers, sharers, strict=True)]
+        found = [(*self.bank.stack(*one), self.bank.gates(*one)) if one[1] else None for one in wanted]
+        parts = [some[0] for some in found if some]
+        a = torch.cat(parts) if len(parts) > 1 else parts[0]
+        sizes = [len(some[0]) if some else 0 for some in found]
+        # Each layer's own is a part of the whole, so that none is kept twice.
+        own = a.split(sizes)
+        pieces = [(part, some[1], some[2]) if some else None for part, some in zip(own, found, strict=True)]
+        self._stacks[group] = _Stack(sharers, a, sizes, pieces)
+        return self._stacks[group]
 
     def _of(self, recipe: int) -> _Entries:
         if recipe not in self._entries:
