@@ -85,7 +85,7 @@ class RecipeRouter:
         """The groups whose stacks are known to be those of the columns."""
         self._table: Tensor | None = None
         self._arriving: tuple[Sent, Sent, int] | None = None
-        """What is not in the table yet: slots, their weights, and how many slots a new table has, or 0 for the old one."""
+        """What is not in the table yet: slots, their weights, and the slots of a new table, or 0 for the old one."""
         self._tokens: Sent | None = None
         self._weights: dict[int, Tensor] = {}
         self._shared: tuple[Tensor, int, tuple[Tensor, ...]] | None = None

@@ -110,7 +110,6 @@ def test_a_recipe_over_sharers_that_are_there_is_a_row_of_the_table(tiny):
 
 
 def test_only_layers_that_need_another_sharer_are_stacked_again(tiny):
-    first, second, *_ = tiny.targets
     last = list(tiny.targets)[-1]
     recipes = [{module: [(0, 1.0)] for module in tiny.targets}, {last: [(1, 1.0)]}]
     router, pieces, stacked = make(tiny, recipes)
