@@ -16,7 +16,7 @@ KINDS = {"enters": "a recipe enters", "drafts": "only drafts change", "same": "n
 @command
 def host(
     console: Console,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of a pass, each with a recipe of its own.")] = 256,
+    rows: Annotated[int, typer.Option("--pass-rows", min=1, help="Rows of a pass, each with its own recipe.")] = 256,
     pool_size: PoolSizeOption = 50,
     modules: Annotated[int, typer.Option("--modules", min=1, help="Linear layers that carry pieces.")] = 128,
     repeats: Annotated[int, typer.Option("--passes", min=1, help="Passes of each kind.")] = 20,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,6 +83,32 @@ def shared_prefix(lines: Sequence[list[int]]) -> int:
         else:
             differ = middle
     return equal
+
+
+class Beginnings:
+    """Prompts of some recipes in order, where those that begin alike stand together."""
+
+    def __init__(self, prompts: Iterable[tuple[int, list[int], int]] = ()) -> None:
+        """`prompts`: (recipe, prompt, place)."""
+        self._of: dict[int, list[tuple[list[int], int]]] = {}
+        for recipe, prompt, place in prompts:
+            self._of.setdefault(recipe, []).append((prompt, place))
+        for some in self._of.values():
+            some.sort()
+
+    def add(self, recipe: int, prompt: list[int], place: int) -> None:
+        """Let a prompt join."""
+        insort(self._of.setdefault(recipe, []), (prompt, place))
+
+    def closest(self, recipe: int, prompt: list[int]) -> tuple[int, int]:
+        """(place, tokens in common) of the recipe's prompt that begins most like this one; (0, 0) where none does.
+
+        A prompt's last token is never common: it must be run for what comes after it.
+        """
+        some, line = self._of.get(recipe, []), prompt[:-1]
+        at = bisect_left(some, line, key=lambda other: other[0])
+        near = ((place, shared_prefix([line, other])) for other, place in some[max(0, at - 1) : at + 1])
+        return max(near, key=lambda found: found[1], default=(0, 0))
 
 
 def encode(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Encoded:

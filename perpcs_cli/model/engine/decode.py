@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 
 from perpcs_cli.artifacts.settings import Merge
-from perpcs_cli.model.engine.batching import Encoded, shared_prefix
+from perpcs_cli.model.engine.batching import Beginnings, Encoded
 from perpcs_cli.model.engine.drafts import NO_DRAFT, Draft, Drafts, Known, fixed_cost
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.memory import release, too_large, watched
@@ -208,8 +207,8 @@ class _Engine:
         """
         first, rest = waiting[: places - len(alive)], waiting[places - len(alive) :]
         recipes = {row.recipe for row in first}
-        prompts = _Prompts((row, place) for place, row in enumerate(alive) if row.recipe in recipes)
-        found = [prompts.closest(row) if self.techniques.prefix else (0, 0) for row in first]
+        there = Beginnings((row.recipe, row.prompt, place) for place, row in enumerate(alive) if row.recipe in recipes)
+        found = [there.closest(row.recipe, row.prompt) if self.techniques.prefix else (0, 0) for row in first]
         later = self._later(first, [common for _, common in found]) if self.techniques.prefix else set()
         copies = []
         for index, (row, (place, common)) in enumerate(zip(first, found, strict=True)):
@@ -223,14 +222,14 @@ class _Engine:
 
     def _later(self, rows: list[Row], had: list[int]) -> set[int]:
         """The numbers of the rows that should wait for what others of them compute; `had` is there without waiting."""
-        leaders = _Prompts()
+        leaders = Beginnings()
         saved: dict[int, int] = {}
         for index, row in enumerate(rows):
-            _, coming = leaders.closest(row)
+            _, coming = leaders.closest(row.recipe, row.prompt)
             if coming >= had[index] + LEAST_PREFIX:
                 saved[index] = coming - had[index]
             else:
-                leaders.add(row, index)
+                leaders.add(row.recipe, row.prompt, index)
         return set(saved) if sum(saved.values()) > self.fixed else set()
 
     def _pass(self, cache: Rows, running: list[tuple[int, Row]], *, waiting: bool) -> None:
@@ -272,31 +271,6 @@ class _Engine:
                 return
             row.output.append(token)
         row.ended = len(row.output) == self.limit
-
-
-class _Prompts:
-    """The prompts of some rows, recipe by recipe and in order, so that the ones that begin alike stand together."""
-
-    def __init__(self, rows: Iterable[tuple[Row, int]] = ()) -> None:
-        self._of: dict[int, list[tuple[list[int], int]]] = {}
-        for row, place in rows:
-            self._of.setdefault(row.recipe, []).append((row.prompt, place))
-        for some in self._of.values():
-            some.sort()
-
-    def add(self, row: Row, place: int) -> None:
-        """Let a row join."""
-        insort(self._of.setdefault(row.recipe, []), (row.prompt, place))
-
-    def closest(self, row: Row) -> tuple[int, int]:
-        """(place, tokens in common) of the one of its recipe whose prompt begins most like the row's.
-
-        A row's last token is never common: it must be run for what comes after it.
-        """
-        some, prompt = self._of.get(row.recipe, []), row.prompt[:-1]
-        at = bisect_left(some, prompt, key=lambda other: other[0])
-        near = ((place, shared_prefix([prompt, other])) for other, place in some[max(0, at - 1) : at + 1])
-        return max(near, key=lambda found: found[1], default=(0, 0))
 
 
 def _kept(alive: list[Row], waiting: list[Row], places: int) -> list[Row]:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from perpcs_cli.cli.main import app
 
-SMALL = ["bench", "host", "--rows", "6", "--pool-size", "5", "--modules", "9", "--passes", "3"]
+SMALL = ["bench", "host", "--pass-rows", "6", "--pool-size", "5", "--modules", "9", "--passes", "3"]
 
 
 def test_it_measures_planner_and_router_of_three_kinds_of_passes():
@@ -34,7 +34,7 @@ def test_it_shows_a_table():
     ]
 
 
-@pytest.mark.parametrize("flag", ["--rows", "--modules", "--passes", "--pool-size"])
+@pytest.mark.parametrize("flag", ["--pass-rows", "--modules", "--passes", "--pool-size"])
 def test_numbers_are_positive(flag):
     done = CliRunner().invoke(app, [*SMALL, flag, "0"])
     assert done.exit_code == 2
