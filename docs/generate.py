@@ -19,6 +19,7 @@ import typer
 from perpcs_cli.artifacts import (
     adapter,
     embeddings,
+    exported,
     gate,
     labels,
     metrics,
@@ -67,6 +68,7 @@ FORMATS: list[tuple[str, str, type[msgspec.Struct]]] = [
     ("`pool.revoking.json`", "while a revocation is under way", revocation.Revocation),
     ("`pool.remaking.json`", "while recipes are made again", revocation.Remaking),
     ("`recipes/U.json`", "one a target user", recipe.Recipe),
+    ("`exports/M/U/export.json`", "one an export, beside its weights", exported.Exported),
     ("`traces/U.jsonl`", "the first line", trace.TraceHeader),
     ("`traces/U.jsonl`", "each line after it", trace.Evaluation),
     ("`perpcs prime --pareto FILE`", "one", trace.Pareto),

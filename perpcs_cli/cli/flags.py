@@ -33,6 +33,7 @@ SeedOption = Annotated[int | None, setting("seed")]
 UsersFileOption = Annotated[
     Path | None, typer.Option("--users-file", help="The users.", show_default="users.jsonl of the workspace")
 ]
+UserOption = Annotated[list[str] | None, typer.Option("--user", metavar="<id>", help="A user; may be repeated.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
@@ -106,8 +107,6 @@ SummariesOption = Annotated[
     list[Path] | None,
     typer.Option("--mia", metavar="<path>", help="A summary of `perpcs mia`, or a directory of them; may be repeated."),
 ]
-
-
 FormatOption = Annotated[
     TableFormat | None, typer.Option("--format", help="How to print the table.", show_default="table")
 ]
@@ -231,7 +230,7 @@ class PlaceFlags:
 class UserFlags:
     """Which users a command works on."""
 
-    user: Annotated[list[str] | None, typer.Option("--user", metavar="<id>", help="A user; may be repeated.")] = None
+    user: UserOption = None
     users: Annotated[
         str | None,
         typer.Option("--users", metavar="<ids>", help="Users, separated by commas, or @FILE with one id a line."),

@@ -110,13 +110,12 @@ def adapt(
 
 def _merge(base: Base, adapter: Path, directory: Path, provenance: Provenance, report: Report) -> Merged:
     """Write the base with the adapter in its weights as a model directory."""
-    from perpcs_cli.model.loading.base import merge_adapter
+    from perpcs_cli.model.loading.base import merge_adapter, save_model
 
     card = Merged(provenance=provenance)
     merge_adapter(base.model, open_adapter(adapter))
     with atomic.replacing_directory(directory) as temporary:
-        base.model.save_pretrained(temporary)
-        base.tokenizer.save_pretrained(temporary)
+        save_model(base, temporary)
         typed_files.write_json(temporary / MERGED_FILE, card)
     report.note(f"wrote {directory}")
     return card
