@@ -35,7 +35,7 @@ _ROOMS = {
     "personalize.retrieve": ("retrieve",),
     "personalize.assemble": ("assemble",),
     "personalize.prime": ("prime",),
-    "personalize.export": ("export",),
+    "export.export": ("export",),
     "evaluate.predict": ("predict",),
     "evaluate.metrics": ("evaluate_predictions", "write_lamp"),
     "evaluate.mia": ("mia",),

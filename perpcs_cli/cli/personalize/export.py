@@ -51,8 +51,8 @@ def export(
     stated. With --merged the model has everything in its own weights. A user's own adapter (OPPU) and a sharer's are
     PEFT adapters already.
     """
-    from perpcs_cli.steps.personalize.export import Form, describe_rank
-    from perpcs_cli.steps.personalize.export import export as step
+    from perpcs_cli.steps.export.export import Form, describe_rank
+    from perpcs_cli.steps.export.export import export as step
 
     form = Form(merged, max_rank, fold, gguf, llama_cpp, license_)
     outcome = step(base.open(), recipe, form, pool=pool, out=out, **write.mode(console))

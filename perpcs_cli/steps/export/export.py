@@ -21,11 +21,11 @@ from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.model.loading.catalogue import hub_name
 from perpcs_cli.steps.base import StepModel
+from perpcs_cli.steps.export.compared_logits import compare, logits, recipe_logits
+from perpcs_cli.steps.export.gguf import convert, find_converter
+from perpcs_cli.steps.export.model_card import model_card
 from perpcs_cli.steps.job import Outcome, Output, made_from, run_one
 from perpcs_cli.steps.models_to_run import ModelsToRun, recipes_name, recipes_over
-from perpcs_cli.steps.personalize.compared_logits import compare, logits, recipe_logits
-from perpcs_cli.steps.personalize.gguf import convert, find_converter
-from perpcs_cli.steps.personalize.model_card import model_card
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import Workspace
 from perpcs_cli.tasks.examples import history_prompts, query_prompts

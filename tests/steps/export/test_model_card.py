@@ -10,7 +10,7 @@ from helpers import provenance
 
 from perpcs_cli.artifacts.exported import Compared, Exported, Part
 from perpcs_cli.artifacts.privacy import Guarantee
-from perpcs_cli.steps.personalize.model_card import max_lora_rank, model_card
+from perpcs_cli.steps.export.model_card import max_lora_rank, model_card
 
 PRIVATE = Part(weight=0.5, privacy=Guarantee(epsilon=7.994, delta=1e-5, mechanisms=()))
 BARE = Part(weight=0.25)
