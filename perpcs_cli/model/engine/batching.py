@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from perpcs_cli.errors import DataError
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.loading.tokenizer_info import Reads
+from perpcs_cli.model.transfers import Upload
 from perpcs_cli.tasks.prompts import Prompt
 
 
@@ -39,10 +41,12 @@ class Batch:
     mask: Tensor
     positions: Tensor
     answers: list[int]
+    padded: bool
+    """Any row is shorter than the longest."""
 
     def inputs(self) -> dict[str, Tensor]:
         """Arguments of the model's forward. A mask without padding is left out: attention is faster without."""
-        masks = {} if bool(self.mask.all()) else {"attention_mask": self.mask}
+        masks = {"attention_mask": self.mask} if self.padded else {}
         return {"input_ids": self.ids, "position_ids": self.positions, **masks}
 
     def targets(self) -> Tensor:
@@ -153,17 +157,23 @@ def _open(reader: Reads, ids: list[int]) -> list[int]:
     return ids[:-1] if ids and ids[-1] in reader.stop else ids
 
 
-def make_batch(base: Base, rows: Sequence[Encoded]) -> Batch:
-    """Left-pad prompt and answer of some rows, so that all answers end at the last position."""
+def make_batch(base: Base, rows: Sequence[Encoded], upload: Upload | None = None) -> Batch:
+    """Left-pad prompt and answer of some rows, so that all answers end at the last position.
+
+    They go to the device with what is in `upload`, where it is given.
+    """
     width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), base.pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    ids = np.full((len(rows), width), base.pad, np.int64)
+    mask = np.zeros((len(rows), width), np.int64)
     for index, row in enumerate(rows):
-        ids[index, width - len(row) :] = torch.tensor(row.prompt + row.answer)
+        ids[index, width - len(row) :] = row.prompt + row.answer
         mask[index, width - len(row) :] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    place = base.device
-    return Batch(ids.to(place), mask.to(place), positions.to(place), [len(row.answer) for row in rows])
+    upload = upload or Upload(base.device)
+    parts = [upload.add(array) for array in (ids, mask, (mask.cumsum(1) - 1).clip(min=0))]
+    upload.send()
+    sent = [part.tensor for part in parts]
+    answers = [len(row.answer) for row in rows]
+    return Batch(sent[0], sent[1], sent[2], answers, padded=any(len(row) < width for row in rows))
 
 
 def by_budget(lengths: Sequence[int], tokens: int, rows: int) -> Iterator[list[int]]:
