@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,6 +91,8 @@ class Adapter:
     config: AdapterConfig
     card: Card | None
     file: tensors.TensorFile
+    check: Callable[[str, Tensor, Tensor], None] | None = field(default=None, compare=False)
+    """Raises DataError where A and B of a linear layer are not those that somebody relies on."""
 
     @property
     def base(self) -> str:
@@ -117,6 +119,8 @@ class Adapter:
         """(A [r, n], B [d, r]) of one linear layer, as stored, without the scale."""
         a, b = (self.file.read(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")
         self.shape(module)
+        if self.check:
+            self.check(module, a, b)
         return a, b
 
     def shape(self, module: str) -> tuple[int, int]:

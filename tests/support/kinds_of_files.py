@@ -11,7 +11,19 @@ import msgspec
 from helpers import provenance
 from valid_files import HEADER, IDS, MODULES, SELECTION, SHAPES, TASK, revocation_of, trace_header
 
-from perpcs_cli.artifacts import adapter, gate, pool, predictions, profiles, recipe, results, settings, trace, users
+from perpcs_cli.artifacts import (
+    adapter,
+    gate,
+    piece_digests,
+    pool,
+    predictions,
+    profiles,
+    recipe,
+    results,
+    settings,
+    trace,
+    users,
+)
 from perpcs_cli.artifacts.embeddings import read_embeddings
 from perpcs_cli.artifacts.io import hashing, journal, safe_paths, typed_files
 from perpcs_cli.artifacts.io.provenance import differences
@@ -141,12 +153,20 @@ def _pool(root: Path) -> None:
     opened.embeddings()
 
 
+def _pieces(root: Path) -> None:
+    opened = pool.open_pool(root / "pool.json")
+    path = pool.pieces_path(opened.path)
+    for index, sharer in enumerate(opened.manifest.sharers):
+        piece_digests.read_line(path, index, opened.modules, sharer.pieces)
+    piece_digests.keep_lines(path, [1], len(opened.modules))
+
+
 def _pools_gates(root: Path) -> None:
     opened = pool.open_pool(root / "pool.json")
-    held = msgspec.structs.replace(opened.manifest, gates=hashing.digest_file(pool.gates_path(opened.path)))
-    file = replace(opened, manifest=held).gates()
+    # Whatever they hold: as if the manifest had been made for it.
+    gates = replace(opened.gates(), digests={})
     for module in opened.modules:
-        file.read(module)
+        gates.read(module)
 
 
 def _audit(root: Path) -> None:
@@ -267,6 +287,7 @@ KINDS = [
     Kind("sharer-card", "sharers/u0/sharer.json", "json", _sharers_card),
     Kind("gates", "sharers/u0/gate.safetensors", "tensors", _gates),
     Kind("pool", "pool.json", "json", _pool),
+    Kind("pool-pieces", "pool.pieces.txt", "plain", _pieces),
     Kind("pool-gates", "pool.gates.safetensors", "tensors", _pools_gates),
     Kind(
         "pool-embeddings",

@@ -100,7 +100,7 @@ def base_of(name):
 def pool_of(base, share):
     count = round(share * len(base.targets))
     shared = None if share == 1 else tuple(range(count))
-    sharers = [Sharer(user_id=f"s{i}", path="x", adapter="", gate="", shared=shared) for i in range(SHARERS)]
+    sharers = [Sharer(user_id=f"s{i}", path="x", adapter="", pieces="", gate="", shared=shared) for i in range(SHARERS)]
     manifest = Pool(
         base="b" * 64,
         model="m",
@@ -109,7 +109,7 @@ def pool_of(base, share):
         modules=base.shapes,
         sharers=tuple(sharers),
         share_ratio=share,
-        gates="",
+        gates=(),
         provenance=provenance(),
     )
     return OpenPool(Path("pool.json"), manifest, "d" * 64)
