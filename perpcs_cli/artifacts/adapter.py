@@ -85,14 +85,13 @@ class Card(
 
 @dataclass(frozen=True)
 class Adapter:
-    """An opened adapter. `piece` reads one linear layer's factors; nothing else is loaded."""
+    """An opened adapter. `piece` reads one linear layer's factors, which `check` may refuse; nothing else is loaded."""
 
     path: Path
     config: AdapterConfig
     card: Card | None
     file: tensors.TensorFile
     check: Callable[[str, Tensor, Tensor], None] | None = field(default=None, compare=False)
-    """Raises DataError where A and B of a linear layer are not those that somebody relies on."""
 
     @property
     def base(self) -> str:
@@ -273,9 +272,7 @@ def link_adapter(source: Path, target: Path, *, force: bool = False) -> None:
     if not force and check_same_adapter(source, target):
         return
     with atomic.replacing_directory(target) as temporary:
-        for name in (WEIGHTS, CONFIG, CARD):
-            if not (source / name).exists():
-                continue
+        for name in (name for name in (WEIGHTS, CONFIG, CARD) if (source / name).exists()):
             try:
                 os.link(source / name, temporary / name)
             except OSError:
