@@ -163,7 +163,9 @@ def _pieces(root: Path) -> None:
     path = pool.pieces_path(opened.path)
     for index, sharer in enumerate(opened.manifest.sharers):
         piece_digests.read_line(path, index, opened.modules, sharer.pieces)
-    piece_digests.keep_lines(path, [1], len(opened.modules))
+    rest = shutil.copy(path, root / "rest.txt")
+    piece_digests.keep_lines(rest, [1], len(opened.modules))
+    rest.unlink()
 
 
 def _pools_gates(root: Path) -> None:
