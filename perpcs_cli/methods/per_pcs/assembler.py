@@ -83,7 +83,7 @@ class Assembler:
         self.bank = bank
         self.settings = settings
         self.seed = seed
-        self.gates = Gates(pool, base.device, settings.scoring)
+        self.gates = Gates(pool, list(base.targets), base.device, settings.scoring)
         self._common = common
         self._numbers = {module: number for number, module in enumerate(pool.modules)}
         held_back = pool.withheld()
@@ -129,7 +129,7 @@ class Assembler:
             else:
                 for one in planned:
                     self._forward(one)
-                for module in self._numbers:
+                for module in list(planned[0].seen):
                     for one in planned:
                         self._choose(one, module, one.seen.pop(module))
                 found = [self._packed(one) for one in planned]
@@ -192,7 +192,7 @@ class Assembler:
         one.next_stage = next_stage
         self._forward(one)
         if not self.applies:
-            for module in self._numbers:
+            for module in list(one.seen):
                 self._choose(one, module, one.seen.pop(module))
         return self._packed(one)
 

@@ -78,19 +78,19 @@ def gate_scores(means: Tensor, gates: Tensor) -> Tensor:
 
 
 class Gates:
-    """The normalized gates of a pool by linear layer. As many as there is room for stay on the device; of the others
-    the one that was asked for last stays, and the next is read ahead."""
+    """The normalized gates of a pool by linear layer, which the model runs in `order`. As many as there is room for stay
+    on the device; of the others the one that was asked for last stays, and the next is read ahead."""
 
-    def __init__(self, pool: OpenPool, device: torch.device, scoring: Scoring) -> None:
+    def __init__(self, pool: OpenPool, order: Sequence[str], device: torch.device, scoring: Scoring) -> None:
         self.device = device
         self.scoring = scoring
         self._file = pool.gates()
-        sizes = {module: 4 * len(pool.ids) * inputs for module, (_, inputs) in pool.manifest.modules.items()}
+        sizes = {module: 4 * len(pool.ids) * pool.manifest.modules[module][1] for module in order}
         room = max(GATE_CACHE_BYTES, free_bytes(device) // 2)
         ends = dict(zip(sizes, np.cumsum(list(sizes.values())).tolist(), strict=True))
         self._stay = {module for module in sizes if ends[module] <= room}
         self._kept: dict[str, Tensor] = {}
-        self._order = list(sizes)
+        self._order = list(order)
         self._last: tuple[str, Tensor] | None = None
         self._ahead: tuple[str, Future[Tensor]] | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="gates")

@@ -299,6 +299,7 @@ def test_gates_are_read_once_as_far_as_there_is_room(tiny, pool, monkeypatch, ke
     assemble(tight, batches, batch_tokens=1, wanted=["u"], done=found.__setitem__)
     assert len(seen) == reads
     assert found == expected
+    assert list(found["u"]) == list(tiny.targets), "in the order in which the model runs them"
 
 
 def test_as_many_passes_side_by_side_as_there_is_room_for(tiny, pool, monkeypatch):
