@@ -78,8 +78,8 @@ def gate_scores(means: Tensor, gates: Tensor) -> Tensor:
 
 
 class Gates:
-    """The normalized gates of a pool by linear layer, which the model runs in `order`. As many as there is room for stay
-    on the device; of the others the one that was asked for last stays, and the next is read ahead."""
+    """The normalized gates of a pool by linear layer, which the model runs in `order`. As many as there is room for
+    stay on the device; of the others the one that was asked for last stays, and the next is read ahead."""
 
     def __init__(self, pool: OpenPool, order: Sequence[str], device: torch.device, scoring: Scoring) -> None:
         self.device = device
