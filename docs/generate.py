@@ -64,7 +64,7 @@ FORMATS: list[tuple[str, str, type[msgspec.Struct]]] = [
     ("`sharers/U/adapter_config.json`", "PEFT's own; the keys that decide", adapter.AdapterConfig),
     ("`sharers/U/sharer.json`", "one", adapter.Card),
     ("`sharers/U/gate.safetensors`", "the metadata `perpcs`", gate.GateCard),
-    ("`pool.json`", "one, with `pool.gates.safetensors`", pool.Pool),
+    ("`pool.json`", "one, with `pool.gates.safetensors` and `pool.pieces.txt`", pool.Pool),
     ("`pool.revoking.json`", "while a revocation is under way", revocation.Revocation),
     ("`pool.remaking.json`", "while recipes are made again", revocation.Remaking),
     ("`recipes/U.json`", "one a target user; in `recipes.jsonl` a line a user", recipe.Recipe),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -102,12 +102,13 @@ class Card(
 
 @dataclass(frozen=True)
 class Adapter:
-    """An opened adapter. `piece` reads one linear layer's factors; nothing else is loaded."""
+    """An opened adapter. `piece` reads one linear layer's factors, which `check` may refuse; nothing else is loaded."""
 
     path: Path
     config: AdapterConfig
     card: Card | None
     file: tensors.TensorFile
+    check: Callable[[str, Tensor, Tensor], None] | None = field(default=None, compare=False)
 
     @property
     def base(self) -> str:
@@ -134,6 +135,8 @@ class Adapter:
         """(A [r, n], B [d, r]) of one linear layer, as stored, without the scale."""
         a, b = (self.file.read(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")
         self.shape(module)
+        if self.check:
+            self.check(module, a, b)
         return a, b
 
     def shape(self, module: str) -> tuple[int, int]:

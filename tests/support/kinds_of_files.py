@@ -16,6 +16,7 @@ from perpcs_cli.artifacts import (
     gate,
     line_index,
     packed_recipes,
+    piece_digests,
     pool,
     predictions,
     profiles,
@@ -168,12 +169,22 @@ def _pool(root: Path) -> None:
     opened.embeddings()
 
 
+def _pieces(root: Path) -> None:
+    opened = pool.open_pool(root / "pool.json")
+    path = pool.pieces_path(opened.path)
+    for index, sharer in enumerate(opened.manifest.sharers):
+        piece_digests.read_line(path, index, opened.modules, sharer.pieces)
+    rest = shutil.copy(path, root / "rest.txt")
+    piece_digests.keep_lines(rest, [1], len(opened.modules))
+    rest.unlink()
+
+
 def _pools_gates(root: Path) -> None:
     opened = pool.open_pool(root / "pool.json")
-    held = msgspec.structs.replace(opened.manifest, gates=hashing.digest_file(pool.gates_path(opened.path)))
-    file = replace(opened, manifest=held).gates()
+    # Whatever they hold: as if the manifest had been made for it.
+    gates = replace(opened.gates(), digests={})
     for module in opened.modules:
-        file.read(module)
+        gates.read(module)
 
 
 def _audit(root: Path) -> None:
@@ -315,6 +326,7 @@ KINDS = [
     Kind("sharer-card", "sharers/u0/sharer.json", "json", _sharers_card),
     Kind("gates", "sharers/u0/gate.safetensors", "tensors", _gates),
     Kind("pool", "pool.json", "json", _pool),
+    Kind("pool-pieces", "pool.pieces.txt", "plain", _pieces),
     Kind("pool-gates", "pool.gates.safetensors", "tensors", _pools_gates),
     Kind(
         "pool-embeddings",

@@ -14,7 +14,7 @@ from perpcs_cli.artifacts.io import safe_paths, tensors, typed_files
 from perpcs_cli.artifacts.io.tensors import META
 from perpcs_cli.artifacts.mia import Leakage, Protocol, read_leakage
 from perpcs_cli.artifacts.packed_recipes import each_recipe
-from perpcs_cli.artifacts.pool import OpenPool, embeddings_path, gates_path
+from perpcs_cli.artifacts.pool import OpenPool, embeddings_path, gates_path, pieces_path
 from perpcs_cli.artifacts.pools.pseudonyms import MARK, copies_root
 from perpcs_cli.artifacts.pools.text_leaks import files_below, find_names, find_words, odd_content
 from perpcs_cli.artifacts.pools.verify import verify_pool
@@ -145,7 +145,7 @@ def audit_pool(
 
 def pool_files(pool: OpenPool) -> list[Path]:
     """Every file of a pool: the manifest, gates and embeddings beside it, and all that lies with the sharers."""
-    beside = [pool.path, gates_path(pool.path), embeddings_path(pool.path)]
+    beside = [pool.path, *(place(pool.path) for place in (gates_path, pieces_path, embeddings_path))]
     places = [safe_paths.inside(pool.path.parent, sharer.path, where=pool.path) for sharer in pool.manifest.sharers]
     below = [*places, *([copies_root(pool.path)] if pool.manifest.pseudonyms else [])]
     return list(dict.fromkeys([path for path in beside if path.exists()] + [f for p in below for f in files_below(p)]))
@@ -201,7 +201,7 @@ def _odd_files(pool: OpenPool, files: Sequence[Path]) -> list[str]:
     """Those of a pool's files that perpcs does not write there, and metadata that it does not write either."""
     expected = {WEIGHTS, CONFIG, CARD, GATE_FILE, *([] if pool.manifest.pseudonyms else [LOG_FILE])}
     places = {pool.path.parent / sharer.path for sharer in pool.manifest.sharers}
-    top = {pool.path, gates_path(pool.path), embeddings_path(pool.path)}
+    top = {pool.path, *(place(pool.path) for place in (gates_path, pieces_path, embeddings_path))}
     problems = []
     for path in files:
         allowed: set[str] = {"perpcs"} if path == embeddings_path(pool.path) else set()

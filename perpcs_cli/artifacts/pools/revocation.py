@@ -19,7 +19,8 @@ from perpcs_cli.artifacts.embeddings import read_embeddings, without_users
 from perpcs_cli.artifacts.io import atomic, hashing, tensors, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.packed_recipes import change_recipes, each_recipe, files_in, is_packed, packed_path
-from perpcs_cli.artifacts.pool import OpenPool, Pool, beside, embeddings_path, gates_path, revocation_path
+from perpcs_cli.artifacts.piece_digests import keep_lines, read_line, tensors_digest
+from perpcs_cli.artifacts.pool import OpenPool, Pool, beside, embeddings_path, gates_path, pieces_path, revocation_path
 from perpcs_cli.artifacts.pools.removal import check_removable, remove_sharer
 from perpcs_cli.artifacts.pools.secret import keyed_digest
 from perpcs_cli.artifacts.recipe import Method, Recipe, uses, without_sharers
@@ -125,7 +126,11 @@ def plan(
     one sharer's files.
     """
     if pool.manifest.gates:
-        pool.gates()
+        gates = pool.gates()
+        for module in pool.modules:
+            gates.read(module)
+    for index, sharer in enumerate(pool.manifest.sharers):
+        read_line(pieces_path(pool.path), index, pool.modules, sharer.pieces)
     if pool.manifest.embeddings:
         pool.embeddings()
     if embeddings.exists():
@@ -190,7 +195,9 @@ def finish(pool: Path, todo: Revocation, secret: bytes) -> None:
     manifest = typed_files.read_json(pool, Pool)
     rest = tuple(sharer for sharer in manifest.sharers if sharer.user_id not in todo.sharers)
     if len(rest) < len(manifest.sharers):
-        gates = _keep_gates(pool, manifest, todo) if manifest.gates else ""
+        gates = _keep_gates(pool, manifest, todo) if manifest.gates else ()
+        kept = [place for place, sharer in enumerate(manifest.sharers) if sharer.user_id not in todo.sharers]
+        keep_lines(pieces_path(pool), kept, len(manifest.modules))
         carried = manifest.embeddings
         if carried:
             if embeddings_path(pool).exists():
@@ -226,8 +233,8 @@ def finish(pool: Path, todo: Revocation, secret: bytes) -> None:
     revocation_path(pool).unlink()
 
 
-def _keep_gates(pool: Path, manifest: Pool, todo: Revocation) -> str:
-    """Take the sharers' rows out of the stacked gates; the digest of what is left. A file that has the right number
+def _keep_gates(pool: Path, manifest: Pool, todo: Revocation) -> tuple[str, ...]:
+    """Take the sharers' rows out of the stacked gates; the digests of what is left. A file that has the right number
     of rows is the one that a stopped run has written."""
     import torch
 
@@ -235,12 +242,13 @@ def _keep_gates(pool: Path, manifest: Pool, todo: Revocation) -> str:
     kept = [index for index, sharer in enumerate(manifest.sharers) if sharer.user_id not in todo.sharers]
     if not kept:
         path.unlink(missing_ok=True)
-        return ""
+        return ()
     file = tensors.open_tensors(path)
     if file.shape(file.keys[0])[0] != len(kept):
         rows = torch.tensor(kept)
         tensors.write_tensors(path, {module: file.read(module)[rows] for module in file.keys}, {})
-    return hashing.digest_file(path)
+        file = tensors.open_tensors(path)
+    return tuple(tensors_digest(file.read(module)) for module in manifest.modules)
 
 
 def _files(todo: Revocation) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, read_gates
 from perpcs_cli.artifacts.io import hashing, tensors
+from perpcs_cli.artifacts.piece_digests import tensors_digest
 from perpcs_cli.artifacts.pool import OpenPool, Pool, open_pool
 from perpcs_cli.artifacts.pools.norms import check_norms
 from perpcs_cli.artifacts.privacy import Guarantee, Mechanism
@@ -30,6 +31,7 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
     for index, sharer in enumerate(pool.manifest.sharers):
         try:
             adapter = pool.open(index)
+            pool.check_whole(index)
             first = first or adapter
             check_alike(adapter, first, pool.given(index))
             if adapter.base != pool.manifest.base:
@@ -54,7 +56,7 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
         if pool.manifest.gates:
             gates = pool.gates()
             for module in pool.modules:
-                gates.read_array(module)
+                gates.read(module)
         if pool.manifest.embeddings:
             pool.embeddings()
     except DataError as error:
@@ -134,8 +136,7 @@ def check_alike(adapter: Adapter, first: Adapter, shapes: Mapping[str, Sequence[
             raise DataError(f"the piece of {module!r} is not for a {outputs} × {inputs} layer", where=where)
 
 
-def check_finite(adapter: Adapter) -> str:
-    """Read every piece once; the digest of the weights."""
-    for module in adapter.modules:
-        adapter.piece(module)
-    return adapter.digest_weights()
+def check_finite(adapter: Adapter) -> tuple[str, dict[str, str]]:
+    """Read every piece once; the digest of the weights, and {linear layer: digest} of the pieces."""
+    pieces = {module: tensors_digest(*adapter.piece(module)) for module in adapter.modules}
+    return adapter.digest_weights(), pieces

@@ -51,7 +51,9 @@ def time_assembly(
     """Time all of them on one user's history: the first user with `items` items, over a pool of random pieces."""
     import torch
 
-    from perpcs_cli.methods.per_pcs.assembly import Assembler, assemble, make_batches
+    from perpcs_cli.methods.per_pcs.assembler import Assembler
+    from perpcs_cli.methods.per_pcs.assembly import assemble
+    from perpcs_cli.methods.per_pcs.history_batches import make_batches
     from perpcs_cli.model.engine.batching import make_batch
     from perpcs_cli.model.engine.piece_cache import PieceCache
     from perpcs_cli.model.training.train import check_trained, new_lora, train

@@ -268,7 +268,9 @@ class _Bench:
 
     def _assemble(self, pool: OpenPool) -> Rate:
         """A user's history, its pieces chosen layer by layer."""
-        from perpcs_cli.methods.per_pcs.assembly import Assembler, assemble, make_batches
+        from perpcs_cli.methods.per_pcs.assembler import Assembler
+        from perpcs_cli.methods.per_pcs.assembly import assemble
+        from perpcs_cli.methods.per_pcs.history_batches import make_batches
         from perpcs_cli.model.engine.piece_cache import PieceCache
 
         rows = self._rows()

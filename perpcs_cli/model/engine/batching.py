@@ -191,8 +191,11 @@ def _open(reader: Reads, ids: list[int]) -> list[int]:
     return ids[:-1] if ids and ids[-1] in reader.stop else ids
 
 
-def make_batch(base: Base, rows: Sequence[Encoded]) -> Batch:
-    """Left-pad prompt and answer of some rows, so that all answers end at the last position."""
+def make_batch(base: Base, rows: Sequence[Encoded], upload: Upload | None = None) -> Batch:
+    """Left-pad prompt and answer of some rows, so that all answers end at the last position.
+
+    They go to the device with what is in `upload`, where it is given.
+    """
     width = max(len(row) for row in rows)
     ids = np.full((len(rows), width), base.pad, np.int64)
     mask = np.zeros((len(rows), width), np.int64)
@@ -200,7 +203,7 @@ def make_batch(base: Base, rows: Sequence[Encoded]) -> Batch:
         ids[index, width - len(row) :] = row.prompt + row.answer
         mask[index, width - len(row) :] = 1
     answers = [len(row.answer) for row in rows]
-    upload = Upload(base.device)
+    upload = upload or Upload(base.device)
     parts = [upload.add(array) for array in (ids, mask, (mask.cumsum(1) - 1).clip(min=0), integers(answers))]
     upload.send()
     sent = [part.tensor for part in parts]

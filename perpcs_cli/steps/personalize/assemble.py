@@ -90,9 +90,10 @@ def assemble(
     outputs = [place.output(name, origin) for name, origin in origins.items()]
 
     def make(todo: Any, keep: Any) -> None:
-        from perpcs_cli.methods.per_pcs.assembly import Assembler, make_batches
+        from perpcs_cli.methods.per_pcs.assembler import Assembler
         from perpcs_cli.methods.per_pcs.assembly import assemble as assemble_all
         from perpcs_cli.methods.per_pcs.common_activations import common_activations
+        from perpcs_cli.methods.per_pcs.history_batches import make_batches
         from perpcs_cli.model.engine.piece_cache import PieceCache
 
         check_layers(opened, model.base.shapes)

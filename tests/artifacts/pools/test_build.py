@@ -180,7 +180,9 @@ def test_the_manifest_holds_no_more_than_its_fields(pool):
         *("format", "base", "model", "rank", "scale", "modules", "sharers", "share_ratio", "gates", "provenance"),
         *("pseudonyms", "embeddings", "max_norm"),
     }
-    assert all(set(sharer) <= {"user_id", "path", "adapter", "gate", "shared"} for sharer in content["sharers"])
+    assert all(
+        set(sharer) <= {"user_id", "path", "adapter", "pieces", "gate", "shared"} for sharer in content["sharers"]
+    )
     assert msgspec.convert(content, type(pool.manifest)) == pool.manifest
 
 
