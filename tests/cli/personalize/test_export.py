@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from perpcs_cli.artifacts.adapter import open_adapter
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.recipe import read_recipe, unpack
-from perpcs_cli.steps.personalize import compared_logits, export
+from perpcs_cli.steps.export import compared_logits, export
 
 IDS = torch.arange(5, 60)[None]
 CONVERTER = """import pathlib, sys
