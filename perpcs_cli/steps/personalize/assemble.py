@@ -70,7 +70,7 @@ def assemble(
         )
         for user in users
     }
-    others = _others(workspace, replace(who, ids=base_users), shown)
+    others = _others(workspace, replace(who, ids=base_users, shard=None), shown)
     model = StepModel(workspace, report)
     check_base(opened, model.fingerprint, settings.model)
     changes = {"assemble": settings.assemble, "prompts": shown, "max_length": settings.max_length, **model.describe()}
@@ -87,7 +87,8 @@ def assemble(
         )
         for name, some in prompts.items()
     }
-    outputs = [recipe_output(directory / f"{name}.json", opened, origin) for name, origin in origins.items()]
+    # Who shares a pass is decided over all users, so that a shard's recipes are those of the whole command.
+    outputs = [recipe_output(directory / f"{name}.json", opened, origins[name]) for name in who.mine(list(origins))]
 
     def make(todo: Any, keep: Any) -> None:
         from perpcs_cli.methods.per_pcs.assembly import Assembler, make_batches
@@ -122,7 +123,7 @@ def assemble(
 
             assemble_all(assembler, batches, batch_tokens=limit, wanted=left, done=done)
 
-    return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
+    return run(outputs, make, place=directory, shard=who.shard, force=force, dry_run=dry_run, report=report)
 
 
 def _offered(

@@ -81,7 +81,10 @@ def prime(
     from perpcs_cli.methods.prime.weight_space import make_space
 
     settings = workspace.settings
-    users = who.select(workspace, "target")
+    if pareto is not None and who.shard:
+        hint = "Run the command without --shard when all shards have ended: it writes the file from their traces."
+        raise UsageError("is one file for all users", where="--pareto", hint=hint)
+    users = who.mine(who.select(workspace, "target"))
     near = open_similar(workspace, pool, embeddings)
     check_metric(workspace.task, settings.prime.metric)
     # A missing package is found here, before the model is loaded.
@@ -123,7 +126,9 @@ def prime(
                         )
 
     things = "recipes"
-    rows = run(outputs, make, place=directory, things=things, force=force, dry_run=dry_run, report=report)
+    rows = run(
+        outputs, make, place=directory, things=things, shard=who.shard, force=force, dry_run=dry_run, report=report
+    )
     # Without its traces, a front that is there stays as it is.
     if pareto is not None and not dry_run and (not pareto.exists() or all(one.has_trace() for one in searches)):
         write_front(pareto, {one.user.user_id: (one.trace, one.header()) for one in searches}, front)

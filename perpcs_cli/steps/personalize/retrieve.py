@@ -43,7 +43,7 @@ def retrieve(
     """
     if not temperature > 0:
         raise UsageError(f"the temperature must be above 0, and is {temperature}", where="--temperature")
-    users = who.select(workspace, "target")
+    users = who.mine(who.select(workspace, "target"))
     near = open_similar(workspace, pool, embeddings)
     method = METHODS[weights]
     rule = merge or workspace.settings.prime.merge
@@ -77,4 +77,4 @@ def retrieve(
             named = space.named([weight for _, weight in mix])
             keep(one, write(one.path, one.name, method, rule, near.pool, named, origins[one.name], report))
 
-    return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
+    return run(outputs, make, place=directory, shard=who.shard, force=force, dry_run=dry_run, report=report)
