@@ -1,4 +1,7 @@
-"""Flags that commands share, and groups of flags: each is declared once, with one meaning in every command."""
+"""Flags that commands share, and groups of flags: each is declared once, with one meaning in every command.
+
+One room, though long: it is the one place to look whether a flag is there already.
+"""
 
 from __future__ import annotations
 

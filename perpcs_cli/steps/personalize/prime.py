@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from perpcs_cli.methods.prime.weight_space import Space
 
 
-Progress = Callable[[int, float], None]
-"""(candidates, best utility so far) after each generation."""
-
-
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What a search found for one α. Scores are None where the recipe is finished and its trace is gone."""
 
@@ -82,7 +78,7 @@ def prime(
 
     settings = workspace.settings
     if pareto is not None and who.shard:
-        hint = "Run the command without --shard when all shards have ended: it writes the file from their traces."
+        hint = "Give it to the command without --shard, when all shards have ended."
         raise UsageError("is one file for all users", where="--pareto", hint=hint)
     users = who.mine(who.select(workspace, "target"))
     near = open_similar(workspace, pool, embeddings)
