@@ -70,6 +70,7 @@ def test_one_flag_means_one_thing_everywhere() -> None:
 
 
 READ_ONLY = {
+    ("status",),
     ("prompt",),
     ("similar",),
     ("audit",),

@@ -121,10 +121,8 @@ def prime(
                             f"{found.user_id}, alpha {alpha:g}: no candidate beats the base; the recipe is the base"
                         )
 
-    things = "recipes"
-    rows = run(
-        outputs, make, place=directory, things=things, shard=who.shard, force=force, dry_run=dry_run, report=report
-    )
+    how: dict[str, Any] = {"shard": who.shard, "force": force, "dry_run": dry_run, "report": report}
+    rows = run(outputs, make, place=directory, things="recipes", **how)
     # Without its traces, a front that is there stays as it is.
     if pareto is not None and not dry_run and (not pareto.exists() or all(one.has_trace() for one in searches)):
         write_front(pareto, {one.user.user_id: (one.trace, one.header()) for one in searches}, front)
