@@ -8,6 +8,7 @@ that one of other settings is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,16 @@ def paths(path: Path, ending: str = "") -> list[Path]:
     return sorted(path.parent.glob(f"{escape(path.stem)}.shard-*-of-*{ending or path.suffix}"))
 
 
+def without_shard(stem: str) -> str:
+    """The name, without its ending, of the file that a shard has this name for."""
+    return re.sub(r"\.shard-[0-9]+-of-[0-9]+$", "", stem)
+
+
+def journals(path: Path) -> list[Path]:
+    """Where shards keep their rows of the file `path`."""
+    return paths(path, ".partial.jsonl")
+
+
 @contextmanager
 def held(place: Path, shard: Shard | None, report: Report) -> Iterator[None]:
     """Lock what a command writes: shards of it run side by side, each once, and never beside the command itself."""
@@ -68,7 +79,7 @@ def rows_of_shards(path: Path, header: Header, kind: type[Row], *, force: bool =
     Raises DataError where they are of other settings, or broken; with `force` those are passed over.
     """
     found: list[Row] = []
-    for journal in paths(path, ".partial.jsonl"):
+    for journal in journals(path):
         start, rows = read_journal(journal, Header, kind)
         if not force or start.provenance == header.provenance:
             check_same(start.provenance, header.provenance, where=journal)
@@ -79,5 +90,5 @@ def rows_of_shards(path: Path, header: Header, kind: type[Row], *, force: bool =
 def end_journals(path: Path) -> None:
     """Take away what was kept of the file `path`, which is written: the command's journal and those of its shards."""
     end_journal(path)
-    for journal in paths(path, ".partial.jsonl"):
+    for journal in journals(path):
         journal.unlink(missing_ok=True)

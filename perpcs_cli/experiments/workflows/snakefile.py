@@ -21,7 +21,7 @@ HEAD = """# Written by `perpcs workflow`.
 # started again goes on, and one that has nothing left to do ends at once. The files below {done}/ only say that a job
 # has ended: without one, its command runs again.
 
-workdir: workflow.basedir + {up!r}
+workdir: config.get("start") or workflow.basedir + {up!r}
 
 
 wildcard_constraints:
@@ -117,15 +117,18 @@ default-resources:
   # slurm_partition: YOURS
   runtime: 1440
 """
-KUBERNETES = """# pip install snakemake-executor-plugin-kubernetes. All pods mount one volume that many can write, in
-# which all directories lie, at the same path as here; the image has perpcs and Snakemake.
+KUBERNETES = """# pip install snakemake-executor-plugin-kubernetes snakemake-storage-plugin-fs. All pods, and who
+# starts them, mount one volume that many can write at PATH; START, below it, is where commands run. The image has
+# perpcs, Snakemake and both plugins.
 executor: kubernetes
 jobs: 100
 latency-wait: 60
 kubernetes-namespace: default
-kubernetes-persistent-volumes: VOLUME:/PATH
+kubernetes-persistent-volumes: [VOLUME:/PATH]
 container-image: REGISTRY/perpcs:TAG
-shared-fs-usage: [input-output, persistence, sources, source-cache, storage-local-copies]
+default-storage-provider: fs
+default-storage-prefix: /PATH/START
+config: [start=/PATH/START]
 {gpu}"""
 
 
