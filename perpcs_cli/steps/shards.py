@@ -89,6 +89,6 @@ def rows_of_shards(path: Path, header: Header, kind: type[Row], *, force: bool =
 
 def end_journals(path: Path) -> None:
     """Take away what was kept of the file `path`, which is written: the command's journal and those of its shards."""
-    end_journal(path)
     for journal in journals(path):
         journal.unlink(missing_ok=True)
+    end_journal(path)

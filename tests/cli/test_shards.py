@@ -147,3 +147,17 @@ def test_what_is_no_part_is_refused(part: str, many: Shell) -> None:
 def test_a_file_of_all_traces_is_not_a_shards(many: Shell) -> None:
     message = refused(many(f"{PRIME} --pareto front.json --out new --shard 1/2"), USAGE)
     assert message.startswith("--pareto: is one file for all users")
+
+
+def test_who_leaves_is_in_no_shard_either(many: Shell, tmp_path: Path) -> None:
+    from perpcs_cli.artifacts.embeddings import read_embeddings
+
+    shell = fresh(many, tmp_path)
+    (shell.root / "embeddings.safetensors").unlink()
+    for number in (1, 2):
+        said(shell, f"{EMBED} --shard {number}/2")
+    places = [shell.root / f"embeddings.shard-{number}-of-2.safetensors" for number in (1, 2)]
+    sharer = shell.ids("candidate")[0]
+    assert sum(sharer in read_embeddings(place).card.users for place in places) == 1
+    said(shell, f"pool revoke {sharer} --recipes-then delete")
+    assert not any(sharer in read_embeddings(place).card.users for place in places)

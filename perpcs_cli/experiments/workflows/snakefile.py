@@ -119,7 +119,7 @@ default-resources:
 """
 KUBERNETES = """# pip install snakemake-executor-plugin-kubernetes snakemake-storage-plugin-fs. All pods, and who
 # starts them, mount one volume that many can write at PATH; START, below it, is where commands run. The image has
-# perpcs, Snakemake and both plugins.
+# perpcs, Snakemake, both plugins and rsync.
 executor: kubernetes
 jobs: 100
 latency-wait: 60
