@@ -30,6 +30,10 @@ class Sharer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """SHA-256 of the gate file; empty where the sharer has no gates."""
     shared: tuple[Count, ...] | None = None
     """The pieces that this sharer gives; None for all."""
+    rank: Annotated[int, msgspec.Meta(ge=1, le=RANK)] | None = None
+    """Of this sharer's LoRA; None where it is the pool's."""
+    scale: float | None = None
+    """What this sharer's B A is multiplied by; None where it is the pool's."""
     privacy: Guarantee | None = None
     """What this sharer's pieces and gates guarantee together; None for nothing. An embedding is not covered."""
 
@@ -37,12 +41,14 @@ class Sharer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Pool(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.pool/3"
 ):
-    """The manifest: one base, one rank, the linear layers in the model's order with their shapes, the sharers."""
+    """The manifest: one base, the linear layers in the model's order with their shapes, the sharers."""
 
     base: str
     model: str
     rank: Annotated[int, msgspec.Meta(ge=1, le=RANK)]
+    """No sharer's is larger. Where pieces of different ranks run side by side, smaller ones are filled with zeros."""
     scale: float
+    """What B A is multiplied by, of every sharer whose entry says nothing else."""
     modules: Annotated[dict[str, tuple[Size, Size]], msgspec.Meta(min_length=1)]
     """Linear layer → (d, n), its outputs and inputs."""
     sharers: tuple[Sharer, ...]
@@ -102,10 +108,11 @@ class OpenPool:
                 where=directory / WEIGHTS,
                 hint="Build the pool again with `perpcs pool build --force`.",
             )
-        if (adapter.config.r, adapter.scale) != (self.manifest.rank, self.manifest.scale):
+        rank, scale = sharer.rank or self.manifest.rank, self.manifest.scale if sharer.scale is None else sharer.scale
+        if (adapter.config.r, adapter.scale) != (rank, scale):
             raise DataError(
                 f"the adapter of {sharer.user_id!r} has rank {adapter.config.r} and scale {adapter.scale:g}, "
-                f"and the pool says {self.manifest.rank} and {self.manifest.scale:g}",
+                f"and the pool says {rank} and {scale:g}",
                 where=directory,
                 hint="Build the pool again with `perpcs pool build --force`.",
             )
@@ -202,6 +209,8 @@ def open_pool(path: Path) -> OpenPool:
     refuse_half_revoked(path)
     manifest = typed_files.read_json(path, Pool)
     given = round(manifest.share_ratio * len(manifest.modules))
+    if large := [sharer.user_id for sharer in manifest.sharers if (sharer.rank or 0) > manifest.rank]:
+        raise DataError(f"{large[0]!r} has a larger rank than {manifest.rank}, the pool's", where=path)
     for sharer in manifest.sharers:
         safe_paths.check_id(sharer.user_id, "sharer", where=path)
         safe_paths.inside(path.parent, sharer.path, where=path)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from perpcs_cli.artifacts.settings import DtypeName, Merge, Weighting
+from perpcs_cli.artifacts.settings import DtypeName, Merge, Quantize, Weighting
 from perpcs_cli.artifacts.users import read_ids
 from perpcs_cli.cli.command import panel
 from perpcs_cli.cli.console import Console
@@ -33,10 +33,12 @@ TaskOption = Annotated[str | None, setting("task")]
 ModelOption = Annotated[str | None, setting("model")]
 DeviceOption = Annotated[str | None, setting("device")]
 DtypeOption = Annotated[DtypeName | None, setting("dtype")]
+QuantizeOption = Annotated[Quantize | None, setting("quantize")]
 SeedOption = Annotated[int | None, setting("seed")]
 UsersFileOption = Annotated[
     Path | None, typer.Option("--users-file", help="The users.", show_default="users.jsonl of the workspace")
 ]
+UserOption = Annotated[list[str] | None, typer.Option("--user", metavar="<id>", help="A user; may be repeated.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
@@ -110,8 +112,6 @@ SummariesOption = Annotated[
     list[Path] | None,
     typer.Option("--mia", metavar="<path>", help="A summary of `perpcs mia`, or a directory of them; may be repeated."),
 ]
-
-
 FormatOption = Annotated[
     TableFormat | None, typer.Option("--format", help="How to print the table.", show_default="table")
 ]
@@ -193,12 +193,13 @@ class BaseFlags:
     task_adapter: Annotated[str | None, setting("task_adapter")] = None
     device: DeviceOption = None
     dtype: DtypeOption = None
+    quantize: QuantizeOption = None
     seed: SeedOption = None
     max_length: Annotated[int | None, setting("max_length")] = None
 
     def open(self, *sections: Section) -> Workspace:
         """Open the workspace with these flags and those of some sections."""
-        names = ("task", "model", "task_adapter", "device", "dtype", "seed", "max_length")
+        names = ("task", "model", "task_adapter", "device", "dtype", "quantize", "seed", "max_length")
         given = {name: getattr(self, name) for name in names}
         return open_workspace(self.workspace, **given, **layered(sections))
 
@@ -234,7 +235,7 @@ class PlaceFlags:
 class UserFlags:
     """Which users a command works on."""
 
-    user: Annotated[list[str] | None, typer.Option("--user", metavar="<id>", help="A user; may be repeated.")] = None
+    user: UserOption = None
     users: Annotated[
         str | None,
         typer.Option("--users", metavar="<ids>", help="Users, separated by commas, or @FILE with one id a line."),

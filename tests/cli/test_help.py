@@ -88,6 +88,7 @@ READ_ONLY = {
     ("bench", "prime"),
     ("bench", "mia"),
     ("bench", "scale"),
+    ("bench", "device"),
 }
 """Commands that write nothing to a workspace."""
 WITHOUT_FORCE = {("sweep",), ("pool", "revoke")}

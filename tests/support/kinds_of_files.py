@@ -13,6 +13,8 @@ from valid_files import HEADER, IDS, MODULES, SELECTION, SHAPES, TASK, revocatio
 
 from perpcs_cli.artifacts import adapter, gate, pool, predictions, profiles, recipe, results, settings, trace, users
 from perpcs_cli.artifacts.embeddings import read_embeddings
+from perpcs_cli.artifacts.exported import read_exported
+from perpcs_cli.artifacts.foreign_adapter import open_foreign_adapter
 from perpcs_cli.artifacts.io import hashing, journal, safe_paths, typed_files
 from perpcs_cli.artifacts.io.provenance import differences
 from perpcs_cli.artifacts.merged_model import read_merged
@@ -127,6 +129,13 @@ def _adapter(root: Path) -> None:
     adapter.divided(opened, users.read_users(root / "users.jsonl")["u0"])
     opened.digest()
     _contents(root, root / "sharers/u0" / adapter.WEIGHTS)
+
+
+def _foreign(root: Path) -> None:
+    opened = open_foreign_adapter(root / "foreign")
+    pieces, scale = opened.as_pieces(SHAPES)
+    assert set(pieces) == set(MODULES)
+    assert scale
 
 
 def _gates(root: Path) -> None:
@@ -270,6 +279,9 @@ KINDS = [
     Kind("profile-embeddings", "profile.safetensors", "tensors", _embeddings("profile.safetensors", "profile")),
     Kind("adapter", "sharers/u0/adapter_model.safetensors", "tensors", _adapter),
     Kind("adapter-config", "sharers/u0/adapter_config.json", "json", _adapter),
+    Kind("foreign-adapter", "foreign/adapter_model.safetensors", "tensors", _foreign),
+    Kind("foreign-config", "foreign/adapter_config.json", "json", _foreign),
+    Kind("export", "export/export.json", "json", lambda root: read_exported(root / "export")),
     Kind("sharer-card", "sharers/u0/sharer.json", "json", _sharers_card),
     Kind("gates", "sharers/u0/gate.safetensors", "tensors", _gates),
     Kind("pool", "pool.json", "json", _pool),

@@ -12,6 +12,7 @@ from helpers import provenance
 
 from perpcs_cli.artifacts import (
     adapter,
+    exported,
     gate,
     merged_model,
     pool,
@@ -141,6 +142,7 @@ def write_all(root: Path) -> None:
     secret = workspace_secret(root)
     _write_data(root)
     _write_sharers(root)
+    _write_foreign(root)
     _write_results(root)
     _write_model(root / "model")
     opened = pool.open_pool(root / "pool.json")
@@ -213,6 +215,38 @@ def _write_sharers(root: Path) -> None:
         embeddings=read_embeddings(root / "embeddings.safetensors"),
         max_norm=100.0,
     )
+
+
+def _write_foreign(root: Path) -> None:
+    """A LoRA of somebody else's, of two ranks, and an export."""
+    foreign = root / "foreign"
+    foreign.mkdir()
+    named = {
+        f"{adapter.PREFIX}{module}.lora_{side}.weight": torch.ones((rank, 4) if side == "A" else (6, rank))
+        for module, rank in zip(MODULES, (2, 3, 2, 3), strict=True)
+        for side in "AB"
+    }
+    tensors.write_tensors(foreign / adapter.WEIGHTS, named, {"format": "pt"})
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "use_rslora": True}
+    patterns = {"rank_pattern": {"v_proj": 3}, "alpha_pattern": {"^model.layers.0.self_attn.q_proj": 1.5}}
+    typed_files.write_json(foreign / adapter.CONFIG, {**config, **patterns, "bias": "none", "lora_bias": False})
+    (root / "export").mkdir()
+    shutil.copy(foreign / adapter.WEIGHTS, root / "export")
+    told = exported.Exported(
+        form="adapter",
+        model="m",
+        method="prime",
+        merge="product",
+        rank=3,
+        errors={MODULES[0]: 0.25},
+        task_adapter="folded in",
+        sharers={"u0": exported.Part(weight=0.5, privacy=GUARANTEE)},
+        license="mit",
+        compared=exported.Compared(difference=1e-5, largest=20.0, prompts=3, dtype="float32"),
+        files={adapter.WEIGHTS: hashing.digest_file(foreign / adapter.WEIGHTS)},
+        provenance=provenance(),
+    )
+    typed_files.write_json(root / "export" / exported.FILE, told)
 
 
 def _write_results(root: Path) -> None:

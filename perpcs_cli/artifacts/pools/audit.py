@@ -151,8 +151,8 @@ def pool_files(pool: OpenPool) -> list[Path]:
 
 
 def _sharer(pool: OpenPool, index: int, leakages: Iterable[Leakage]) -> SharerAudit:
-    sharer, rank = pool.manifest.sharers[index], pool.manifest.rank
-    given = pool.shares(index)
+    sharer = pool.manifest.sharers[index]
+    given, rank = pool.shares(index), sharer.rank or pool.manifest.rank
     size = sum(rank * (d + n) for module, (d, n) in pool.manifest.modules.items() if module in given)
     found = [
         attack.targets[sharer.user_id]

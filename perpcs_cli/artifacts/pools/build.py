@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.embeddings import Embeddings, write_shared
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
@@ -41,7 +43,7 @@ def build_pool(
 
     `order`: the model's target layers. With `copies`, sharers have pseudonyms, and what they give is copied; with
     `embeddings`, so are the sharers' embeddings. The gates of withheld pieces are stacked as zeros. Raises DataError
-    where bases, modules or ranks differ, values are not finite, a piece that is given has a norm above `max_norm`,
+    where bases or modules differ, values are not finite, a piece that is given has a norm above `max_norm`,
     gates are missing or belong to another adapter, a directory is outside the manifest's, or something else lies where
     an earlier pool's copies may be.
     """
@@ -103,8 +105,12 @@ def build_pool(
             adapter=digest,
             gate=gate,
             shared=shared,
+            rank=adapter.config.r,
+            scale=None if adapter.scale == first.scale else adapter.scale,
             privacy=compose(guarantees(adapter, card)),
         )
+    rank = max(sharer.rank or 0 for sharer in entries.values())
+    sharers = tuple(msgspec.structs.replace(s, rank=None) if s.rank == rank else s for s in entries.values())
     gates_digest = ""
     if need_gates:
         tensors.write_tensors(gates_path(path), stacks, {})
@@ -115,10 +121,10 @@ def build_pool(
     pool = Pool(
         base=first.base,
         model=without_place(model) if copies else model,
-        rank=first.config.r,
+        rank=rank,
         scale=first.scale,
         modules=shapes,
-        sharers=tuple(entries.values()),
+        sharers=sharers,
         share_ratio=share_ratio,
         gates=gates_digest,
         max_norm=max_norm,

@@ -79,7 +79,7 @@ def is_built_from(
         if (path.parent / sharer.path).resolve() == directory.resolve():
             continue
         own, given = open_adapter(directory), pool.open(index)
-        if own.base != given.base or not _same_files(own, given, gates=gates):
+        if (own.base, own.scale) != (given.base, given.scale) or not _same_files(own, given, gates=gates):
             return None
     return pool.manifest
 
@@ -116,14 +116,12 @@ def mechanisms(*known: Guarantee | None) -> tuple[Mechanism, ...]:
 
 
 def check_alike(adapter: Adapter, first: Adapter, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raise DataError where an adapter has another base, rank, scale or other linear layers than the first one."""
+    """Raise DataError where an adapter has another base or other linear layers than the first one."""
     where = adapter.path
     if adapter.card is None:
         raise DataError("holds no sharer.json: it was not trained by perpcs, or not to its end", where=where)
     if adapter.base != first.base:
         raise DataError(f"trained on another base model than {first.path}", where=where)
-    if adapter.config.r != first.config.r or adapter.scale != first.scale:
-        raise DataError(f"rank {adapter.config.r} and scale {adapter.scale} differ from {first.path}'s", where=where)
     missing = set(shapes) - set(adapter.modules)
     extra = set(adapter.modules) - set(shapes)
     if missing or extra:

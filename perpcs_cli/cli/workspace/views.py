@@ -56,6 +56,7 @@ def adapter(file: File) -> str:
     if card := found.card:
         facts += [
             ("trained", f"{card.examples} examples, {card.steps} steps" if card.examples is not None else ""),
+            ("trained elsewhere", f"not known: {', '.join(card.adopted.unknown)}" if card.adopted else ""),
             ("loss", "" if card.first_loss is None else f"{card.first_loss:.4f} → {card.last_loss:.4f}"),
             ("privacy", spoken(card.privacy)),
             ("base", found.base),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from perpcs_cli.artifacts.adapter import Adapter
 from perpcs_cli.model.loading.base import Base
@@ -40,10 +41,16 @@ class PieceCache:
         self._bytes = 0
 
     def stack(self, module: str, sharers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(a [U·r, n], b [d, U·r]) of the named sharers' pieces, the scale folded into b."""
+        """(a [U·r, n], b [d, U·r]) of the named sharers' pieces, the scale folded into b.
+
+        r is the largest of their ranks; the factors of the others are filled with zeros, which add nothing.
+        """
         pieces = [self._piece(module, sharer) for sharer in sharers]
         if len(pieces) == 1:
             return pieces[0]
+        rank = max(len(a) for a, _ in pieces)
+        if any(len(a) < rank for a, _ in pieces):
+            pieces = [(pad(a, (0, 0, 0, rank - len(a))), pad(b, (0, rank - len(a)))) for a, b in pieces]
         return torch.cat([a for a, _ in pieces]), torch.cat([b for _, b in pieces], dim=1)
 
     def gates(self, module: str, sharers: Sequence[int]) -> tuple[Tensor, list[bool]] | None:

@@ -25,14 +25,14 @@ from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.answers import answer
 from perpcs_cli.steps.base import StepModel
-from perpcs_cli.steps.evaluate.models_to_run import (
+from perpcs_cli.steps.job import Outcome, Output, run_one
+from perpcs_cli.steps.models_to_run import (
     ModelsToRun,
     base_alone,
     recipes_name,
     recipes_over,
     single_adapters,
 )
-from perpcs_cli.steps.job import Outcome, Output, run_one
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.shards import end_journals, journal_of, rows_of_shards
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace

@@ -14,6 +14,7 @@ import msgspec
 from perpcs_cli.artifacts import (
     adapter,
     embeddings,
+    exported,
     gate,
     labels,
     metrics,
@@ -150,6 +151,11 @@ def _recipe_problems(path: Path, content: recipe.Recipe) -> list[str]:
     return [f"uses {name!r}, who is not in the pool" for name in sorted(used - set(there.places))]
 
 
+def _export_problems(path: Path, _content: exported.Exported) -> list[str]:
+    exported.read_exported(path.parent)
+    return []
+
+
 def _prediction_problems(path: Path, content: list[predictions.Prediction]) -> list[str]:
     predictions.read_info(path, content)
     return []
@@ -216,6 +222,7 @@ BY_FORMAT = {
     "perpcs.pool": Kind("pool", pool.open_pool, lambda path, content: verify_pool(content)),
     "perpcs.embeddings": Kind("embeddings", _embedded),
     "perpcs.recipe": Kind("recipe", _typed(recipe.Recipe), _recipe_problems),
+    "perpcs.export": Kind("export", _typed(exported.Exported), _export_problems),
     "perpcs.trace": Kind("trace", trace.read_trace),
     "perpcs.pareto": Kind("Pareto fronts", _typed(trace.Pareto)),
     "perpcs.predictions": Kind("sidecar of predictions", _typed(predictions.PredictionsInfo)),

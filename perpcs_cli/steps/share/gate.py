@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from perpcs_cli.artifacts.adapter import CARD, Adapter, check_same_adapter, divided, link_adapter, open_adapter
+from perpcs_cli.artifacts.adapter import CARD, Adapter, divided, open_adapter
 from perpcs_cli.artifacts.gate import FILE, GateCard, read_fitting_gates, write_gates
+from perpcs_cli.artifacts.linked_adapter import check_same_adapter, link_adapter
 from perpcs_cli.artifacts.pools.removal import check_removable
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.errors import DataError
@@ -68,7 +69,7 @@ def gate(
     if out is not None and force:
         for name in users:
             check_removable(out / name)
-    model = StepModel(workspace, report)
+    model = StepModel(workspace, report, trains=True)
     shared: dict[str, Any] = {"gate": settings.gate, "recent": recent, "prompts": shown, "together": together}
     shared |= {"max_length": settings.max_length, **model.describe(), **(budget.settings() if budget else {})}
     prompts, origins = {}, {}
