@@ -87,10 +87,10 @@ def mia(
         workspace, what or Attacked(), pool, who.select(workspace, "target", among=users)
     )
     owners = find_owners(workspace, models.owners, users)
-    for name, owner in owners.items():
+    for user_id, owner in owners.items():
         if owner.adapter.card and owner.adapter.card.adopted:
             report.warn(
-                f"{name}: was adopted; nothing says what it was trained on, and the whole history is taken for it"
+                f"{user_id}: was adopted; nothing says what it was trained on, and the whole history is taken for it"
             )
     every_item, prompts = collect_items(workspace.task, owners, settings.mia, existing_secret(workspace.root))
     chosen = drawn(every_item, max_items, settings.seed)
