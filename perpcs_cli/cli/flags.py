@@ -1,10 +1,14 @@
-"""Flags that commands share, and groups of flags: each is declared once, with one meaning in every command."""
+"""Flags that commands share, and groups of flags: each is declared once, with one meaning in every command.
+
+One room, though long: it is the one place to look whether a flag is there already.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +21,7 @@ from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.setting_flags import Section, from_environment, over, setting
 from perpcs_cli.cli.tables import TableFormat
 from perpcs_cli.errors import UsageError
+from perpcs_cli.steps.shards import Shard
 from perpcs_cli.steps.workspace import Places, Who, Workspace, open_workspace
 from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Shown, Source
 
@@ -241,6 +246,29 @@ class UserFlags:
         """The users asked for. Raises UsageError where --users was given and names nobody."""
         listed = [] if self.users is None else named(self.users, "--users")
         return Who((*(self.user or ()), *listed), self.users_file)
+
+
+@dataclass(frozen=True)
+@panel("Users")
+class ShardFlags(UserFlags):
+    """The same, and which of them this job makes, where several do."""
+
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="<I/N>", help="Only the I-th of N parts of the users, for several jobs."),
+    ] = None
+
+    def who(self) -> Who:
+        """The users asked for, and this job's part of them. Raises UsageError for what is no part."""
+        return replace(super().who(), shard=None if self.shard is None else _shard(self.shard))
+
+
+def _shard(text: str) -> Shard:
+    numbers = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    number, of = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= number <= of:
+        raise UsageError(f"is a part like 1/4, from 1/N to N/N, not {text!r}", where="--shard")
+    return Shard(number, of)
 
 
 @dataclass(frozen=True)

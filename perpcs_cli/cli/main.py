@@ -57,6 +57,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
     "Experiments": {
         "plan": ("experiments.plan:plan", "Estimate a sweep's memory, time and disk."),
         "sweep": ("experiments.sweep:sweep", "Run a grid of settings into one table of results."),
+        "workflow": ("experiments.workflow:workflow", "Write a Snakemake workflow of a workspace or a sweep."),
         "table": ("experiments.table:table", "Lay out a sweep's results as the papers' tables."),
         "bench": ("bench.app:app", "Measure the engine on this machine."),
     },

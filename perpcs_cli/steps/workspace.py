@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,8 +19,11 @@ from perpcs_cli.artifacts.settings import FILE, Settings, declared, make_setting
 from perpcs_cli.artifacts.split import read_list
 from perpcs_cli.artifacts.users import User, choose_users, read_chosen, read_users
 from perpcs_cli.errors import UsageError
+from perpcs_cli.steps.shards import Shard
 from perpcs_cli.tasks.published_settings import published_settings
 from perpcs_cli.tasks.spec import OWN, Task, get_task
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,8 @@ class Who:
     ids: Sequence[str] = ()
     file: Path | None = None
     """Instead of the workspace's users.jsonl."""
+    shard: Shard | None = None
+    """The part of them that this job makes; None for all."""
 
     def everyone(self, workspace: Workspace) -> dict[str, User]:
         """All users by id, with their profiles where profiles.jsonl has any. Raises DataError for a broken file."""
@@ -207,6 +212,10 @@ class Who:
             return choose_users(among, wanted, where=self.path(workspace))
         chosen = {user.user_id: user for user in read_chosen(self.path(workspace), wanted)}
         return list(with_profiles(chosen, workspace.profiles).values())
+
+    def mine(self, users: Sequence[T], unit: int = 1) -> list[T]:
+        """Those of all `users` asked for that this job's shard makes, in whole groups of `unit`."""
+        return self.shard.part(users, unit) if self.shard else list(users)
 
     def path(self, places: Places) -> Path:
         """Where the users are."""

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from embedded_workspace import PRIME, embedded
 from shell import Shell, named
-from writing_commands import SWEEP
+from writing_commands import PARTS, SWEEP
 
 from perpcs_cli.artifacts.adapter import CONFIG, WEIGHTS
 
@@ -16,13 +16,13 @@ from perpcs_cli.artifacts.adapter import CONFIG, WEIGHTS
 def finished(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """A workspace in which every form can run. Tests only look at it."""
     shell = embedded(walked, tmp_path_factory.mktemp("finished"))
-    packed = "assemble --plain --top-k 2 --out recipes-packed.jsonl"
-    for line in (
+    lines = (
         "retrieve --similar 2",
-        packed,
+        "assemble --plain --top-k 2 --out recipes-packed.jsonl",
         f"{PRIME} --user TARGET",
         "pool build --pseudonymize --out keyed.json",
-    ):
+    )
+    for line in (*lines, *(f"{part} --shard 1/2" for part in PARTS)):
         done = shell(named(shell, line))
         assert done.exit_code == 0, done.stderr
     (shell.root / "foreign").mkdir()

@@ -10,6 +10,8 @@ TORTURE = bool(os.environ.get("PERPCS_TORTURE"))
 """The long form, for `make torture`."""
 
 SHORT = "--plain --steps 1"
+PARTS = ("predict --base --max-new-tokens 2 --name parts", f"{EMBED} --out parts.safetensors")
+"""Commands of which a shard has ended already, 1/2."""
 SWEEP = """format = "perpcs.sweep/1"
 task = "news_headline"
 model = "{model}"
@@ -66,9 +68,18 @@ FORMS = {
     "prime, packed": f"{PRIME},1 --traces new-traces --out new.jsonl",
     "predict": "predict --recipes recipes --max-new-tokens 2 --name new",
     "predict again": "predict --base --max-new-tokens 2 --force",
+    "train-sharer, a shard": f"train-sharer {SHORT} --users SHARER,TARGET --out new --shard 2/2",
+    "predict, a shard": f"{PARTS[0]} --shard 2/2",
+    "predict, from a shard": PARTS[0],
+    "embed, a shard": f"{PARTS[1]} --shard 2/2",
+    "embed, from a shard": PARTS[1],
+    "profile, a shard": "profile --max-new-tokens 2 --recent 1 --out new.jsonl --shard 1/2",
+    "mia, a shard": "mia --recipes recipes-retrieve --max-items 2 --attacks loss --out new.json --shard 1/1",
     "eval": "eval predictions/base.jsonl predictions/per-pcs.jsonl --resamples 20 --out new.json",
     "eval --write-lamp": "eval predictions/base.jsonl --write-lamp new.json",
     "mia": "mia --recipes recipes-retrieve --resamples 5 --max-items 2 --attacks loss --out new.json",
+    "workflow": "workflow . --out flow --shards 2",
+    "workflow of a sweep": "workflow sweep.toml --data users.jsonl --out new --device cpu --dtype float32",
     "sweep": "sweep sweep.toml --data users.jsonl --out new --device cpu --dtype float32",
 }
 """Each command that writes, into a new place, and over what is there."""

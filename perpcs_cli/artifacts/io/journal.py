@@ -83,8 +83,9 @@ class Journal(Appender, Generic[Row]):
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows to the file, flush it to the disk, and remember them."""
-        self.append(rows)
-        self.rows += rows
+        if rows:
+            self.append(rows)
+            self.rows += rows
 
 
 def open_journal(path: Path, header: Heading, kind: type[Row], *, force: bool = False) -> Journal[Row]:

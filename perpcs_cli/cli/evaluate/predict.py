@@ -19,7 +19,7 @@ def predict(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     asked: flags.PromptFlags,
     how: setting_flags.PredictFlags,
     plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False,

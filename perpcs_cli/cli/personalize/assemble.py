@@ -18,7 +18,7 @@ def assemble(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     how: setting_flags.AssembleFlags,
     asked: flags.ExampleFlags,
     near: flags.SimilarityFlags,

@@ -21,7 +21,7 @@ def prime(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     where: flags.SimilarityFlags,
     search: setting_flags.PrimeFlags,
     asked: flags.PromptFlags,

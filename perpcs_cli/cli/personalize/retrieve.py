@@ -17,7 +17,7 @@ def retrieve(
     write: flags.WriteFlags,
     here: flags.TaskFlags,
     where: flags.SimilarityFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     similar: flags.SimilarOption = None,
     weights: flags.WeightsOption = "softmax",
     temperature: flags.TemperatureOption = 1.0,

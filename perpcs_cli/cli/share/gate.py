@@ -17,7 +17,7 @@ def gate(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     training: setting_flags.GateFlags,
     asked: flags.ExampleFlags,
     private: PrivacyFlags,

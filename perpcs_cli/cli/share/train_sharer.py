@@ -17,7 +17,7 @@ def train_sharer(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     training: setting_flags.TrainFlags,
     lora: setting_flags.LoraFlags,
     asked: flags.ExampleFlags,

@@ -17,6 +17,7 @@ from perpcs_cli.artifacts.packed_recipes import each_recipe, files_in, is_packed
 from perpcs_cli.artifacts.predictions import PredictionsInfo, info_path
 from perpcs_cli.errors import shortened
 from perpcs_cli.steps.inspect.step_state import Found, Step, looked
+from perpcs_cli.steps.shards import journals, without_shard
 from perpcs_cli.steps.workspace import Places
 
 STOPPED = ".partial.jsonl"
@@ -65,7 +66,7 @@ class Outputs:
     def predictions(self) -> list[Step]:
         """One step for each file of predictions, those that were stopped before there was one included."""
         directory = self.places.predictions
-        stopped = {path.name.removesuffix(STOPPED) for path in directory.glob(f"*{STOPPED}")}
+        stopped = {without_shard(path.name.removesuffix(STOPPED)) for path in directory.glob(f"*{STOPPED}")}
         names = {path.stem for path in directory.glob("*.jsonl") if not path.name.endswith(STOPPED)} | stopped
         if not names:
             return [self._one("predict", directory, "perpcs predict", _nothing)]
@@ -79,6 +80,8 @@ class Outputs:
     def _prediction(self, path: Path) -> Found:
         if partial_path(path).exists():
             return "partial", "", "it was stopped; the same command goes on"
+        if shards := journals(path):
+            return "partial", f"{len(shards)} shards", "the command without --shard puts them together"
         if not info_path(path).exists():
             return "done", f"{sum(1 for _ in typed_files.lines(path))} answers", ""
         info = typed_files.read_json(info_path(path), PredictionsInfo)

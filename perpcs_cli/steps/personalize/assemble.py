@@ -18,7 +18,7 @@ from perpcs_cli.artifacts.users import User, newest
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, run
-from perpcs_cli.steps.personalize.recipes import RecipePlace, make_recipe
+from perpcs_cli.steps.personalize.recipes import RecipePlace, check_shard, make_recipe
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
@@ -69,7 +69,7 @@ def assemble(
         )
         for user in users
     }
-    others = _others(workspace, replace(who, ids=base_users), shown)
+    others = _others(workspace, replace(who, ids=base_users, shard=None), shown)
     model = StepModel(workspace, report)
     check_base(opened, model.fingerprint, settings.model)
     changes = {"assemble": settings.assemble, "prompts": shown, "max_length": settings.max_length, **model.describe()}
@@ -87,7 +87,9 @@ def assemble(
         for name, some in prompts.items()
     }
     place = RecipePlace(out or workspace.recipes, opened, origins, report)
-    outputs = [place.output(name, origin) for name, origin in origins.items()]
+    check_shard(place.place, who.shard)
+    # Who shares a pass is decided over all users, so that a shard's recipes are those of the whole command.
+    outputs = [place.output(name, origins[name]) for name in who.mine(list(origins))]
 
     def make(todo: Any, keep: Any) -> None:
         from perpcs_cli.methods.per_pcs.assembler import Assembler
@@ -125,7 +127,7 @@ def assemble(
             assemble_all(assembler, batches, batch_tokens=limit, wanted=left, done=done)
         place.end()
 
-    outcomes = run(outputs, make, place=place.place, force=force, dry_run=dry_run, report=report)
+    outcomes = run(outputs, make, place=place.place, shard=who.shard, force=force, dry_run=dry_run, report=report)
     if dry_run:
         model.check_room(prompts, outcomes)
         if others and any(one.state == "to do" for one in outcomes):

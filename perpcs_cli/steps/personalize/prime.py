@@ -13,7 +13,7 @@ from perpcs_cli.steps.job import Outcome, run
 from perpcs_cli.steps.personalize.in_flight import groups, run_group
 from perpcs_cli.steps.personalize.pareto_front import check_front, write_front
 from perpcs_cli.steps.personalize.prime_search import UserSearch, described
-from perpcs_cli.steps.personalize.recipes import RecipePlace, places_of
+from perpcs_cli.steps.personalize.recipes import RecipePlace, check_shard, places_of
 from perpcs_cli.steps.personalize.search_result import Found
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
@@ -50,7 +50,10 @@ def prime(
     from perpcs_cli.methods.prime.weight_space import make_space
 
     settings = workspace.settings
-    users = who.select(workspace, "target")
+    if pareto is not None and who.shard:
+        hint = "Give it to the command without --shard, when all shards have ended."
+        raise UsageError("is one file for all users", where="--pareto", hint=hint)
+    users = who.mine(who.select(workspace, "target"))
     near = open_similar(workspace, pool, embeddings)
     check_metric(workspace.task, settings.prime.metric)
     # A missing package is found here, before the model is loaded.
@@ -75,6 +78,7 @@ def prime(
     directory = out or workspace.recipes_of("prime")
     if len(set(settings.prime.alpha)) > 1 and not directory.name:
         raise UsageError("names no directory to put the alphas beside", where="--out", hint="Give --out DIR.")
+    check_shard(directory, who.shard)
     ids = {user.user_id for user in users}
     places = {
         alpha: RecipePlace(place, near.pool, ids, report)
@@ -102,8 +106,8 @@ def prime(
         for place in places.values():
             place.end()
 
-    things = "recipes"
-    rows = run(outputs, make, place=directory, things=things, force=force, dry_run=dry_run, report=report)
+    how: dict[str, Any] = {"shard": who.shard, "force": force, "dry_run": dry_run, "report": report}
+    rows = run(outputs, make, place=directory, things="recipes", **how)
     if dry_run:
         asked = {one.user.user_id: one.asked for one in searches}
         # Answers are as long for everyone.

@@ -16,9 +16,10 @@ from perpcs_cli.artifacts.packed_recipes import is_packed, made_so_far, pack_rec
 from perpcs_cli.artifacts.pool import OpenPool, refuse_half_revoked
 from perpcs_cli.artifacts.recipe import Method, Recipe, of_pool, pack, read_recipe, write_recipe
 from perpcs_cli.artifacts.settings import Merge
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.job import Output, made_from
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,13 @@ class RecipePlace:
     @cached_property
     def _unpacked(self) -> Appender:
         return Appender(partial_path(self.place))
+
+
+def check_shard(place: Path, shard: Shard | None) -> None:
+    """Raise UsageError for a shard of a packed file: its recipes would stand between those of others."""
+    if shard and is_packed(place):
+        hint = "Give a directory."
+        raise UsageError("shards write a file a user", where="--out and --shard", hint=hint)
 
 
 def places_of(out: Path, alphas: Sequence[float]) -> dict[float, Path]:

@@ -12,7 +12,7 @@ from perpcs_cli.artifacts.recipe import Method, Recipe
 from perpcs_cli.artifacts.settings import Merge, Weighting
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.job import Outcome, run
-from perpcs_cli.steps.personalize.recipes import RecipePlace, make_recipe
+from perpcs_cli.steps.personalize.recipes import RecipePlace, check_shard, make_recipe
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
@@ -45,7 +45,7 @@ def retrieve(
     """
     if not temperature > 0:
         raise UsageError(f"the temperature must be above 0, and is {temperature}", where="--temperature")
-    users = who.select(workspace, "target")
+    users = who.mine(who.select(workspace, "target"))
     near = open_similar(workspace, pool, embeddings)
     method = METHODS[weights]
     rule = merge or workspace.settings.prime.merge
@@ -70,6 +70,7 @@ def retrieve(
         for user in users
     }
     place = RecipePlace(out or workspace.recipes_of(method), near.pool, origins, report)
+    check_shard(place.place, who.shard)
     outputs = [place.output(name, origin) for name, origin in origins.items()]
 
     def make(todo: Any, keep: Any) -> None:
@@ -85,4 +86,4 @@ def retrieve(
                 keep(one, recipe)
         place.end()
 
-    return run(outputs, make, place=place.place, force=force, dry_run=dry_run, report=report)
+    return run(outputs, make, place=place.place, shard=who.shard, force=force, dry_run=dry_run, report=report)

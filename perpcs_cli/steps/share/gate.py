@@ -57,7 +57,7 @@ def gate(
         who = replace(who, ids=sharer_names(source))
         if not who.ids:
             raise DataError("holds no sharers", where=source, hint="Train them with `perpcs train-sharer`.")
-    users = {user.user_id: user for user in who.select(workspace)}
+    users = {user.user_id: user for user in who.mine(who.select(workspace), together)}
     adapters = {name: open_adapter(source / name) for name in users}
     if plain := [name for name, adapter in adapters.items() if adapter.card is None]:
         hint = "No pool would take its gates. Train it with `perpcs train-sharer`, or leave it out with --users."
@@ -127,7 +127,16 @@ def gate(
                 _warn_of_halves(adapters[one.name], card, report)
         failures.end()
 
-    outcomes = run(outputs, make, place=directory, things="sharers", force=force, dry_run=dry_run, report=report)
+    outcomes = run(
+        outputs,
+        make,
+        place=directory,
+        things="sharers",
+        shard=who.shard,
+        force=force,
+        dry_run=dry_run,
+        report=report,
+    )
     if dry_run:
         model.check_room(prompts, outcomes)
     return outcomes

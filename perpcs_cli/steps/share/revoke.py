@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from perpcs_cli.artifacts.embeddings import without_users
 from perpcs_cli.artifacts.io.leftovers import sweep
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
@@ -32,6 +33,7 @@ from perpcs_cli.artifacts.pools.secret import existing_secret, workspace_secret
 from perpcs_cli.artifacts.pools.text_leaks import files_below, find_names
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.shards import paths
 from perpcs_cli.steps.share.remake import command_line, remake
 from perpcs_cli.steps.workspace import Places
 
@@ -201,6 +203,8 @@ def _finish_stopped(path: Path, secret: bytes | None, report: Report) -> list[st
 def _finish(path: Path, todo: Revocation, secret: bytes, report: Report) -> None:
     """Do what is to be done while nobody embeds: what is being embedded would bring them back."""
     with locked(Path(todo.embeddings), report.note):
+        for shard in paths(Path(todo.embeddings)):
+            without_users(shard, todo.names)
         finish(path, todo, secret)
 
 

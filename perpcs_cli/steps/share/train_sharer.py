@@ -45,7 +45,8 @@ def train_sharer(
         budget.check(shown, together)
         budget = replace(budget, dry_run=dry_run)
     settings = workspace.settings
-    users = who.select(workspace, "sharer", "candidate")
+    # Whole groups, so that each user shares batches with whom it would without shards.
+    users = who.mine(who.select(workspace, "sharer", "candidate"), together)
     directory = out or workspace.sharers
     if hold_out and shown.profile is not False and any(user.profile for user in users):
         report.warn(
@@ -103,7 +104,7 @@ def train_sharer(
                         note_losses(report, one.name, card)
         failures.end()
 
-    outcomes = run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
+    outcomes = run(outputs, make, place=directory, shard=who.shard, force=force, dry_run=dry_run, report=report)
     if dry_run:
         model.check_room(prompts, outcomes)
     return outcomes
