@@ -80,7 +80,13 @@ AllSimilarOption = Annotated[
 ]
 TemperatureOption = Annotated[float, typer.Option("--temperature", help="Temperature of the softmax.")]
 TogetherOption = Annotated[
-    int, typer.Option("--together", min=1, help="Train so many users in the same batches: faster on a GPU.")
+    int | None,
+    typer.Option(
+        "--together",
+        min=1,
+        help="Train so many users side by side; each becomes what it would alone.",
+        show_default="8, and 1 with --dp-epsilon or --dp-noise",
+    ),
 ]
 WeightsOption = Annotated[
     Weighting,

@@ -8,6 +8,7 @@ from perpcs_cli.cli.bench.assemble import assemble
 from perpcs_cli.cli.bench.mia import mia
 from perpcs_cli.cli.bench.prime import prime
 from perpcs_cli.cli.bench.scale import scale
+from perpcs_cli.cli.bench.train import train
 from perpcs_cli.cli.command import Command
 
 app = typer.Typer(
@@ -20,3 +21,4 @@ app.command("assemble", cls=Command)(assemble)
 app.command("prime", cls=Command)(prime)
 app.command("mia", cls=Command)(mia)
 app.command("scale", cls=Command)(scale)
+app.command("train", cls=Command)(train)

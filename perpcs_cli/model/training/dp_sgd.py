@@ -149,4 +149,4 @@ class NoisyOptimizer(DPOptimizer):
         deviation = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
             noise = torch.from_numpy(self.stream.normal(p.numel())).view(p.shape)
-            p.grad = (p.summed_grad.double().cpu() + deviation * noise).to(p)
+            p.grad = (p.summed_grad.double() + (deviation * noise).to(p.device)).to(p)

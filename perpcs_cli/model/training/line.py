@@ -19,12 +19,11 @@ from torch.nn import functional as F
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.packed_attention import Kind
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.training.order import CHUNK
 
 CLOSE: dict[str, float | None] = {"cpu": None}
 """Rows at least so long, as a share of the longest one's tokens, share a call of the attention kernel with it; 0.8 on
 devices that are not named. On a processor a call costs little, and each row has its own, without padding."""
-CHUNK = 256
-"""Answer tokens whose distributions are in float32 at a time."""
 
 Numbers = npt.NDArray[np.int64]
 
@@ -114,11 +113,11 @@ class Line:
             *(numbers for plan in plans for numbers in plan[2:]),
         ]
         there = torch.from_numpy(np.concatenate(parts)).to(base.device, non_blocking=True)
-        self.ids, self.positions, self.wanted, self.targets, weights_, *rest = there.split([len(part) for part in parts])
+        self.ids, self.positions, self.wanted, self.targets, weights_, *rest = there.split(
+            [len(part) for part in parts]
+        )
         self.weights = weights_.view(torch.float64).float()
-        self.groups = [
-            Group(plan[0], plan[1], *rest[3 * place : 3 * place + 3]) for place, plan in enumerate(plans)
-        ]
+        self.groups = [Group(plan[0], plan[1], *rest[3 * place : 3 * place + 3]) for place, plan in enumerate(plans)]
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
     def gradients(self, parameters: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:

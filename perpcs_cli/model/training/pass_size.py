@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import TypeVar
+from perpcs_cli.model.engine.memory import total_bytes
+from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.training.order import MOST
 
-Item = TypeVar("Item")
-
-MOST = 8192
-"""Tokens of a pass: with more a device computes no faster."""
+SHARE = 0.25
+"""Of a device's memory, for what the passes of a training keep."""
 
 
-def evenly(items: Sequence[Item], sizes: Sequence[int], most: int) -> Iterator[list[Item]]:
-    """The items in order, in as few parts as there must be, of about the same size; one item is always allowed."""
-    total = sum(sizes)
-    parts = -(-total // most)
-    before, places = 0, []
-    for size in sizes:
-        # Where the middle of an item lies.
-        places.append(int((before + size / 2) * parts / total))
-        before += size
-    for _, some in groupby(zip(places, items, strict=True), lambda one: one[0]):
-        yield [item for _, item in some]
+def pass_tokens(base: Base) -> int:
+    """Tokens of a pass whose activations fill a quarter of the device's memory, at most `MOST`.
+
+    Of its memory and not of what is free, so that the same command adds up in the same order every time.
+    """
+    text = base.model.config.get_text_config(decoder=True)
+    # A layer keeps three inputs of its MLP, about ten of its attention and pieces, and two norms' in float32.
+    layer = base.dtype.itemsize * (3 * getattr(text, "intermediate_size", 4 * text.hidden_size) + 10 * text.hidden_size)
+    token = text.num_hidden_layers * (layer + 8 * text.hidden_size)
+    total = total_bytes(base.device)
+    return max(1, min(MOST, int(SHARE * total / token))) if total else MOST

@@ -23,9 +23,8 @@ from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.dropout import Drawn, Dropout
 from perpcs_cli.model.training.line import Line, inputs
-from perpcs_cli.model.training.order import draw_steps, side_by_side, total_steps
+from perpcs_cli.model.training.order import MOST, draw_steps, evenly, side_by_side, total_steps
 from perpcs_cli.model.training.own_pieces import Piece, attached
-from perpcs_cli.model.training.pass_size import MOST, evenly
 from perpcs_cli.model.training.repeatable import repeatable
 
 What = Literal["lora", "gate"]
@@ -135,8 +134,8 @@ def train(
     """Train all jobs, each step one batch of every unfinished job side by side; fills each job's `log`.
 
     A job's batches and its dropout depend on the seed and its name alone, not on its neighbours. One whose loss or
-    gradient is no longer finite stops with a `failure`, and the others go on. A pass has at most `tokens` tokens, or
-    one row; parts of a batch give the same step, and so they do where the device's memory runs out. Raises PerpcsError
+    gradient is no longer finite stops with a `failure`, and the others go on. A pass has about `tokens` tokens at most,
+    or one row, and fewer where the device's memory runs out; parts of a batch give the same step. Raises PerpcsError
     for a job without examples, and for a row that is too large.
     """
     if empty := [job.name for job in jobs if not job.examples]:

@@ -21,6 +21,8 @@ from perpcs_cli.model.engine.batching import make_batch
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
+from perpcs_cli.model.training import line
+from perpcs_cli.model.training import train as room
 from perpcs_cli.model.training.dropout import Drawn, Dropout
 from perpcs_cli.model.training.order import draw_steps
 from perpcs_cli.model.training.train import check_trained, new_gates, new_lora, train
@@ -386,3 +388,34 @@ def test_nothing_to_train_on_is_an_error(tiny):
     job.examples = []
     with pytest.raises(PerpcsError, match="'u' has no examples"):
         train(tiny, [job], settings(steps=3), seed=0)
+
+
+@pytest.mark.parametrize("make", [lora_job, gate_job])
+def test_passes_of_few_tokens_give_the_same_step(tiny, make):
+    jobs = lambda: [make(tiny, name) for name in ("u", "v")]  # noqa: E731
+    whole = trained(tiny, jobs(), dropout=0.2)
+    found = jobs()
+    train(tiny, found, settings(), seed=0, dropout=0.2, tokens=20)
+    for job, expected in zip(found, whole, strict=True):
+        assert_same(job.parameters, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("make", [lora_job, gate_job])
+@pytest.mark.parametrize("close", [None, 0.8])
+def test_a_step_reads_back_nothing_but_losses_and_norms(tiny, monkeypatch, make, close):
+    """On numbers that are not there: whatever would have to come back to the host raises."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    looks = []
+
+    def look(runs):
+        looks.append([run.look().shape for run in runs])
+        return [(1.0, 1.0)] * len(runs)
+
+    monkeypatch.setattr(room, "_look", look)
+    monkeypatch.setitem(line.CLOSE, "cpu", close)
+    jobs = [make(tiny, name) for name in ("u", "v")]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        train(tiny, jobs, settings(batch_size=2, steps=3, accumulate=2), seed=0, dropout=0.2)
+    assert looks == [[(2,), (2,)]] * 3
+    assert [len(job.log) for job in jobs] == [3, 3]
