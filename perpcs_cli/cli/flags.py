@@ -81,12 +81,7 @@ AllSimilarOption = Annotated[
 TemperatureOption = Annotated[float, typer.Option("--temperature", help="Temperature of the softmax.")]
 TogetherOption = Annotated[
     int | None,
-    typer.Option(
-        "--together",
-        min=1,
-        help="Train so many users side by side; each becomes what it would alone.",
-        show_default="8, and 1 with --dp-epsilon or --dp-noise",
-    ),
+    typer.Option("--together", min=1, help="Train so many users side by side.", show_default="8; 1 with --dp-epsilon"),
 ]
 WeightsOption = Annotated[
     Weighting,

@@ -85,6 +85,7 @@ READ_ONLY = {
     ("bench", "prime"),
     ("bench", "mia"),
     ("bench", "scale"),
+    ("bench", "train"),
 }
 """Commands that write nothing to a workspace."""
 WITHOUT_FORCE = {("sweep",), ("pool", "revoke")}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from perpcs_cli.cli import flags, setting_flags
-from perpcs_cli.cli.bench.flags import ItemsOption, bench_workspace
+from perpcs_cli.cli.bench.flags import ItemsOption, RepeatsOption, bench_workspace
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 
@@ -20,7 +20,7 @@ def train(
     users_file: flags.UsersFileOption = None,
     items: ItemsOption = 20,
     sharer_count: Annotated[int, typer.Option("--sharer-count", min=1, help="Sharers that are trained.")] = 8,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Measurements of each.")] = 3,
+    repeats: RepeatsOption = 3,
 ) -> None:
     """Time training against its matrix products.
 
@@ -36,7 +36,7 @@ def train(
         users_file,
         sharers=sharer_count,
         items=items,
-        steps=training.given.get("steps") or 1,
+        steps=(workspace.settings.train.steps or 1) if "steps" in training.given else 1,
         repeats=repeats,
         report=console,
     )

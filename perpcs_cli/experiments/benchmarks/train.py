@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,7 +134,7 @@ def _clocked(base: Base, run: Callable[[], None]) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - used
 
 
-def _steps(examples: dict[str, Sequence[Encoded]], settings: TrainSettings, seed: int) -> list[list[Encoded]]:
+def _steps(examples: Mapping[str, Sequence[Encoded]], settings: TrainSettings, seed: int) -> list[list[Encoded]]:
     """The rows of each pass side by side."""
     from perpcs_cli.model.training.order import draw_steps, side_by_side
 

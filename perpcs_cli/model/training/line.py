@@ -142,7 +142,7 @@ class Line:
         """The attention's output [1, tokens, heads, dim]; inputs are [1, heads, tokens, dim]."""
         if not self.groups:
             alone = zip(*(x.split(self.lengths, dim=2) for x in (query, key, value)), strict=True)
-            return torch.cat([self._attention(*row, kind).transpose(1, 2) for row in alone], dim=1)
+            return torch.cat([self._attention(q, k, v, kind).transpose(1, 2) for q, k, v in alone], dim=1)
         by_group = [_ToRows.apply(x[0].transpose(0, 1), self.groups) for x in (query, key, value)]
         outputs = []
         for group, *parts in zip(self.groups, *by_group, strict=True):

@@ -252,10 +252,8 @@ class _Passes:
         spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
         def pieces(module: str) -> list[Piece]:
-            return [
-                Piece(span, run.job.scale * scale, *run.job.pieces[module], run.job.gates.get(module))
-                for span, (run, *_) in zip(spans, found, strict=True)
-            ]
+            own = [(span, run.job, *run.job.pieces[module]) for span, (run, *_) in zip(spans, found, strict=True)]
+            return [Piece(span, job.scale * scale, a, b, job.gates.get(module)) for span, job, a, b in own]
 
         line = Line(self.base, [row.encoded for row in rows], weights)
         # Checkpointing runs the layers again in the backward pass, which must find the pieces attached.
