@@ -40,6 +40,7 @@ from perpcs_cli.artifacts.pools import audit, revocation
 from perpcs_cli.cli.main import PANELS, app
 from perpcs_cli.cli.setting_flags import default_in_words
 from perpcs_cli.experiments.sweeps import runner
+from perpcs_cli.steps.data import fetch_lamp
 from perpcs_cli.tasks.presets import PRESETS, Stated
 from perpcs_cli.tasks.published_settings import published_settings
 
@@ -50,6 +51,7 @@ FORMATS: list[tuple[str, str, type[msgspec.Struct]]] = [
     ("`perpcs.toml`", "one", settings.Settings),
     ("`TASK.toml`", "one; in a workspace `NAME.task.toml`", task.TaskFile),
     ("`users.jsonl`", "a line a user", users.User),
+    ("`FILE.card.json` beside LaMP's in the cache", "one a file", fetch_lamp.FetchCard),
     ("`profiles.jsonl`", "a line a user", profiles.Profile),
     ("`profiles.meta.json`", "beside it", profiles.ProfilesInfo),
     ("`splits/split.json`", "one, with the lists `base.txt`, `target.txt`, `candidate.txt`", split.Split),

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from perpcs_cli.cli import process
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.given import check_values
 from perpcs_cli.cli.setting_flags import Section, defaults_in_force
@@ -99,6 +100,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 own = Console(json=bundle.json, quiet=bundle.quiet)
                 bundles[name] = context.obj if isinstance(context.obj, Console) else own
         function(**given, **bundles)
+        if any(isinstance(bundle, Console) and bundle.guides() for bundle in bundles.values()):
+            _name_successor(context)
 
     first = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     run.__doc__ = function.__doc__
@@ -107,6 +110,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.settings = {p.name: path for p in parameters if (path := _setting_of(p))}  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [first, *parameters]}
     return run
+
+
+def _name_successor(context: typer.Context) -> None:
+    """Say, to a person, which command usually comes next; not of a dry run, nor where results went elsewhere."""
+    from perpcs_cli.steps.inspect.status import NEXT
+
+    given = context.params
+    name = context.command_path.split(" ", 1)[-1]
+    if name in NEXT and not given.get("dry_run") and not given.get("out"):
+        process.talk(f"next: {NEXT[name]}\n")
 
 
 def _setting_of(parameter: inspect.Parameter) -> str | None:

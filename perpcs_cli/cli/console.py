@@ -51,6 +51,10 @@ class Console:
         if not self.quiet:
             self._talk(message)
 
+    def guides(self) -> bool:
+        """Whether a person reads along, who may be told what comes next."""
+        return self._shows and not self.quiet and not self.json and sys.stderr.isatty()
+
     def warn(self, message: str) -> None:
         """Say something that a person must not miss; `quiet` does not silence it."""
         self._talk(f"warning: {message}")

@@ -17,11 +17,15 @@ from perpcs_cli.errors import PerpcsError
 PANELS: dict[str, dict[str, tuple[str, str]]] = {
     "Workspace": {
         "init": ("workspace.init:init", "Make a workspace."),
+        "status": ("workspace.status:status", "Say what is done, stale or missing, and what comes next."),
+        "show": ("workspace.show:show", "Show what a file holds."),
+        "validate": ("workspace.validate:validate", "Check a file, or all files of a directory."),
         "task": ("workspace.tasks:app", "List tasks, and check the file of an own one."),
         "model": ("workspace.models:app", "Fetch and list small models to work with."),
         "completion": ("workspace.completion:completion", "Print the completion script of a shell."),
     },
     "Data": {
+        "fetch": ("data.fetch:app", "Fetch the official data of a benchmark, and import it."),
         "import": ("data.import_:import_", "Read users from LaMP's and other layouts."),
         "synth": ("data.synth:synth", "Make a small synthetic data set."),
         "split": ("data.split:split", "Divide users into base users, targets and candidates."),

@@ -16,6 +16,8 @@ from typing import Any
 _ROOMS = {
     "workspace": ("Places", "Who", "Workspace", "open_workspace"),
     "init_workspace": ("init",),
+    "inspect.status": ("status",),
+    "data.fetch_lamp": ("fetch_lamp",),
     "data.import_users": ("import_users",),
     "data.synth": ("synth",),
     "data.split": ("split",),

@@ -123,8 +123,8 @@ def _completed(found: TaskFile, path: Path) -> Task:
 
 
 def get_task(name: str) -> Task:
-    """The task called `name`: its own name or LaMP's, as `LaMP_2M` or `lamp-2m`, or the file of an own one, which ends
-    in `.toml`. `LaMP_2` is movie tagging.
+    """The task called `name`: its own name or LaMP's, as `LaMP_2M`, `lamp-2m` or `2m`, or the file of an own one, which
+    ends in `.toml`. `LaMP_2` is movie tagging.
 
     Raises UsageError for an unknown name and DataError for a broken file.
     """
@@ -143,6 +143,7 @@ def kept_task(directory: Path, name: str) -> Task:
 def named_task(name: str) -> Task:
     """The shipped task called `name`. Raises UsageError for an unknown one."""
     wanted = name.strip().lower().replace("-", "_")
+    wanted = f"lamp_{wanted}" if re.fullmatch("[1-9][mn]?", wanted) else wanted
     for task in shipped_tasks().values():
         if wanted in (task.name, task.lamp.lower()):
             return task

@@ -70,6 +70,9 @@ def test_one_flag_means_one_thing_everywhere() -> None:
 
 
 READ_ONLY = {
+    ("status",),
+    ("show",),
+    ("validate",),
     ("prompt",),
     ("similar",),
     ("audit",),

@@ -23,7 +23,10 @@ from valid_files import write_all
 from writing_commands import TORTURE
 
 import perpcs_cli.artifacts
+from perpcs_cli.artifacts.io.typed_files import json_bytes
+from perpcs_cli.cli.workspace.views import VIEWS, File, anything, plain
 from perpcs_cli.errors import PerpcsError
+from perpcs_cli.steps.inspect.kinds import kind_of
 
 SHORT_CASES, LONG_CASES = 10, 750
 CASES = LONG_CASES if TORTURE else SHORT_CASES
@@ -68,13 +71,23 @@ def fuzz(kind: Kind, root: Path, cases: int) -> None:
     @given(mutated(valid, kind.form))
     def attack(content: bytes) -> None:
         path.write_bytes(content)
-        try:
-            in_time(lambda: kind.read(root))
-        except PerpcsError as error:
-            # What is shown must be text.
-            str(error).encode()
+        for read in (lambda: kind.read(root), lambda: look_at(path)):
+            try:
+                in_time(read)
+            except PerpcsError as error:
+                # What is shown must be text.
+                str(error).encode()
 
     attack()
+
+
+def look_at(path: Path) -> None:
+    """What `perpcs validate` and `perpcs show` do with a file."""
+    kind = kind_of(path)
+    content = kind.read(path)
+    kind.check(path, content)
+    for text in (VIEWS.get(kind.name, anything)(File(path, content, 3)), json_bytes(plain(content)).decode()):
+        text.encode()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

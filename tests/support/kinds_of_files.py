@@ -36,6 +36,7 @@ from perpcs_cli.experiments.sweeps.grid import cells
 from perpcs_cli.experiments.sweeps.runner import Done
 from perpcs_cli.methods.statistics.comparison import read_answers
 from perpcs_cli.model.loading.identity import fingerprint_model
+from perpcs_cli.steps.data import fetch_lamp
 from perpcs_cli.steps.personalize.pareto_front import check_front
 from perpcs_cli.steps.workspace import Places, open_workspace
 from perpcs_cli.tasks import metrics
@@ -81,6 +82,10 @@ def imported(*paths: Path, task: Task = TASK) -> None:
     for user in found.users:
         safe_paths.check_id(user.user_id, "user")
         query_prompts(task, user)
+
+
+def _fetched(root: Path) -> None:
+    fetch_lamp.there("https://example.org/fetched.json", root / "fetched.json", root / "fetched.json.card.json")
 
 
 def _profiles(root: Path) -> None:
@@ -257,6 +262,7 @@ KINDS = [
     Kind("predictions", "predictions/p.jsonl", "jsonl", _answers("predictions/p.jsonl")),
     Kind("predictions-info", "predictions/p.meta.json", "json", _answers("predictions/p.jsonl")),
     Kind("profiles", "profiles.jsonl", "jsonl", _profiles),
+    Kind("fetched", "fetched.json.card.json", "json", _fetched),
     Kind("profiles-info", "profiles.meta.json", "json", _profiles),
     Kind("split", "splits/split.json", "json", _split),
     Kind("selection", "splits/selection.json", "json", _selection),

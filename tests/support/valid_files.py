@@ -41,6 +41,7 @@ from perpcs_cli.artifacts.privacy import Guarantee, Mechanism
 from perpcs_cli.artifacts.selection import Chosen, Selection, write_selection
 from perpcs_cli.artifacts.split import Parts, Split, write_split
 from perpcs_cli.experiments.sweeps.runner import Done
+from perpcs_cli.steps.data import fetch_lamp
 from perpcs_cli.tasks.published_settings import published_settings
 from perpcs_cli.tasks.spec import get_task
 
@@ -178,6 +179,9 @@ def _write_data(root: Path) -> None:
     lamp, per_pcs = root / "lamp", root / "per-pcs"
     typed_files.write_json(lamp / "dev_questions.json", [*questions, *plain][:3])
     typed_files.write_json(lamp / "dev_outputs.json", Labels(task="LaMP_4", golds=[Gold(id="1", output="Sun")]))
+    (root / "fetched.json").write_bytes(b"[]")
+    card = fetch_lamp.FetchCard(url="https://example.org/fetched.json", size=2, sha256=hashing.digest_bytes(b"[]"))
+    typed_files.write_json(root / "fetched.json.card.json", card)
     asked = [{"id": "q", "input": f"{ASK}Sun.", "gold": "Sun"}]
     typed_files.write_json(per_pcs / "users.json", [{"user_id": 1, "profile": items, "query": asked}])
     typed_files.write_json(per_pcs / "users_label.json", {"task": "LaMP_4", "golds": [{"id": "q", "output": "Sun"}]})

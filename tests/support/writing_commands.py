@@ -65,6 +65,7 @@ FORMS = {
 """Each command that writes, into a new place, and over what is there."""
 NOT_HERE = {
     "model fetch": "downloads",
+    "fetch lamp": "downloads; what is left of a stopped one is in artifacts/io/test_download.py",
     "table": "--plot writes one file, as eval --out does",
 }
 """Commands that write, and why they are not above."""

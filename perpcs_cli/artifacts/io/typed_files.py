@@ -127,7 +127,7 @@ def read_bytes(path: Path, limit: int = limits.DATA_BYTES) -> bytes:
             blocks.append(block)
             held += len(block)
     if max(size, held) > limit:
-        raise _too_large(path, limit)
+        raise too_large(path, limit)
     return b"".join(blocks)
 
 
@@ -187,8 +187,9 @@ def lines(path: Path, limit: int = limits.DATA_BYTES) -> Iterator[tuple[int, byt
                 if line.strip():
                     yield number, line
     if large:
-        raise _too_large(path, limit)
+        raise too_large(path, limit)
 
 
-def _too_large(path: Path, limit: int) -> DataError:
+def too_large(path: Path, limit: int) -> DataError:
+    """What is raised for a file of more than `limit` bytes."""
     return DataError(f"is larger than {limit >> 20} MiB, the most that is read", where=path)

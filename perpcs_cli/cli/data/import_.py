@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +13,14 @@ from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 from perpcs_cli.errors import DataError
 
+if TYPE_CHECKING:
+    from perpcs_cli.steps.job import Outcome
+    from perpcs_cli.tasks.importing.import_users import ImportResult
+
 SHOWN = 20
+AllowBrokenOption = Annotated[
+    bool, typer.Option("--allow-broken", help="Write the good records and leave out the broken ones.")
+]
 
 
 @command
@@ -31,9 +39,7 @@ def import_(
     ],
     task: flags.TaskOption = None,
     out: Annotated[Path | None, flags.out_option("users.jsonl of the workspace", "file")] = None,
-    allow_broken: Annotated[
-        bool, typer.Option("--allow-broken", help="Write the good records and leave out the broken ones.")
-    ] = False,
+    allow_broken: AllowBrokenOption = False,
 ) -> None:
     """Read users from LaMP's and other layouts.
 
@@ -50,6 +56,16 @@ def import_(
         out=out,
         **write.mode(console),
     )
+    tell(console, found, outcome)
+
+
+def tell(
+    console: Console, found: ImportResult, outcome: Outcome[bool] | None, more: Mapping[str, object] | None = None
+) -> None:
+    """Say what an import has found and written; `more` goes into the JSON.
+
+    Raises DataError where records were broken, and nothing was written.
+    """
     for problem in found.problems[:SHOWN]:
         console.warn(str(problem))
     if len(found.problems) > SHOWN:
@@ -63,7 +79,7 @@ def import_(
         "answered": sum(query.output is not None for user in found.users for query in user.queries),
     }
     place = {"path": str(outcome.path), "state": outcome.state} if outcome else {"path": None, "state": "refused"}
-    value = {**place, **counts, "problems": found.problems, "notes": found.notes}
+    value = {**place, **counts, "problems": found.problems, "notes": found.notes, **(more or {})}
     if not outcome:
         if console.json:
             console.result(value, "")

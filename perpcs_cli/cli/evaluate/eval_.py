@@ -103,7 +103,7 @@ def eval_(
         out=out,
         **write.mode(console),
     )
-    console.result(result, render(_table(result), shown))
+    console.result(result, render(metrics_table(result), shown))
     if answers:
         from perpcs_cli.steps.evaluate.side_by_side import side_by_side
 
@@ -136,7 +136,7 @@ def _named(arguments: list[str]) -> dict[str, Path]:
     return files
 
 
-def _table(result: Metrics) -> Table:
+def metrics_table(result: Metrics) -> Table:
     """One section of systems for each user, if there are values by user, and one for all."""
     from perpcs_cli.tasks.metrics import higher_is_better
 

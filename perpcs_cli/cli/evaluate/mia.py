@@ -105,10 +105,10 @@ def mia(
         return
     if outcome.state == "made":
         console.note(f"wrote {outcome.path}")
-    console.result(outcome.value, _table(outcome.value))
+    console.result(outcome.value, leakage_table(outcome.value))
 
 
-def _table(leakage: Leakage) -> str:
+def leakage_table(leakage: Leakage) -> str:
     """One section for each system and protocol; the strongest attack has a star."""
     columns = [
         Column("model"),

@@ -21,6 +21,7 @@ import msgspec
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.users import text_of
 from perpcs_cli.errors import DataError
+from perpcs_cli.tasks.importing.json_arrays import is_list, records
 from perpcs_cli.tasks.importing.json_values import decoded
 
 FORMS = (
@@ -117,8 +118,12 @@ def _files(path: Path) -> list[Path]:
 def _read(path: Path, sources: Sources) -> None:
     problems = sources.problems[path] = []
     # A pipe can be read but once.
+    if path.is_file() and is_list(path):
+        sources.users.append(_each_listed(path, problems))
+        return
     if path.is_file() and _holds_lines(path):
-        sources.users.append(_each_own(path, typed_files.lines(path), problems, "another value follows the first"))
+        lines = ((f"line {number}", line) for number, line in typed_files.lines(path))
+        sources.users.append(_each_own(path, lines, problems, "another value follows the first"))
         return
     data = typed_files.without_mark(typed_files.read_bytes(path))
     try:
@@ -135,16 +140,23 @@ def _read(path: Path, sources: Sources) -> None:
     elif isinstance(content, dict) and "user_id" in content:
         sources.users.append([_own(path, "line 1", content)])
     elif isinstance(content, list):
-        convert = _question if any(isinstance(r, dict) and "input" in r for r in content) else _per_pcs
-        sources.users.append(
-            [
-                convert(path, f"[{place}]", record)
-                for place, record in enumerate(content)
-                if _is_object(record, path, f"[{place}]", problems)
-            ]
-        )
+        rows = enumerate(content)
+        listed = [(f"[{n}]", row) for n, row in rows if _is_object(row, path, f"[{n}]", problems)]
+        sources.users.append([_listed(path, record, row) for record, row in listed])
     else:
         raise DataError("has none of the known layouts", where=path, hint=FORMS)
+
+
+def _each_listed(path: Path, problems: list[Problem]) -> Iterator[RawUser]:
+    """The users of a JSON list, record by record: a broken one is a problem."""
+    for record, row in _objects(path, ((f"[{n}]", data) for n, data in enumerate(records(path))), problems):
+        yield _listed(path, record, row)
+
+
+def _listed(path: Path, record: str, row: dict[str, Any]) -> RawUser:
+    """A record of a list: a question has an `input`, or at least an `id`; a user has queries."""
+    asks = "input" in row or ("id" in row and "query" not in row)
+    return (_question if asks else _per_pcs)(path, record, row)
 
 
 def _holds_lines(path: Path) -> bool:
@@ -176,7 +188,7 @@ def read_records(path: Path, problems: list[Problem]) -> list[tuple[str, dict[st
     return [(record, row) for record, row in rows if _is_object(row, path, record, problems)]
 
 
-def _each_own(path: Path, lines: Iterable[tuple[int, bytes]], problems: list[Problem], error: str) -> Iterator[RawUser]:
+def _each_own(path: Path, lines: Iterable[tuple[str, bytes]], problems: list[Problem], error: str) -> Iterator[RawUser]:
     """The users of users.jsonl: a broken line is a problem, and a file without any user is no users.jsonl."""
     some = False
     for record, row in _objects(path, lines, problems):
@@ -187,13 +199,12 @@ def _each_own(path: Path, lines: Iterable[tuple[int, bytes]], problems: list[Pro
 
 
 def _objects(
-    path: Path, lines: Iterable[tuple[int, bytes]], problems: list[Problem]
+    path: Path, values: Iterable[tuple[str, bytes]], problems: list[Problem]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, object) for each line; a broken one, or another value, is a problem."""
-    for number, line in lines:
-        record = f"line {number}"
+    """(where, object) for each of (where, JSON); what is broken, or another value, is a problem."""
+    for record, data in values:
         try:
-            row = decoded(line)
+            row = decoded(data)
         except typed_files.UNREADABLE as broken:
             problems.append(Problem(str(path), record, "", f"not valid JSON: {broken}"))
             continue
@@ -201,9 +212,9 @@ def _objects(
             yield record, row
 
 
-def _numbered(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers."""
-    return ((number, line) for number, line in enumerate(data.splitlines(), start=1) if line.strip())
+def _numbered(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """(where, line) for the lines that are not blank."""
+    return ((f"line {number}", line) for number, line in enumerate(data.splitlines(), start=1) if line.strip())
 
 
 def _is_object(value: object, path: Path, record: str, problems: list[Problem]) -> TypeGuard[dict[str, Any]]:

@@ -1,0 +1,35 @@
+"""`perpcs status`: where a workspace stands, and what comes next."""
+
+from __future__ import annotations
+
+from perpcs_cli.cli import flags
+from perpcs_cli.cli.command import command
+from perpcs_cli.cli.console import Console
+from perpcs_cli.cli.tables import Column, Table, render
+
+
+@command
+def status(console: Console, here: flags.PlaceFlags) -> None:
+    """Say what is done, stale or missing, and what comes next.
+
+    A step is stale where what it was made from has changed since. Only cards, manifests and digests are read; what
+    was made with other settings than perpcs.toml has now is not called stale.
+    """
+    from perpcs_cli.steps.inspect.status import status as step
+
+    found = step(here.places)
+    columns = [Column("step"), Column("state"), Column("what"), Column("size"), Column("why")]
+    rows = [
+        (one.name, one.state, one.what, spoken_bytes(one.bytes) if one.bytes else "", one.why) for one in found.steps
+    ]
+    console.result(found, render(Table(columns, [rows]), "table") + f"next: {found.next}\n")
+
+
+def spoken_bytes(count: int) -> str:
+    """A size as people say it, in powers of 1000."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
