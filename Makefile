@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: venv test torture lint format demo completions docs clean
+.PHONY: venv test torture lint format demo gpu completions docs clean
 
 venv: $(READY)
 
@@ -34,7 +34,12 @@ format: $(READY)
 demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh
 
+# On a machine with a CUDA GPU. At most ten minutes.
+gpu: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" bash examples/gpu.sh
+
 completions: $(READY)
+	$(BIN)/python docs/generate.py
 	$(BIN)/perpcs completion bash > completions/perpcs.bash
 	$(BIN)/perpcs completion zsh > completions/_perpcs
 	$(BIN)/perpcs completion fish > completions/perpcs.fish

@@ -1,10 +1,14 @@
-_perpcs_completion() {
-    local IFS=$'
-'
-    COMPREPLY=( $( env COMP_WORDS="${COMP_WORDS[*]}" \
-                   COMP_CWORD=$COMP_CWORD \
-                   _PERPCS_COMPLETE=complete_bash $1 ) )
-    return 0
+# Completion of perpcs in bash: eval "$(perpcs completion bash)".
+_perpcs() {
+    local line
+    COMPREPLY=()
+    while IFS= read -r line; do
+        case "$line" in
+            :file) compopt -o default 2>/dev/null ;;
+            :directory) compopt -o dirnames 2>/dev/null ;;
+            :more) compopt -o nospace 2>/dev/null ;;
+            *) COMPREPLY+=("${line%%$'\t'*}") ;;
+        esac
+    done < <(_PERPCS_COMPLETE=1 "$1" "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
 }
-
-complete -o default -F _perpcs_completion perpcs
+complete -F _perpcs perpcs

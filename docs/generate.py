@@ -1,7 +1,8 @@
-"""Writes the pages that are made from the code: `python docs/generate.py`, or `make docs`.
+"""Writes what is made from the code: `python docs/generate.py`, or `make docs`.
 
 commands.md from each command's own help, settings.md from the declarations of the settings, files.md from the typed
-files, fidelity.md from the presets and the tables in `deviations`. A test compares them with what is committed.
+files, fidelity.md from the presets and the tables in `deviations`, and the words that shells complete from the
+commands. A test compares them with what is committed.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from perpcs_cli.artifacts import (
 )
 from perpcs_cli.artifacts.io import journal
 from perpcs_cli.artifacts.pools import audit, revocation
+from perpcs_cli.cli.completions.answers import WORDS
+from perpcs_cli.cli.completions.command_words import command_words
 from perpcs_cli.cli.main import PANELS, app
 from perpcs_cli.cli.setting_flags import default_in_words
 from perpcs_cli.experiments.sweeps import runner
@@ -246,3 +249,4 @@ PAGES = {"commands.md": commands, "settings.md": settings_page, "files.md": file
 if __name__ == "__main__":
     for page, make in PAGES.items():
         (HERE / page).write_text(make(), encoding="utf-8")
+    WORDS.write_text(command_words(), encoding="utf-8")

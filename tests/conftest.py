@@ -51,7 +51,8 @@ def _no_memory_of_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """Records of models are kept with the tests, and not in the user's cache."""
     records = tmp_path_factory.mktemp("records")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("perpcs_cli.model.loading.known_identity.cache_directory", lambda: records)
+        for room in ("known_identity", "number_type"):
+            patch.setattr(f"perpcs_cli.model.loading.{room}.cache_directory", lambda: records)
         yield
 
 

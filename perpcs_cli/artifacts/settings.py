@@ -2,6 +2,8 @@
 
 From a declaration come the key in the file, the check of its range, the flag, the variable in the environment and the
 reference page (`declared`). A setting without a default here has one by the task, published by the papers.
+
+One room, though long: it is the one place where settings are declared.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ Prompts = Literal["once", "both"]
 Winner = Literal["base", "candidate"]
 WhiteSpace = Literal["kept", "collapsed"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+Quantize = Literal["none", "4bit"]
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -155,6 +158,11 @@ class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = "base"
     merge: MergeSetting = "product"
     recent: Annotated[Count | None, Meta(description="Only the newest items of each history.")] = None
+    race: Annotated[
+        Annotated[float, Meta(gt=0, le=0.5)] | None,
+        Meta(description="Stop candidates that are worse on the items so far, at this level of a t-test; 0.05, say."),
+    ] = None
+    race_items: Annotated[int, Meta(ge=2, description="With --race: history items between two tests.")] = 5
 
 
 class SelectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -215,7 +223,10 @@ class Settings(
         str, Meta(description="Task adapter from `perpcs adapt`, merged into the base; 'none' for none.")
     ] = ""
     device: Annotated[str, Meta(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    dtype: Annotated[DtypeName, Meta(description="Number type; auto: by the device.")] = "auto"
+    dtype: Annotated[DtypeName, Meta(description="Number type; auto: what is fast here, as measured.")] = "auto"
+    quantize: Annotated[
+        Quantize, Meta(description="4bit: keep the base's weights in 4 bits (NF4), for devices with little memory.")
+    ] = "none"
     seed: Annotated[int, Meta(ge=0, description="Seed of everything random.")] = 0
     max_length: Length = 2048
     white_space: Annotated[

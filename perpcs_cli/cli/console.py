@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
 
 from perpcs_cli.cli import process
+
+PATIENCE_SECONDS = 2.0
+"""What takes no longer needs no bar."""
+EVERY_SECONDS = 30.0
+"""Between two lines of progress where there is no terminal."""
 
 
 class Bar:
@@ -61,23 +68,77 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Bar]:
-        """A progress bar on a terminal; nothing elsewhere."""
-        if self.quiet or total == 0 or not sys.stderr.isatty():
-            yield Bar(lambda steps, text: None)
-            return
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        """How far something long has come, with its rate and the time left, once it has taken two seconds.
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}"),
-        )
-        with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
-            task = bar.add_task(label, total=total, text="")
-            yield Bar(lambda steps, text: bar.update(task, advance=steps, text=text))
+        A bar on a terminal, a line every 30 seconds elsewhere; nothing where nobody reads along.
+        """
+        if self.quiet or self.json or total == 0:
+            yield Bar(lambda steps, text: None)
+        elif not sys.stderr.isatty():
+            lines = _Lines(label, total, self._talk)
+            yield Bar(lines.advance)
+        else:
+            with _bar(label, total) as bar:
+                yield bar
 
     def _talk(self, message: str) -> None:
         process.talk(message + "\n")
+
+
+class _Lines:
+    """Progress where there is no terminal: a line now and then."""
+
+    def __init__(self, label: str, total: int, talk: Callable[[str], None]) -> None:
+        self._label, self._total, self._talk = label, total, talk
+        self._done = 0
+        self._begin = self._told = time.monotonic()
+
+    def advance(self, steps: int, text: str) -> None:
+        """Count, and say so where it is time."""
+        self._done += steps
+        now = time.monotonic()
+        if now - self._told < EVERY_SECONDS:
+            return
+        self._told = now
+        rate = self._done / (now - self._begin)
+        left = (self._total - self._done) / rate if rate else 0.0
+        self._talk(f"{self._label}: {self._done} of {self._total}, {rate:.2g} a second, {spoken_seconds(left)} left")
+
+
+def spoken_seconds(seconds: float) -> str:
+    """A time as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Bar]:
+    """A bar on a terminal, which appears when it has something to tell."""
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[text]}", markup=False),
+    )
+    progress = Progress(*columns, console=RichConsole(stderr=True), transient=True)
+    task = progress.add_task(label, total=total, text="", rate="")
+
+    def update(steps: int, text: str) -> None:
+        speed = progress.tasks[task].speed
+        progress.update(task, advance=steps, text=text, rate=f"{speed:.3g}/s" if speed else "")
+
+    appear = threading.Timer(PATIENCE_SECONDS, progress.start)
+    appear.daemon = True
+    appear.start()
+    try:
+        yield Bar(update)
+    finally:
+        appear.cancel()
+        appear.join()
+        progress.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 from perpcs_cli.cli import process
@@ -13,12 +15,14 @@ def run() -> None:
     try:
         process.set_streams()
         process.heed_signals()
-        from typer._completion_classes import completion_init
+        if os.environ.get("_PERPCS_COMPLETE"):
+            from perpcs_cli.cli.completions.answers import answer
 
+            with contextlib.suppress(OSError):
+                process.show(answer(sys.argv[1:]))
+            return
         from perpcs_cli.cli.main import app
 
-        # The app answers the shells' completion scripts; Typer lets it only with its --install-completion option.
-        completion_init()
         app()
     except KeyboardInterrupt as error:
         sys.exit(process.stopped(error))

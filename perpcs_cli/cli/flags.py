@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from perpcs_cli.artifacts.settings import DtypeName, Merge, Weighting
+from perpcs_cli.artifacts.settings import DtypeName, Merge, Quantize, Weighting
 from perpcs_cli.artifacts.users import read_ids
 from perpcs_cli.cli.command import panel
 from perpcs_cli.cli.console import Console
@@ -28,6 +28,7 @@ TaskOption = Annotated[str | None, setting("task")]
 ModelOption = Annotated[str | None, setting("model")]
 DeviceOption = Annotated[str | None, setting("device")]
 DtypeOption = Annotated[DtypeName | None, setting("dtype")]
+QuantizeOption = Annotated[Quantize | None, setting("quantize")]
 SeedOption = Annotated[int | None, setting("seed")]
 UsersFileOption = Annotated[
     Path | None, typer.Option("--users-file", help="The users.", show_default="users.jsonl of the workspace")
@@ -189,12 +190,13 @@ class BaseFlags:
     task_adapter: Annotated[str | None, setting("task_adapter")] = None
     device: DeviceOption = None
     dtype: DtypeOption = None
+    quantize: QuantizeOption = None
     seed: SeedOption = None
     max_length: Annotated[int | None, setting("max_length")] = None
 
     def open(self, *sections: Section) -> Workspace:
         """Open the workspace with these flags and those of some sections."""
-        names = ("task", "model", "task_adapter", "device", "dtype", "seed", "max_length")
+        names = ("task", "model", "task_adapter", "device", "dtype", "quantize", "seed", "max_length")
         given = {name: getattr(self, name) for name in names}
         return open_workspace(self.workspace, **given, **layered(sections))
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import os
 import re
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, TextIO
 
@@ -124,9 +129,9 @@ def talk(text: str) -> None:
     sys.stderr.flush()
 
 
-def portable(json: bytes) -> str:
+def portable(encoded: bytes) -> str:
     """JSON as text that is JSON in the encoding of stdout, too."""
-    text = json.decode()
+    text = encoded.decode()
     utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
     return text if utf8 else text.encode("ascii", ESCAPE).decode()
 
@@ -134,3 +139,46 @@ def portable(json: bytes) -> str:
 def visible(text: str) -> str:
     r"""Text with what breaks lines or speaks to terminals as \uXXXX, but for newlines and tabs."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+STREAM = Path("-")
+"""As a file: stdin, where one is read, and stdout, where one is written."""
+
+
+@contextmanager
+def spooled(path: Path) -> Iterator[Path]:
+    """The file to read: `path`, or for `-` all of stdin in a file of its own, which can be read more than once."""
+    if path != STREAM:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="perpcs-") as directory:
+        data = sys.stdin.buffer.read()
+        file = Path(directory) / f"stdin{_ending(data)}"
+        file.write_bytes(data)
+        yield file
+
+
+@contextmanager
+def printed(out: Path | None, name: str) -> Iterator[Path | None]:
+    """The file to write: `out`, or for `-` one that is called `name` and printed when the block has ended well."""
+    if out != STREAM:
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="perpcs-") as directory:
+        file = Path(directory) / name
+        yield file
+        if file.exists():
+            show(file.read_text(encoding="utf-8"))
+
+
+def _ending(data: bytes) -> str:
+    """What the name of a file with this content ends in: rows stand a line each, and say no format."""
+    text = data.removeprefix(codecs.BOM_UTF8).strip()
+    if text[:1] not in (b"{", b"["):
+        return ".toml"
+    first, _, rest = text.partition(b"\n")
+    try:
+        row = json.loads(first)
+    except ValueError:
+        return ".json"
+    return ".jsonl" if isinstance(row, dict) and (rest or "format" not in row) else ".json"

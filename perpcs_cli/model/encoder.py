@@ -13,7 +13,8 @@ from perpcs_cli.errors import DataError
 from perpcs_cli.model.engine.batching import Encoded, by_budget
 from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.loading.checkpoint import load_checkpoint
-from perpcs_cli.model.loading.identity import choose_device, choose_dtype, fingerprint_model, locate
+from perpcs_cli.model.loading.identity import choose_device, fingerprint_model, locate
+from perpcs_cli.model.loading.number_type import choose_dtype, read_widths
 
 BATCH_TOKENS = 16384
 BATCH_ROWS = 64
@@ -71,6 +72,11 @@ def fingerprint_encoder(name: str) -> str:
     return fingerprint_model(locate(name))
 
 
+def encoder_dtype(name: str, dtype: str, device: torch.device) -> torch.dtype:
+    """The number type that an encoder runs in on a device. Raises UsageError for one that is not there."""
+    return choose_dtype(dtype, device, read_widths(locate(name)))
+
+
 def load_encoder(name: str, *, device: str, dtype: str, max_length: int) -> Encoder:
     """Load an encoder by name, directory or hub id, from safetensors only.
 
@@ -78,7 +84,7 @@ def load_encoder(name: str, *, device: str, dtype: str, max_length: int) -> Enco
     DataError for a model that cannot be loaded.
     """
     place = choose_device(device)
-    model, tokenizer = load_checkpoint(locate(name), "encoder", choose_dtype(dtype, place))
+    model, tokenizer = load_checkpoint(locate(name), "encoder", encoder_dtype(name, dtype, place))
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     limits = (max_length, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))

@@ -40,7 +40,7 @@ class StepModel:
     """The base that the settings name, with its task adapter unless `adapted` is false.
 
     Without `pieces` it needs no linear layers that could carry them. `changed`: the step will change the model, so
-    nobody else may get it.
+    nobody else may get it. `trains`: the step will train on it, which not every number type is good for.
     """
 
     def __init__(
@@ -51,24 +51,35 @@ class StepModel:
         adapted: bool = True,
         pieces: bool = True,
         changed: bool = False,
+        trains: bool = False,
     ) -> None:
         self.settings = workspace.settings
         self._report = report
         self._task_adapter = self.settings.task_adapter if adapted else ""
         self._targets = self.settings.lora.targets if pieces else ()
         self._changed = changed
+        self._trains = trains
 
     @cached_property
     def identity(self) -> Identity:
         """What it is, looked at now. Raises what `identify` raises, and DataError where it was another one before."""
         from perpcs_cli.model.loading.identity import identify
-        from perpcs_cli.model.loading.known_identity import remember
+        from perpcs_cli.model.loading.known_identity import forget, remember
 
         settings = self.settings
         state = self._asked.state()
-        found = identify(settings.model, self._task_adapter, device=settings.device, dtype=settings.dtype)
+        found = identify(
+            settings.model,
+            self._task_adapter,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantize=settings.quantize,
+            trains=self._trains,
+        )
         known = vars(self).get("_known")
         if known and (known.fingerprint, known.description) != (found.fingerprint, found.describe()):
+            # Else the next run would know it, too.
+            forget(self._asked)
             raise DataError("the model has changed while this command ran", where=settings.model, hint="Run it again.")
         remember(self._asked, state, found.fingerprint, found.describe())
         return found
@@ -78,7 +89,9 @@ class StepModel:
         from perpcs_cli.model.loading.known_identity import Asked
 
         settings = self.settings
-        return Asked(settings.model, self._task_adapter, settings.device, settings.dtype)
+        return Asked(
+            settings.model, self._task_adapter, settings.device, settings.dtype, settings.quantize, self._trains
+        )
 
     @cached_property
     def _known(self) -> KnownIdentity | None:
@@ -103,9 +116,10 @@ class StepModel:
         from perpcs_cli.model.engine.memory import watched
         from perpcs_cli.model.engine.packed_check import check_packed
         from perpcs_cli.model.loading.base import load_base
+        from perpcs_cli.model.loading.number_type import choose_dtype, read_widths
 
         settings = self.settings
-        key = (settings.model, self._targets, self.fingerprint, settings.device, settings.dtype)
+        key = (settings.model, self._targets, self.fingerprint, settings.device, self.describe()["dtype"])
         kept = None if self._changed else _kept.get()
         found = kept.get(key) if kept else None
         if found is not None:
@@ -120,14 +134,20 @@ class StepModel:
         except torch.OutOfMemoryError:
             raise PerpcsError(
                 f"the model {settings.model!r} does not fit into the memory of {self.identity.device}",
-                hint="Try --dtype bfloat16, another --device, or a smaller model.",
+                hint="Try --dtype bfloat16, --quantize 4bit, another --device, or a smaller model.",
             ) from None
         if kept is not None:
             kept[key] = base
-        shape = f"{base.describe()['dtype']} on {base.device}"
+        weights = "" if settings.quantize == "none" else f"{settings.quantize}, "
+        shape = f"{weights}{base.describe()['dtype']} on {base.device}"
         merged = f" + {self._task_adapter}" if self._task_adapter else ""
         layers = f", {len(base.targets)} linear layers" if self._targets else ""
         self._report.note(f"base: {settings.model}{merged}, {shape}{layers}")
+        if (
+            self._trains
+            and choose_dtype(settings.dtype, base.device, read_widths(self.identity.directory)) == torch.float16
+        ):
+            self._report.note("float16 is fast here and not for training; this step takes float32")
         return base
 
     @cached_property

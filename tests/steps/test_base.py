@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -13,8 +14,9 @@ from helpers import write_sharer
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.settings import make_settings, to_toml
 from perpcs_cli.errors import DataError, PerpcsError
-from perpcs_cli.model.loading import known_identity
+from perpcs_cli.model.loading import known_identity, number_type
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.loading.number_type import Speeds
 from perpcs_cli.steps.base import StepModel, kept_base
 from perpcs_cli.steps.report import SILENT
 from perpcs_cli.steps.workspace import Workspace, open_workspace
@@ -140,3 +142,19 @@ def test_a_model_that_is_another_than_it_was_known_as(workspace: Workspace, monk
     monkeypatch.setattr("perpcs_cli.model.loading.identity.identify", lambda *_, **__: other)
     with pytest.raises(DataError, match="has changed while this command ran"):
         _ = model.base
+    # The next run does not know it as it was.
+    assert StepModel(workspace, SILENT).fingerprint == other.fingerprint
+
+
+def test_training_in_another_type_than_inference_is_said(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on GPUs that compute in float16, and not in bfloat16."""
+    old = Speeds(device="old", torch="2", hidden=64, intermediate=96, seconds={"float32": 1.0, "float16": 0.2})
+    monkeypatch.setattr(number_type, "speeds", lambda *_: old)
+    auto = with_settings(workspace, dtype="auto")
+    told: list[str] = []
+    report = SimpleNamespace(note=told.append)
+    assert StepModel(auto, report, trains=True).base.dtype == torch.float32
+    assert any("float16 is fast here and not for training; this step takes float32" in line for line in told)
+    told.clear()
+    assert StepModel(auto, report).identity.dtype == torch.float16
+    assert loaded(with_settings(workspace, dtype="float32"), trains=True).dtype == torch.float32

@@ -55,6 +55,7 @@ FORMS = {
     "assemble again": "assemble --plain --top-k 1 --force",
     "retrieve": "retrieve --similar 2 --out new",
     "prime": f"{PRIME},1 --pareto new.json --traces new-traces --out new",
+    "prime, racing": f"{PRIME} --race 0.5 --race-items 2 --prompts both --alpha 1 --traces new-traces --out new",
     "predict": "predict --recipes recipes --max-new-tokens 2 --name new",
     "predict again": "predict --base --max-new-tokens 2 --force",
     "eval": "eval predictions/base.jsonl predictions/per-pcs.jsonl --resamples 20 --out new.json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from perpcs_cli.cli.bench.assemble import assemble
+from perpcs_cli.cli.bench.device import device
 from perpcs_cli.cli.bench.mia import mia
 from perpcs_cli.cli.bench.prime import prime
 from perpcs_cli.cli.bench.scale import scale
@@ -22,3 +23,4 @@ app.command("prime", cls=Command)(prime)
 app.command("mia", cls=Command)(mia)
 app.command("scale", cls=Command)(scale)
 app.command("train", cls=Command)(train)
+app.command("device", cls=Command)(device)

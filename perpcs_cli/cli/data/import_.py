@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perpcs_cli.cli import flags
+from perpcs_cli.cli import flags, process
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 from perpcs_cli.errors import DataError
@@ -44,19 +45,24 @@ def import_(
     """Read users from LaMP's and other layouts.
 
     Of an own task, whose file says what columns are called, a record is a user or one item. Checks every record and
-    writes users.jsonl. Broken records are listed, and nothing is written then, unless with --allow-broken.
+    writes users.jsonl; - is stdin, and --out - stdout. Broken records are listed, and nothing is written then, unless
+    with --allow-broken.
     """
     from perpcs_cli.steps.data.import_users import import_users
 
-    found, outcome = import_users(
-        sources,
-        here.places,
-        task=task,
-        allow_broken=allow_broken,
-        out=out,
-        **write.mode(console),
-    )
-    tell(console, found, outcome)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(process.spooled(path)) for path in sources]
+        place = stack.enter_context(process.printed(out, "users.jsonl"))
+        found, outcome = import_users(
+            files,
+            here.places,
+            task=task,
+            allow_broken=allow_broken,
+            out=place,
+            **write.mode(console),
+        )
+    if out != process.STREAM or outcome is None:
+        tell(console, found, outcome)
 
 
 def tell(

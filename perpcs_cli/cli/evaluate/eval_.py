@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from perpcs_cli.cli import flags
+from perpcs_cli.cli import flags, process
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.process import visible
@@ -76,38 +77,44 @@ def eval_(
     """Evaluate predictions with LaMP's metrics.
 
     Prints a table with 95 % bootstrap intervals, and with differences to the baseline for several files. --out also
-    writes the metrics, as JSON. --answers shows what each file says, beside the reference.
+    writes the metrics, as JSON. A file - is stdin. --answers shows what each file says, beside the reference.
     """
     from perpcs_cli.steps.evaluate import metrics
 
     shown = flags.form_of(form, console)
     if answers and (console.json or labels):
         raise UsageError("shows text, of users who are known", where="--answers with --json or --labels")
-    files = _named(predictions)
-    if write_lamp is not None:
-        metrics.write_lamp(files, here.places, write_lamp, task=task, **write.mode(console))
-        return
-    result = metrics.evaluate_predictions(
-        files,
-        here.places,
-        who.who(),
-        labels=labels,
-        baseline=baseline,
-        resamples=resamples,
-        unit=unit,
-        per_user=per_user,
-        partial=partial,
-        habits=habits,
-        task=task,
-        seed=seed,
-        out=out,
-        **write.mode(console),
-    )
-    console.result(result, render(metrics_table(result), shown))
-    if answers:
-        from perpcs_cli.steps.evaluate.side_by_side import side_by_side
+    named = _named(predictions)
+    if process.STREAM in named.values() and out:
+        raise UsageError(
+            "keeps the names of the files, and stdin has none", where="--out", hint="Give the file itself."
+        )
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(process.spooled(path)) for name, path in named.items()}
+        if write_lamp is not None:
+            metrics.write_lamp(files, here.places, write_lamp, task=task, **write.mode(console))
+            return
+        result = metrics.evaluate_predictions(
+            files,
+            here.places,
+            who.who(),
+            labels=labels,
+            baseline=baseline,
+            resamples=resamples,
+            unit=unit,
+            per_user=per_user,
+            partial=partial,
+            habits=habits,
+            task=task,
+            seed=seed,
+            out=out,
+            **write.mode(console),
+        )
+        console.result(result, render(metrics_table(result), shown))
+        if answers:
+            from perpcs_cli.steps.evaluate.side_by_side import side_by_side
 
-        console.data(_side_by_side(side_by_side(files, here.places, who.who(), first=answers)))
+            console.data(_side_by_side(side_by_side(files, here.places, who.who(), first=answers)))
 
 
 def _side_by_side(rows: Sequence[SideBySide]) -> str:
@@ -128,7 +135,7 @@ def _named(arguments: list[str]) -> dict[str, Path]:
     for argument in arguments:
         name, equals, file = argument.partition("=")
         path = Path(file) if equals and name and not Path(argument).exists() else Path(argument)
-        name = name if path != Path(argument) else path.stem
+        name = name if path != Path(argument) else "stdin" if path == process.STREAM else path.stem
         if name in files:
             hint = f"Name them, as other={path}."
             raise UsageError(f"two files are called {name!r}: {files[name]} and {path}", hint=hint)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from perpcs_cli.cli import flags, setting_flags
+from perpcs_cli.cli import flags, process, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.rows import show_outcome
@@ -37,29 +37,32 @@ def predict(
     """Answer users' queries with one model.
 
     The model is one of --base, --recipes (default: recipes/; a file is one recipe for all users), --sharer, --adapter
-    and --own; the users are those of splits/target.txt by default. Answers go to predictions/NAME.jsonl; they are
-    greedy, or with --decode-temperature drawn by seed, user and query. Queries of many users and recipes share
-    batches, which changes no answer. A run that was stopped goes on where it was.
+    and --own; the users are those of splits/target.txt by default. Answers go to predictions/NAME.jsonl, or with
+    --out - to stdout; they are greedy, or with --decode-temperature drawn by seed, user and query. Queries of many
+    users and recipes share batches, which changes no answer. A run that was stopped goes on where it was.
     """
     from perpcs_cli.steps.evaluate.predict import predict as step
 
     for flag, places in (("--recipes", recipes), ("--own", own)):
         if places and len(places) > 1:
             raise UsageError("choose one model", where=flag)
-    outcome = step(
-        base.open(how),
-        who.who(),
-        base=plain_base,
-        recipes=recipes[0] if recipes else None,
-        sharer=sharer,
-        adapter=adapter,
-        own=own[0] if own else None,
-        swap=swap,
-        shown=asked.shown(),
-        pool=pool,
-        name=name,
-        out=out,
-        **write.mode(console),
-    )
+    with process.printed(out, "predictions.jsonl") as place:
+        outcome = step(
+            base.open(how),
+            who.who(),
+            base=plain_base,
+            recipes=recipes[0] if recipes else None,
+            sharer=sharer,
+            adapter=adapter,
+            own=own[0] if own else None,
+            swap=swap,
+            shown=asked.shown(),
+            pool=pool,
+            name=name,
+            out=place,
+            **write.mode(console),
+        )
+    if out == process.STREAM:
+        return
     count = outcome.value.count if outcome.value else None
     show_outcome(console, outcome, [f"{count} predictions"], {"count": count})

@@ -15,7 +15,7 @@ from perpcs_cli.cli.rows import show_outcomes
 
 if TYPE_CHECKING:
     from perpcs_cli.steps.job import Outcome
-    from perpcs_cli.steps.personalize.prime import Found
+    from perpcs_cli.steps.personalize.prime_search import Found
 
 
 @command

@@ -27,6 +27,7 @@ def init(
     preset: Annotated[Preset, setting("preset")] = "perpcs",
     device: flags.DeviceOption = None,
     dtype: flags.DtypeOption = None,
+    quantize: flags.QuantizeOption = None,
     seed: flags.SeedOption = None,
 ) -> None:
     """Make a workspace.
@@ -39,7 +40,7 @@ def init(
 
     if task is None:
         raise UsageError("is missing", where="--task", hint="`perpcs task list` names them; an own one is a file.")
-    given = flags.layer({"device": device, "dtype": dtype, "seed": seed})
+    given = flags.layer({"device": device, "dtype": dtype, "quantize": quantize, "seed": seed})
     start: dict[str, Any] = {"paper": paper, "preset": preset}
     settings, outcome = step(directory, task=task, model=model, **start, **write.mode(console), **given)
     show_outcome(console, outcome, [get_task(task).name, settings.model, f"paper {paper}", f"preset {preset}"])

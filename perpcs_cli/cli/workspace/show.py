@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from perpcs_cli.cli import process
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 
@@ -22,14 +23,15 @@ def show(
     """Show what a file holds.
 
     Of a recipe the map of whose pieces run where, of adapters and gates the norms by layer and projection, of a trace
-    the search's course, of predictions the answers beside the references. With --json all of it.
+    the search's course, of predictions the answers beside the references. With --json all of it. FILE - is stdin.
     """
     from perpcs_cli.cli.workspace.views import VIEWS, File, anything, plain
     from perpcs_cli.steps.inspect.kinds import kind_of
 
-    kind = kind_of(path)
-    content = kind.read(path)
-    place = path if kind.name != "adapter" or path.is_dir() else path.parent
-    console.note(f"{path}: {kind.name}")
-    text = "" if console.json else VIEWS.get(kind.name, anything)(File(place, content, rows))
-    console.result({"kind": kind.name, "content": plain(content)} if console.json else None, text)
+    with process.spooled(path) as file:
+        kind = kind_of(file)
+        content = kind.read(file)
+        place = file if kind.name != "adapter" or file.is_dir() else file.parent
+        console.note(f"{path}: {kind.name}")
+        text = "" if console.json else VIEWS.get(kind.name, anything)(File(place, content, rows))
+        console.result({"kind": kind.name, "content": plain(content)} if console.json else None, text)

@@ -33,9 +33,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 TaskArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="TASK", help="A task's name, or the file of an own one.", autocompletion=lambda: list(shipped_tasks())
-    ),
+    typer.Argument(metavar="TASK", help="A task's name, or the file of an own one."),
 ]
 
 

@@ -60,7 +60,7 @@ def time_assembly(
     if not able:
         raise DataError(f"no user has {items} history items", where=users_file, hint="Give a smaller --items.")
     user = able[0]
-    model = StepModel(workspace, report)
+    model = StepModel(workspace, report, trains=with_oppu)
     rows = model.encode(training_prompts(workspace.task, newest(user, items)), who=user.user_id)
     base = model.base
     batches = make_batches(user.user_id, rows, settings.assemble, seed=settings.seed)

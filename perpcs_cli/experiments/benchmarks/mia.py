@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.experiments.benchmarks.setup import bench_users, random_pool, timed
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.report import SILENT, Report
@@ -66,6 +66,12 @@ def time_scoring(
     from perpcs_cli.model.engine.scoring import score
 
     settings = workspace.settings
+    if settings.quantize != "none":
+        raise UsageError(
+            "the loop writes recipes into the weights, which 4 bits cannot hold",
+            where="--quantize",
+            hint="Give --quantize none.",
+        )
     users = bench_users(workspace, users_file, count=-(-examples // PER_USER), items=PER_USER)
     if sum(len(user.history) for user in users) < examples:
         raise DataError(

@@ -50,14 +50,15 @@ def measure_scale(sizes: Sequence[int], *, targets: int = 20, items: int = 8, re
 
     Raises UsageError for a size that has fewer than SIMILAR sharers.
     """
-    from perpcs_cli.experiments.benchmarks.scale_workspace import make_model, make_workspace, write_source
+    from perpcs_cli.experiments.benchmarks.random_model import write_model
+    from perpcs_cli.experiments.benchmarks.scale_workspace import make_workspace, write_source
 
     if not sizes or min(sizes) <= SIMILAR:
         raise UsageError(f"each size is more than {SIMILAR} sharers", where="--pool-sizes")
     found: dict[int, dict[str, StepCost]] = {}
     with tempfile.TemporaryDirectory() as directory:
         model = Path(directory) / "model"
-        make_model(model)
+        write_model(model)
         start = _apart("start", model)
         for size in sorted(set(sizes)):
             root = Path(directory) / str(size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -14,31 +13,11 @@ from perpcs_cli.experiments.benchmarks.setup import random_sharer
 from perpcs_cli.steps.workspace import Places, Workspace, open_workspace
 from perpcs_cli.tasks.synthetic_users import make_users
 
-SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-SIZES = {**SHAPE, "intermediate_size": 96, "max_position_embeddings": 1024, "vocab_size": 258}
 TEXTS = 64
 """Users whose texts differ; the next ones repeat them."""
 EMBEDDING = 32
 """Numbers of a user's embedding."""
 RANK = 4
-
-
-def make_model(directory: Path) -> None:
-    """A random Llama of two layers over bytes, in the layout of transformers."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    signs = ["<pad>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({sign: place for place, sign in enumerate(signs)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    torch.manual_seed(0)
-    config: Any = LlamaConfig(**SIZES, pad_token_id=0, bos_token_id=1, eos_token_id=1)
-    LlamaForCausalLM(config).save_pretrained(directory)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>").save_pretrained(directory)
 
 
 def many_users(count: int, items: int) -> Iterator[User]:

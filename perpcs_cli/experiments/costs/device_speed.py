@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -25,6 +25,8 @@ from perpcs_cli.model.training.train import new_lora, train
 REPEATS = 2
 ROWS, TOKENS, ANSWER = 2, 120, 8
 """A batch of the measurements."""
+FEW, MANY = 2, 6
+"""New tokens of the decoding runs."""
 SHORT = 8
 """Tokens of a pass that is nearly all overhead."""
 
@@ -36,8 +38,8 @@ def measure(base: Base, shape: Shape, lora: LoraSettings, *, start: float, load:
     time for each layer and a time for each operation; both follow from a short and a long pass.
     """
     pieces = Lora(lora.rank, lora.targets)
-    rows = [_row(base, number) for number in range(ROWS)]
-    short, long = (_best(base, partial(_read, base, some)) for some in (_cut(rows[:1], SHORT), rows))
+    rows = [random_row(base, number) for number in range(ROWS)]
+    short, long = (best(base, partial(read_rows, base, some)) for some in (_cut(rows[:1], SHORT), rows))
 
     def work(count: int, tokens: int) -> float:
         return flops_and_bytes.forward_flops(shape, pieces, count * tokens, tokens / 2, sharers=0, logits=count)
@@ -47,7 +49,7 @@ def measure(base: Base, shape: Shape, lora: LoraSettings, *, start: float, load:
     launch = max(0.0, short - small / read) / shape.layers
     steps = 2
     settings = TrainSettings(batch_size=ROWS, lr=1e-6, steps=steps)
-    trained = _best(base, lambda: train(base, [new_lora(base, "measured", rows, lora, 0)], settings, seed=0), 2) / steps
+    trained = best(base, lambda: train(base, [new_lora(base, "measured", rows, lora, 0)], settings, seed=0), 2) / steps
     flops = flops_and_bytes.training_flops(
         shape, pieces, ROWS * (TOKENS + ANSWER - 1), TOKENS / 2, logits=ROWS * ANSWER, checkpointing=False
     )
@@ -71,13 +73,13 @@ def measure(base: Base, shape: Shape, lora: LoraSettings, *, start: float, load:
     )
 
 
-def _row(base: Base, number: int) -> Encoded:
+def random_row(base: Base, number: int, prompt: int = TOKENS, answer: int = ANSWER) -> Encoded:
     """Random tokens, none of which ends an answer; each row another, so that decoding shares nothing."""
     draw = random.Random(number)
     size = len(base.tokenizer)
-    tokens = [draw.randrange(size) for _ in range(TOKENS + ANSWER)]
+    tokens = [draw.randrange(size) for _ in range(prompt + answer)]
     tokens = [token if token not in base.stop else (token + 1) % size for token in tokens]
-    return Encoded(str(number), tokens[:TOKENS], tokens[TOKENS:])
+    return Encoded(str(number), tokens[:prompt], tokens[prompt:])
 
 
 def _cut(rows: list[Encoded], tokens: int) -> list[Encoded]:
@@ -85,20 +87,21 @@ def _cut(rows: list[Encoded], tokens: int) -> list[Encoded]:
 
 
 @torch.inference_mode()
-def _read(base: Base, rows: list[Encoded]) -> None:
+def read_rows(base: Base, rows: list[Encoded]) -> None:
+    """A pass over known tokens, with the last place's logits alone."""
     base.model(**make_batch(base, rows).inputs(), use_cache=False, logits_to_keep=1)
 
 
-def _decode(base: Base, rows: list[Encoded]) -> float:
+def decode_seconds(
+    base: Base, recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]], few: int, many: int
+) -> float:
     """Seconds of a decoding pass after the first, by the difference between few and many new tokens."""
-    recipes = RecipeRouter(PieceCache(base, _none), [{}])
-    prompts = [(Encoded(f"{at}", [*row.prompt[:SHORT], at % 7], []), 0) for at, row in enumerate(rows)]
 
     def run(new: int) -> int:
         found = generate(
             base,
             recipes,
-            prompts,
+            rows,
             max_new_tokens=new,
             batch_tokens=1 << 20,
             batch_rows=len(rows),
@@ -106,18 +109,23 @@ def _decode(base: Base, rows: list[Encoded]) -> float:
         )
         return max(map(len, found))
 
-    few, many = 2, 6
-    before = _best(base, lambda: run(few))
+    before = best(base, lambda: run(few))
     longest = run(many)
-    after = _best(base, lambda: run(many))
+    after = best(base, lambda: run(many))
     return max(0.0, after - before) / max(1, longest - few)
+
+
+def _decode(base: Base, rows: list[Encoded]) -> float:
+    """Seconds of a decoding pass of the base alone."""
+    prompts = [(Encoded(f"{at}", [*row.prompt[:SHORT], at % 7], []), 0) for at, row in enumerate(rows)]
+    return decode_seconds(base, RecipeRouter(PieceCache(base, _none), [{}]), prompts, FEW, MANY)
 
 
 def _none(_index: int) -> Adapter:
     raise AssertionError("the base has no adapters")
 
 
-def _best(base: Base, run: Callable[[], object], repeats: int = REPEATS) -> float:
+def best(base: Base, run: Callable[[], object], repeats: int = REPEATS) -> float:
     """The shortest time, after one run that warms up."""
     times = []
     for _ in range(repeats + 1):

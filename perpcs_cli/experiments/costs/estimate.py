@@ -91,9 +91,12 @@ def dtype_of(settings: Settings, here: bool) -> str:
     """The number type that `auto` stands for, on this machine or on a GPU."""
     if settings.dtype != "auto" or not here:
         return "bfloat16" if settings.dtype == "auto" else settings.dtype
-    from perpcs_cli.model.loading.identity import choose_device, choose_dtype
+    from perpcs_cli.model.loading.identity import choose_device
+    from perpcs_cli.model.loading.number_type import Widths, choose_dtype
 
-    return str(choose_dtype("auto", choose_device(settings.device))).removeprefix("torch.")
+    shape = find_shape(settings.model)
+    found = choose_dtype("auto", choose_device(settings.device), Widths(shape.hidden, shape.intermediate))
+    return str(found).removeprefix("torch.")
 
 
 def _device(settings: Settings, profile: ProfileName | None, dtype: str, report: Report) -> tuple[Device, str]:
@@ -109,7 +112,7 @@ def _device(settings: Settings, profile: ProfileName | None, dtype: str, report:
     from perpcs_cli.model.loading.identity import identify
 
     imported = time.perf_counter()
-    which = identify(settings.model, device=settings.device, dtype=settings.dtype)
+    which = identify(settings.model, device=settings.device, dtype=settings.dtype, quantize=settings.quantize)
     base = load_base(which, targets=settings.lora.targets)
     loaded = time.perf_counter()
     report.note(f"measuring {settings.model} in {dtype} on {base.device}")

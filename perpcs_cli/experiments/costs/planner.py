@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -88,7 +89,8 @@ class Planner:
 
     def _model(self, one: Asked) -> Model:
         lora = flops_and_bytes.Lora(one.settings.lora.rank, one.settings.lora.targets)
-        return Model(self.shape(one.settings.model), lora, self.dtype, "cuda" if self.place == "cuda" else "cpu")
+        place: Literal["cuda", "cpu"] = "cuda" if self.place == "cuda" else "cpu"
+        return Model(self.shape(one.settings.model), lora, self.dtype, place, one.settings.quantize)
 
     def _participants(self, one: Asked) -> Participants:
         return self.participants(self._split_of(one))

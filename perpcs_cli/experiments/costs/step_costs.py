@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal
 
-from perpcs_cli.artifacts.settings import PredictSettings, TrainSettings
+from perpcs_cli.artifacts.settings import PredictSettings, Quantize, TrainSettings
 from perpcs_cli.experiments.costs import flops_and_bytes
 from perpcs_cli.experiments.costs.device_specs import Device
 from perpcs_cli.experiments.costs.flops_and_bytes import BYTES, BatchShape, LineShape, Lora, Training
@@ -18,6 +18,8 @@ from perpcs_cli.model.training.order import MOST, draw_steps, evenly, side_by_si
 
 GATE_CACHE, PIECE_CACHE = 1 << 30, 2 << 30
 """Bytes of gates (methods/per_pcs/assembly.py) and pieces (model/engine/piece_cache.py) kept on the device."""
+FOUR_BIT_BYTES = 4 / 8 + 1 / 64 + 4 / (64 * 256)
+"""Of a weight in 4 bits: its own, a byte for the scale of 64, and four for the scale of 256 of those."""
 LEAST_PREFIX = 8
 """A shorter common beginning is computed for each prompt; see model/engine/decode.py."""
 
@@ -44,11 +46,16 @@ class Model:
     lora: Lora
     dtype: str
     device: Literal["cuda", "cpu"]
+    quantize: Quantize = "none"
 
     @property
     def weights(self) -> int:
-        """Bytes of the base's weights."""
-        return self.shape.parameters * BYTES[self.dtype]
+        """Bytes of the base's weights; with 4 bits, also of the largest matrix as it is computed with."""
+        shape, each = self.shape, BYTES[self.dtype]
+        if self.quantize == "none":
+            return shape.parameters * each
+        largest = max(d * n for d, n in shape.linears.values())
+        return round(shape.multiplied * FOUR_BIT_BYTES) + (shape.parameters - shape.multiplied + largest) * each
 
 
 @dataclass(frozen=True)

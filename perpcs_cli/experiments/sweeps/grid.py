@@ -22,7 +22,7 @@ STEPS_OF: dict[Method, tuple[str, ...]] = {
 }
 """The steps whose flags a method's predictions can depend on."""
 
-BASE = ("task", "model", "device", "dtype", "max_length", "white_space", "lora.targets")
+BASE = ("task", "model", "device", "dtype", "quantize", "max_length", "white_space", "lora.targets")
 READS: dict[str, tuple[str, ...]] = {
     "import": ("task",),
     "split": (),

@@ -25,6 +25,7 @@ from perpcs_cli.model.engine.lora_layer import Pieces, attached
 from perpcs_cli.model.engine.memory import Halving, free_bytes, release, watched
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.training.repeatable import repeatable
 
 GATE_CACHE_BYTES = 1 << 30
 """Gates up to this size stay on the device, or as many as fill half of what is free there: the linear layers that come
@@ -57,7 +58,8 @@ def gate_scores(tokens: Tensor, gates: Tensor, rows: Tensor, count: int, scoring
     """
     # In place: of thousands of sharers it is the largest tensor of a pass.
     scores = (tokens @ gates.T).div_(tokens.shape[-1] ** 0.5)
-    summed = scores.new_zeros(count, scores.shape[1]).index_add_(0, rows, scores)
+    with repeatable(scores.device):
+        summed = scores.new_zeros(count, scores.shape[1]).index_add_(0, rows, scores)
     if scoring == "paper":
         return summed
     return summed / torch.bincount(rows, minlength=count)[:, None]

@@ -11,6 +11,7 @@ from torch import nn
 from perpcs_cli.artifacts.adapter import Adapter
 from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.model.loading.checkpoint import load_checkpoint
+from perpcs_cli.model.loading.four_bit import is_quantized, put_adapter, quantize
 from perpcs_cli.model.loading.identity import Identity
 from perpcs_cli.model.loading.tokenizer_info import longest_sequence, stop_tokens
 
@@ -82,6 +83,8 @@ def load_base(identity: Identity, *, targets: tuple[str, ...]) -> Base:
     """
     model, tokenizer = load_checkpoint(identity.directory, "model", identity.dtype)
     check_layers(model)
+    if identity.quantize == "4bit":
+        quantize(model, identity.device)
     model.to(identity.device)
     found = find_targets(model, targets)
     if identity.adapter:
@@ -132,19 +135,25 @@ def find_targets(model: Any, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
 
 @torch.no_grad()
 def merge_adapter(model: nn.Module, adapter: Adapter) -> None:
-    """Add an adapter's update, scale · B A, to the model's own weights; computed in float32."""
+    """Add an adapter's update, scale · B A, to the model's own weights; computed in float32.
+
+    In a quantized layer it stays beside them. Raises DataError for an adapter that does not fit.
+    """
     modules = dict(model.named_modules())
     for name in adapter.modules:
         linear = modules.get(name)
         if not isinstance(linear, nn.Linear):
             raise DataError(f"the adapter has a piece for {name!r}, which this model does not have", where=adapter.path)
         a, b = adapter.piece(name)
-        if tuple(linear.weight.shape) != (b.shape[0], a.shape[1]):
+        if (linear.out_features, linear.in_features) != (b.shape[0], a.shape[1]):
             raise DataError(
                 f"the piece of {name!r} is for a {b.shape[0]} × {a.shape[1]} layer; the model's is "
-                f"{linear.weight.shape[0]} × {linear.weight.shape[1]}",
+                f"{linear.out_features} × {linear.in_features}",
                 where=adapter.path,
             )
+        if is_quantized(linear):
+            put_adapter(linear, (a, b), adapter.scale)
+            continue
         update = (b.float() @ a.float()) * adapter.scale
         weight = linear.weight
         weight.copy_((weight.float() + update.to(weight.device)).to(weight.dtype))

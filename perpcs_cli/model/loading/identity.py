@@ -15,10 +15,11 @@ import torch
 from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.tensors import open_tensors
+from perpcs_cli.artifacts.settings import Quantize
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
 from perpcs_cli.model.loading.fetch import resolve_model
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from perpcs_cli.model.loading.four_bit import SCHEME, check_four_bit
+from perpcs_cli.model.loading.number_type import choose_dtype, read_widths
 
 
 @dataclass(frozen=True)
@@ -31,33 +32,50 @@ class Identity:
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
-    """Of the model, and of what its task adapter adds."""
+    """Of the model, in 4 bits where it is quantized, and of what its task adapter adds."""
+    quantize: Quantize = "none"
 
     def describe(self) -> dict[str, str]:
         """What changes results, for an artifact's provenance."""
-        return {"model": self.name, "dtype": str(self.dtype).removeprefix("torch."), "device": self.device.type}
+        how = {"model": self.name, "dtype": str(self.dtype).removeprefix("torch."), "device": self.device.type}
+        return how if self.quantize == "none" else {**how, "quantize": self.quantize}
 
 
-def identify(name: str, task_adapter: str = "", *, device: str = "auto", dtype: str = "auto") -> Identity:
+def identify(
+    name: str,
+    task_adapter: str = "",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: Quantize = "none",
+    trains: bool = False,
+) -> Identity:
     """Find a model by name, path or hub id, and its task adapter.
 
-    Raises UsageError for a device or dtype that is not there, DataError for a model that is no safetensors model or an
-    adapter that was trained on another one.
+    With `trains` its number type is one to train in. Raises UsageError for a device or dtype that is not there,
+    DataError for a model that is no safetensors model or an adapter that was trained on another one, and PerpcsError
+    where it cannot be quantized.
     """
     place = choose_device(device)
-    kind = choose_dtype(dtype, place)
+    if quantize == "4bit":
+        check_four_bit(place)
     directory = locate(name)
-    fingerprint = fingerprint_model(directory)
+    plain = fingerprint_model(directory)
+    kind = choose_dtype(dtype, place, read_widths(directory), trains=trains)
+    quantized = hashing.digest_value([plain, SCHEME])
+    fingerprint = quantized if quantize == "4bit" else plain
     adapter = open_adapter(Path(task_adapter)) if task_adapter else None
     if adapter:
         if adapter.base and adapter.base != fingerprint:
+            other = {plain: "none", quantized: "4bit"}.get(adapter.base)
+            whose = f"It belongs to {adapter.config.base_model_name_or_path!r}; this is {name!r}."
             raise DataError(
                 "the task adapter was trained on another base model",
                 where=task_adapter,
-                hint=f"It belongs to {adapter.config.base_model_name_or_path!r}; this is {name!r}.",
+                hint=f"It was trained with --quantize {other}; this is --quantize {quantize}." if other else whose,
             )
         fingerprint = hashing.digest_value([fingerprint, adapter.digest()])
-    return Identity(name, directory, adapter, place, kind, fingerprint)
+    return Identity(name, directory, adapter, place, kind, fingerprint, quantize)
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,22 +93,9 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         # Without room of its own for each stream, cuBLAS adds up in an order that changes from run to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
         # With a mask and 64, 192, 320 … tokens, its gradients can be NaN (pytorch/pytorch#196678).
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the device computes in it, else float32."""
-    if name == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        fast = device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-        return torch.bfloat16 if fast else torch.float32
-    if name not in DTYPES:
-        raise UsageError(f"no such dtype: {name!r}", where="--dtype", hint=f"There are auto, {', '.join(DTYPES)}.")
-    return DTYPES[name]
 
 
 def locate(name: str) -> Path:

@@ -38,6 +38,8 @@ class Asked(msgspec.Struct, frozen=True):
     task_adapter: str
     device: str
     dtype: str
+    quantize: str = "none"
+    trains: bool = False
 
     @property
     def place(self) -> Path:
@@ -79,6 +81,15 @@ def remember(asked: Asked, state: str | None, fingerprint: str, description: dic
         )
     except PerpcsError:
         # Where there is no place for caches, the model is looked at each time.
+        return
+
+
+def forget(asked: Asked) -> None:
+    """Look at the model anew the next time."""
+    try:
+        asked.place.unlink(missing_ok=True)
+    except OSError:
+        # A cache that is not ours to change: what is in it stays.
         return
 
 

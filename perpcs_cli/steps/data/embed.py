@@ -39,8 +39,8 @@ def embed(
     every 30 seconds, and where the run is stopped.
     """
     from perpcs_cli.artifacts.embeddings import read_embeddings, write_embeddings
-    from perpcs_cli.model.encoder import fingerprint_encoder, load_encoder
-    from perpcs_cli.model.loading.identity import choose_device, choose_dtype
+    from perpcs_cli.model.encoder import encoder_dtype, fingerprint_encoder, load_encoder
+    from perpcs_cli.model.loading.identity import choose_device
 
     settings = workspace.settings
     path = out or workspace.embeddings(what)
@@ -52,8 +52,8 @@ def embed(
         hint = {"profile": "Write the profiles with `perpcs profile`."}.get(what)
         raise DataError(f"no user has a {what} to embed", where=who.path(workspace), hint=hint)
     place = choose_device(settings.device)
-    numbers = str(choose_dtype(settings.dtype, place)).removeprefix("torch.")
     encoder = settings.embed.encoder
+    numbers = str(encoder_dtype(encoder, settings.dtype, place)).removeprefix("torch.")
     provenance = Provenance(
         command="embed",
         settings={

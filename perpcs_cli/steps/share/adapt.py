@@ -48,6 +48,12 @@ def adapt(
     """
     settings = workspace.settings
     target = out or workspace.task_adapter
+    if save_merged and settings.quantize != "none":
+        raise UsageError(
+            "an adapter cannot be merged into weights in 4 bits",
+            where="--save-merged",
+            hint="Leave it out, or adapt with --quantize none.",
+        )
     if not who.ids and not workspace.split("base"):
         raise UsageError(
             "no base users are known, and without them the targets would be among those that the base is adapted on",
@@ -58,7 +64,7 @@ def adapt(
     prompts = adaptation_prompts(workspace.task, users, shown, source=source, seed=settings.seed)
     if max_examples and max_examples < len(prompts):
         prompts = random.Random(settings.seed).sample(prompts, max_examples)
-    model = StepModel(workspace, report, adapted=False, changed=save_merged is not None)
+    model = StepModel(workspace, report, adapted=False, changed=save_merged is not None, trains=True)
     provenance = workspace.provenance(
         "adapt",
         {"adapt": settings.adapt, "lora": settings.lora, "source": source, "prompts": shown}

@@ -70,7 +70,7 @@ def gate(
     if out is not None and force:
         for name in users:
             check_removable(out / name)
-    model = StepModel(workspace, report)
+    model = StepModel(workspace, report, trains=True)
     shared: dict[str, Any] = {"gate": settings.gate, "recent": recent, "prompts": shown, "together": together}
     shared |= {"max_length": settings.max_length, **model.describe(), **(budget.settings() if budget else {})}
     prompts, origins = {}, {}

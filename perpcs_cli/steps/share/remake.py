@@ -58,7 +58,7 @@ def _fewer(settings: Mapping[str, Any], sharers: int) -> dict[str, int]:
 
 def _base(lost: Lost) -> dict[str, Any]:
     """The settings of the top that a recipe was made with."""
-    keys = ("task", "max_length", "model", "dtype", "device")
+    keys = ("task", "max_length", "model", "dtype", "quantize", "device")
     known = {key: lost.provenance.settings[key] for key in keys if key in lost.provenance.settings}
     return {**known, "seed": lost.provenance.seed}
 

@@ -63,7 +63,7 @@ def train_sharer(
     for user in users:
         trained, _ = held_out(newest(user, recent), hold_out, settings.seed)
         prompts[user.user_id] = training_prompts(workspace.task, trained, shown, seed=settings.seed)
-    model = StepModel(workspace, report)
+    model = StepModel(workspace, report, trains=True)
     shared: dict[str, Any] = {"train": settings.train, "lora": settings.lora, "recent": recent, "hold_out": hold_out}
     shared |= {"prompts": shown, "together": together, "max_length": settings.max_length, **model.describe()}
     shared |= budget.settings() if budget else {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from helpers import TARGETS
 
@@ -9,7 +11,7 @@ from perpcs_cli.artifacts.settings import PredictSettings, TrainSettings
 from perpcs_cli.experiments.costs import flops_and_bytes, step_costs
 from perpcs_cli.experiments.costs.device_specs import GIB, Device, fits, published_device
 from perpcs_cli.experiments.costs.flops_and_bytes import Lora
-from perpcs_cli.experiments.costs.model_shape import Shape
+from perpcs_cli.experiments.costs.model_shape import KNOWN, Shape
 from perpcs_cli.experiments.costs.step_costs import Length, Load, Model, Pass
 
 SHAPE = Shape(2, 64, 96, 4, 2, 16, 400, tied=False, context=256)
@@ -133,3 +135,14 @@ def test_a_published_device_says_what_it_assumes() -> None:
     assert (device.memory, device.train) == (80, pytest.approx(0.35 * 312e12))
     assert "35%" in device.source
     assert published_device("a100-80gb", "float32").train < device.train / 10
+
+
+def test_a_base_in_4_bits_holds_little_and_one_matrix_to_compute_with() -> None:
+    shape = KNOWN["llama-2-7b"]
+    model = step_costs.Model(shape, MODEL.lora, "bfloat16", "cuda")
+    small = replace(model, quantize="4bit")
+    assert model.weights == 2 * shape.parameters
+    # 4 bits, a byte for every 64, four for every 256 of those; embeddings, output layer and norms in bfloat16.
+    held = shape.multiplied // 2 + shape.multiplied // 64 + shape.multiplied // 4096
+    assert small.weights == held + 2 * (shape.parameters - shape.multiplied) + 2 * 4096 * 11008
+    assert small.weights < 4e9

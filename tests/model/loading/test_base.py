@@ -16,7 +16,7 @@ from perpcs_cli.errors import DataError, PerpcsError, UsageError
 from perpcs_cli.model.engine.batching import make_batch
 from perpcs_cli.model.engine.packed_check import check_packed
 from perpcs_cli.model.loading.base import find_targets, merge_adapter
-from perpcs_cli.model.loading.identity import choose_device, choose_dtype, fingerprint_model
+from perpcs_cli.model.loading.identity import choose_device, fingerprint_model, identify
 from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
 
 
@@ -224,7 +224,12 @@ def test_devices_and_dtypes(tiny_dir):
         load(tiny_dir, device="abacus")
     with pytest.raises(UsageError, match="no such dtype: 'int8'"):
         load(tiny_dir, dtype="int8")
-    assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+    assert load(tiny_dir, dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_a_model_to_train_is_not_in_float16(tiny_dir):
+    with pytest.raises(UsageError, match="float16 is not for training"):
+        identify(str(tiny_dir), device="cpu", dtype="float16", trains=True)
 
 
 def test_cuda_is_made_reliable(monkeypatch):
@@ -232,10 +237,10 @@ def test_cuda_is_made_reliable(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     monkeypatch.setattr(torch, "empty", lambda *_, **how: None)
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, warn_only: asked.append(on))
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: pytest.fail("for training alone"))
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", asked.append)
     assert choose_device("cuda:0") == torch.device("cuda", 0)
-    assert (os.environ["CUBLAS_WORKSPACE_CONFIG"], asked) == (":4096:8", [True, False])
+    assert (os.environ["CUBLAS_WORKSPACE_CONFIG"], asked) == (":4096:8", [False])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

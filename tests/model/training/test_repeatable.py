@@ -12,9 +12,13 @@ def state() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
+def fills() -> bool:
+    return torch.utils.deterministic.fill_uninitialized_memory
+
+
 @pytest.fixture
 def warning() -> object:
-    """As it is on CUDA besides training."""
+    """As whoever calls perpcs from Python may have set it."""
     before = state()
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -23,9 +27,9 @@ def warning() -> object:
 
 def test_on_cuda_it_holds_while_the_block_lasts(warning: object) -> None:
     with pytest.raises(KeyError), repeatable(torch.device("cuda")):
-        assert state() == (True, False)
+        assert (state(), fills()) == ((True, False), False)
         raise KeyError
-    assert state() == (True, True)
+    assert (state(), fills()) == ((True, True), True)
 
 
 def test_on_the_processor_nothing_changes(warning: object) -> None:
