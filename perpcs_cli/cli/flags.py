@@ -81,8 +81,7 @@ AllSimilarOption = Annotated[
 ]
 TemperatureOption = Annotated[float, typer.Option("--temperature", help="Temperature of the softmax.")]
 TogetherOption = Annotated[
-    int | None,
-    typer.Option("--together", min=1, help="Train so many users side by side.", show_default="8; private: 1"),
+    int | None, typer.Option("--together", min=1, help="Train so many users side by side.", show_default="8; DP: 1")
 ]
 WeightsOption = Annotated[
     Weighting,
