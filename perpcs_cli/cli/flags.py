@@ -85,7 +85,7 @@ AllSimilarOption = Annotated[
 ]
 TemperatureOption = Annotated[float, typer.Option("--temperature", help="Temperature of the softmax.")]
 TogetherOption = Annotated[
-    int, typer.Option("--together", min=1, help="Train so many users in the same batches: faster on a GPU.")
+    int | None, typer.Option("--together", min=1, help="Train so many users side by side.", show_default="8; DP: 1")
 ]
 WeightsOption = Annotated[
     Weighting,

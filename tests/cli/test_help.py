@@ -89,6 +89,7 @@ READ_ONLY = {
     ("bench", "mia"),
     ("bench", "scale"),
     ("bench", "host"),
+    ("bench", "train"),
     ("bench", "device"),
 }
 """Commands that write nothing to a workspace."""

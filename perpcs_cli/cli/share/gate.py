@@ -22,7 +22,7 @@ def gate(
     asked: flags.ExampleFlags,
     private: PrivacyFlags,
     recent: flags.RecentOption = None,
-    together: flags.TogetherOption = 1,
+    together: flags.TogetherOption = None,
     sharers: flags.SharersOption = None,
     out: Annotated[Path | None, flags.out_option("beside the sharers' LoRAs", "directory")] = None,
 ) -> None:

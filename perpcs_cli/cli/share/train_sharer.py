@@ -24,7 +24,7 @@ def train_sharer(
     private: PrivacyFlags,
     recent: flags.RecentOption = None,
     hold_out: flags.HoldOutOption = 0.0,
-    together: flags.TogetherOption = 1,
+    together: flags.TogetherOption = None,
     out: Annotated[Path | None, flags.out_option("sharers of the workspace", "directory")] = None,
 ) -> None:
     """Train a LoRA for each user.

@@ -249,7 +249,8 @@ class _Bench:
         from perpcs_cli.model.training.train import new_lora, train
 
         rows, steps = self._rows(), 2
-        tokens = steps * sum(map(len, rows))
+        # Of a row's last token nothing is asked.
+        tokens = steps * sum(len(row) - 1 for row in rows)
         settings = TrainSettings(batch_size=len(rows), lr=1e-6, steps=steps)
         self._forget_peak()
         seconds = self._best(
@@ -260,8 +261,7 @@ class _Bench:
             self.lora,
             tokens,
             len(rows[0]) / 2,
-            jobs=1,
-            logits=steps * len(rows) * (self.sizes.answer + 1),
+            logits=steps * len(rows) * self.sizes.answer,
             checkpointing=False,
         )
         return self._rate(tokens, seconds, operations)

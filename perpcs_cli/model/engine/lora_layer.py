@@ -1,4 +1,4 @@
-"""The pieces layer: the only place where LoRA arithmetic happens.
+"""The pieces layer: how recipes run; pieces that are trained have `training.own_pieces`.
 
 Every model that perpcs runs is the base plus a recipe, a weight for each (linear layer, sharer). Rows of one batch
 may carry different recipes. The layer hangs on the linear layers as forward hooks, so that the transformers model

@@ -18,7 +18,7 @@ from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, note_losses, told, train_with_guarantee
-from perpcs_cli.steps.share.train_loras import side_by_side
+from perpcs_cli.steps.share.train_loras import side_by_side, trained_together
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
@@ -35,7 +35,7 @@ def gate(
     *,
     shown: Shown = PUBLISHED,
     recent: int | None = None,
-    together: int = 1,
+    together: int | None = None,
     budget: Budget | None = None,
     sharers: Path | None = None,
     out: Path | None = None,
@@ -48,6 +48,7 @@ def gate(
     What `hold_out` kept away from the LoRA is kept away here, too. With `out` the sharers stay as they are, and others
     with the same LoRAs and these gates are made there. The other arguments are those of `train_sharer`.
     """
+    together = trained_together(together, private=budget is not None)
     if budget:
         budget.check(shown, together)
         budget = replace(budget, dry_run=dry_run)
@@ -91,6 +92,7 @@ def gate(
 
     def make(todo: Any, keep: Any) -> None:
         from perpcs_cli.model.training.order import total_steps
+        from perpcs_cli.model.training.pass_size import pass_tokens
         from perpcs_cli.model.training.train import new_gates, train
 
         for one in todo if out is not None else ():
@@ -111,8 +113,8 @@ def gate(
             else:
                 steps = sum(total_steps(settings.gate, len(job.examples)) for job in jobs)
                 with report.progress(jobs[0].name if len(jobs) == 1 else f"{len(jobs)} sharers", steps) as bar:
-                    dropout = settings.gate.dropout
-                    train(model.base, jobs, settings.gate, seed=settings.seed, dropout=dropout, report=bar.loss)
+                    how: Any = {"dropout": settings.gate.dropout, "tokens": pass_tokens(model.base)}
+                    train(model.base, jobs, settings.gate, seed=settings.seed, report=bar.loss, **how)
             for one, job in zip(group, jobs, strict=True):
                 if one not in todo or failures.note(job, one.path.parent):
                     continue

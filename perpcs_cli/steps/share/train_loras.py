@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TOGETHER = 8
+"""Sharers that are trained side by side where nothing else is asked for; passes are divided as memory has it."""
+
+
+def trained_together(asked: int | None, private: bool) -> int:
+    """How many sharers are trained side by side: with differential privacy one alone."""
+    return asked or (1 if private else TOGETHER)
+
 
 @dataclass(frozen=True)
 class LoraWork:
@@ -81,6 +89,7 @@ def train_loras(
     With a budget each is trained alone, with a guarantee.
     """
     from perpcs_cli.model.training.order import total_steps
+    from perpcs_cli.model.training.pass_size import pass_tokens
     from perpcs_cli.model.training.train import new_lora, train
 
     for one in work:
@@ -98,7 +107,8 @@ def train_loras(
         steps = sum(total_steps(settings, len(job.examples)) for job in jobs)
         label = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} users"
         with report.progress(label, steps) as bar:
-            train(base, jobs, settings, seed=seed, dropout=lora.dropout, report=bar.loss)
+            tokens = pass_tokens(base)
+            train(base, jobs, settings, seed=seed, dropout=lora.dropout, tokens=tokens, report=bar.loss)
     return [
         _write(job, one, base, lora, bound) if one.wanted and not failures.note(job, one.directory) else None
         for job, one, bound in zip(jobs, work, spent, strict=True)
