@@ -27,9 +27,9 @@ ROWS = [Encoded("", [5] * length, [6] * answer) for length, answer in ((20, 3), 
 
 @pytest.fixture
 def counts(monkeypatch):
-    """A device that has 80 GB free."""
-    for room in (assembler, gates):
-        monkeypatch.setattr(room, "free_bytes", lambda _: 80 << 30)
+    """A device that has 80 GB, all of them free."""
+    monkeypatch.setattr(assembler, "total_bytes", lambda _: 80 << 30)
+    monkeypatch.setattr(gates, "free_bytes", lambda _: 80 << 30)
     monkeypatch.setattr(OpenPool, "gates", lambda pool: SimpleNamespace(read=lambda module: gates_of(pool, module)))
     with fake_cuda(monkeypatch) as counts:
         yield counts
