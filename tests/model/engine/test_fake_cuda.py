@@ -1,7 +1,7 @@
 """The passes of 7B models on a CUDA device that is not there: nothing waits for it, and what goes over is counted.
 
-Trainings are without dropout and checkpointing: the one draws from a generator of the device, the other knows where it
-is by torch's own engine of backward passes, and neither can be had without a device.
+Trainings are without dropout, which draws from a generator of the device: a build of torch without CUDA has none.
+`training/test_train.py` tries it on the processor.
 """
 
 from __future__ import annotations
@@ -132,8 +132,12 @@ def test_scoring(base, counts, monkeypatch):
 ROWS = [Encoded(str(n), list(range(10, 30 + 3 * n)), [7, 8, 9][: 1 + n % 3]) for n in range(4)]
 
 
-@pytest.mark.parametrize(("base", "what"), [("Llama-3.1-8B", "lora"), ("Gemma-3-4B", "gate")], indirect=["base"])
-def test_training(base, counts, what):
+@pytest.mark.parametrize(
+    ("base", "what", "checkpointing"),
+    [("Llama-3.1-8B", "lora", False), ("Gemma-3-4B", "gate", True)],
+    indirect=["base"],
+)
+def test_training(base, counts, what, checkpointing):
     """Two sharers side by side, the second step of two: one pass goes over, and losses and norms come back."""
     new = {
         "lora": lambda name: new_lora(base, name, ROWS, LoraSettings(), 0),
@@ -141,7 +145,7 @@ def test_training(base, counts, what):
     }
     jobs = [new[what](name) for name in ("u", "v")]
     seen: list[Counts] = []
-    settings = TrainSettings(steps=2, batch_size=2, lr=1e-3)
+    settings = TrainSettings(steps=2, batch_size=2, lr=1e-3, checkpointing=checkpointing)
     train(base, jobs, settings, seed=0, report=lambda loss: seen.append(counts.copy()))
     # A step reports once for each of them.
     found = seen[3].since(seen[1])

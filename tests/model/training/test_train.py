@@ -401,9 +401,11 @@ def test_passes_of_few_tokens_give_the_same_step(tiny, make):
 
 
 @pytest.mark.parametrize("make", [lora_job, gate_job])
-@pytest.mark.parametrize("close", [None, 0.8])
-def test_a_step_reads_back_nothing_but_losses_and_norms(tiny, monkeypatch, make, close):
-    """On numbers that are not there: whatever would have to come back to the host raises."""
+def test_a_step_reads_back_nothing_but_losses_and_norms(tiny, monkeypatch, make):
+    """On numbers that are not there: whatever would have to come back to the host raises.
+
+    `test_fake_cuda` counts what goes to a device; here are dropout and torch's own backward pass.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     looks = []
@@ -413,9 +415,9 @@ def test_a_step_reads_back_nothing_but_losses_and_norms(tiny, monkeypatch, make,
         return [(1.0, 1.0)] * len(runs)
 
     monkeypatch.setattr(room, "_look", look)
-    monkeypatch.setitem(line.CLOSE, "cpu", close)
+    monkeypatch.setitem(line.CLOSE, "cpu", 0.8)
     jobs = [make(tiny, name) for name in ("u", "v")]
     with FakeTensorMode(allow_non_fake_inputs=True):
-        train(tiny, jobs, settings(batch_size=2, steps=3, accumulate=2), seed=0, dropout=0.2)
-    assert looks == [[(2,), (2,)]] * 3
-    assert [len(job.log) for job in jobs] == [3, 3]
+        train(tiny, jobs, settings(batch_size=2, steps=2, accumulate=2), seed=0, dropout=0.2)
+    assert looks == [[(2,), (2,)]] * 2
+    assert [len(job.log) for job in jobs] == [2, 2]
