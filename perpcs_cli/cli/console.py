@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import msgspec
 
 from perpcs_cli.cli import process
+from perpcs_cli.cli.terminal import window
 
 PATIENCE_SECONDS = 2.0
 """What takes no longer needs no bar."""
@@ -74,7 +75,7 @@ class Console:
         """
         if self.quiet or self.json or total == 0:
             yield Bar(lambda steps, text: None)
-        elif not sys.stderr.isatty():
+        elif not window.moves(sys.stderr):
             lines = _Lines(label, total, self._talk)
             yield Bar(lines.advance)
         else:
