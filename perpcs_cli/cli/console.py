@@ -7,14 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from perpcs_cli.cli import process
 from perpcs_cli.cli.terminal import window
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 PATIENCE_SECONDS = 2.0
 """What takes no longer needs no bar."""
+AGAIN_SECONDS = 0.05
+"""At least between two pictures of something that grows."""
 EVERY_SECONDS = 30.0
 """Between two lines of progress where there is no terminal."""
 
@@ -81,6 +87,37 @@ class Console:
         else:
             with _bar(label, total) as bar:
                 yield bar
+
+    @contextmanager
+    def growing(self) -> Iterator[Callable[[RenderableType], None]]:
+        """Show something that grows on a terminal while the block lasts; nothing is left of it at the end.
+
+        Where nothing can be shown anew nothing is.
+        """
+        if self.json or not self._shows or not window.moves(sys.stdout):
+            yield lambda shown: None
+            return
+        from rich.live import Live
+
+        live = Live(
+            console=window.rich_console(),
+            auto_refresh=False,
+            transient=True,
+            vertical_overflow="crop",
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        told = 0.0
+
+        def show(shown: RenderableType) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= AGAIN_SECONDS:
+                told = now
+                live.update(shown, refresh=True)
+
+        with live:
+            yield show
 
     def _talk(self, message: str) -> None:
         process.talk(message + "\n")

@@ -48,6 +48,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Evaluate": {
         "predict": ("evaluate.predict:predict", "Answer the users' queries."),
+        "chat": ("evaluate.chat:chat", "Compare the base's answers with a user's personalized ones."),
         "eval": ("evaluate.eval_:eval_", "Evaluate predictions with LaMP's metrics."),
         "mia": ("evaluate.mia:mia", "Attack models by membership inference."),
         "audit": ("evaluate.audit:audit", "Report what a pool and its recipes give away."),

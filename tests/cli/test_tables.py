@@ -196,9 +196,9 @@ def test_numbers_that_round_to_zero_have_no_minus():
 
 def test_a_name_cannot_move_the_cursor_or_break_a_row():
     for form in ("table", "markdown", "latex"):
-        assert "a [2J b" in render(Table([Column("x")], [[["a\x1b[2J\nb"]]]), form).replace(
-            "\\[", "["
-        ).replace("{[}", "[")
+        assert "a [2J b" in render(Table([Column("x")], [[["a\x1b[2J\nb"]]]), form).replace("\\[", "[").replace(
+            "{[}", "["
+        )
 
 
 def test_names_are_no_markup():

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LEAST = 20
 """Columns; a narrower window breaks the lines itself."""
@@ -24,3 +27,10 @@ def moves(stream: TextIO) -> bool:
 def coloured() -> bool:
     """Whether stdout shows colours and other styles; NO_COLOR, where it is not empty, and TERM=dumb say no."""
     return moves(sys.stdout) and not os.environ.get("NO_COLOR")
+
+
+def rich_console() -> Console:
+    """rich's, for what is shown on stdout."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, width=width(), no_color=not coloured(), highlight=False)

@@ -60,7 +60,7 @@ def _grid(found: LayerMap, cell: Callable[[Any], list[tuple[str, str]]]) -> str:
     room = _width() - len(titles[0])
     widths = [max(len(title), *(row[place].cell_len for row in rows)) for place, title in enumerate(titles)]
     blocks: list[list[int]] = [[]]
-    for place, width in list(enumerate(widths))[1:]:
+    for place in range(1, len(titles)):
         if blocks[-1] and sum(widths[one] + GAP for one in [*blocks[-1], place]) > room:
             blocks.append([])
         blocks[-1].append(place)

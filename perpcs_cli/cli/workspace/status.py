@@ -29,7 +29,14 @@ def status(console: Console, here: flags.PlaceFlags) -> None:
     found = step(here.places)
     columns = [Column("step"), Column("state"), Column("what"), Column("size"), Column("why")]
     rows = [
-        (one.name, Styled(one.state, STYLES[one.state]), one.what, spoken_bytes(one.bytes) if one.bytes else "", one.why) for one in found.steps
+        (
+            one.name,
+            Styled(one.state, STYLES[one.state]),
+            one.what,
+            spoken_bytes(one.bytes) if one.bytes else "",
+            one.why,
+        )
+        for one in found.steps
     ]
     console.result(found, render(Table(columns, [rows]), "table") + f"next: {found.next}\n")
 
