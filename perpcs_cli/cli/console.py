@@ -24,6 +24,9 @@ AGAIN_SECONDS = 0.05
 EVERY_SECONDS = 30.0
 """Between two lines of progress where there is no terminal."""
 
+WIDE, BAR, NUMBERS = 80, 20, 40
+"""Columns: of a window in which there is a bar, of the bar, and of the numbers beside it."""
+
 
 class Bar:
     """A progress bar, or the place of one that is not shown."""
@@ -156,15 +159,20 @@ def _bar(label: str, total: int) -> Iterator[Bar]:
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = RichConsole(stderr=True)
+    # Where it is narrow, the numbers come first.
+    wide = console.width >= WIDE
+    room = max(8, console.width - NUMBERS - (BAR if wide else 0))
+    label = label if len(label) <= room else f"{label[: room - 1]}…"
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
+        *([BarColumn(bar_width=BAR)] if wide else []),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    progress = Progress(*columns, console=RichConsole(stderr=True), transient=True)
+    progress = Progress(*columns, console=console, transient=True)
     task = progress.add_task(label, total=total, text="", rate="")
 
     def update(steps: int, text: str) -> None:

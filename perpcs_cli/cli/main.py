@@ -20,6 +20,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("workspace.status:status", "Say what is done, stale or missing, and what comes next."),
         "show": ("workspace.show:show", "Show what a file holds."),
         "validate": ("workspace.validate:validate", "Check a file, or all files of a directory."),
+        "doctor": ("workspace.doctor:doctor", "Say what this machine is like, and try perpcs on it."),
         "task": ("workspace.tasks:app", "List tasks, and check the file of an own one."),
         "model": ("workspace.models:app", "Fetch and list small models to work with."),
         "completion": ("workspace.completion:completion", "Print the completion script of a shell."),

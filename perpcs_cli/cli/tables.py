@@ -273,13 +273,7 @@ def _csv(table: Table) -> str:
         values: list[object] = []
         for cell, parts in zip(row, more, strict=True):
             whole = cell.value if isinstance(cell, Estimate | Figure) else cell
-            values += [
-                _text(Column(""), whole)
-                if isinstance(whole, Styled)
-                else whole.name
-                if isinstance(whole, Measure)
-                else whole
-            ]
+            values += [_text(Column(""), cell) if isinstance(cell, Styled) else getattr(whole, "name", whole)]
             values += [getattr(cell, part, None) for part in parts]
         writer.writerow(values)
     return file.getvalue()

@@ -91,17 +91,32 @@ def free_bytes(device: torch.device) -> int:
     """Bytes that are free on a device; 0 where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        (line,) = (line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:"))
-        free = int(line.split()[1]) << 10
-    except (OSError, ValueError):
-        return 0
+    free = _told("MemAvailable:")
     try:
         # A container may have less than its machine.
         used, most = (int((CGROUP / name).read_text()) for name in ("memory.current", "memory.max"))
         return max(0, min(free, most - used))
     except (OSError, ValueError):
         return free
+
+
+def all_bytes(device: torch.device) -> int:
+    """Bytes that a device has; 0 where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    have = _told("MemTotal:")
+    try:
+        return min(have, int((CGROUP / "memory.max").read_text()))
+    except (OSError, ValueError):
+        return have
+
+
+def _told(name: str) -> int:
+    try:
+        (line,) = (line for line in MEMINFO.read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) << 10
+    except (OSError, ValueError):
+        return 0
 
 
 def release() -> None:
