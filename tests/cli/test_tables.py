@@ -93,7 +93,7 @@ def test_a_narrow_window_leaves_out_empty_columns_and_folds_words(monkeypatch, w
     monkeypatch.setenv("NO_COLOR", "1")
     assert [line.strip() for line in render(said, "table").splitlines() if "─" not in line] == [
         "step   what                  n",
-        "one    a sentence of   123456",
+        "one    a sentence of    123456",
         "some words",
     ]
 

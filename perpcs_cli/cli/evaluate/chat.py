@@ -71,8 +71,8 @@ def chat(
             # The next line may be another matter.
             console.warn(str(error))
             continue
-        reference = {} if reply.reference is None else {"reference": reply.reference}
-        console.result(reply, compared_text(_seen(reply.answers | reference)))
+        known = "" if reply.reference is None else compared_text(_seen({"reference": reply.reference}))
+        console.result(reply, compared_text(_seen(reply.answers)) + known)
 
 
 def _whole(prompt: str | None) -> str:

@@ -24,7 +24,7 @@ def compared(texts: Mapping[str, str], columns: int) -> RenderableType:
 
     titles = [Text(title, style="bold" if window.coloured() else "") for title in texts]
     bodies = [Text(text) for text in texts.values()]
-    if columns < len(texts) * (LEAST + GAP) - GAP:
+    if len(texts) < 2 or columns < len(texts) * (LEAST + GAP) - GAP:
         inset = [Padding(body, (0, 0, 0, 2)) for body in bodies]
         return Group(*(part for pair in zip(titles, inset, strict=True) for part in pair))
     table = Table.grid(padding=(0, GAP, 0, 0), expand=True, pad_edge=False)

@@ -1,6 +1,6 @@
 """A table in a window: whole where it fits, with folded columns of words, or as records below each other.
 
-Numbers are never cut and words never broken, but for those that are longer than a line.
+Numbers are never cut. Words are broken only where they are very long and the table would not fit else.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ GAP = 3
 """Columns between two of a table."""
 LEAST = 8
 """A narrower column of words is not worth reading."""
+LONG = 24
+"""A longer word may be broken, as paths are."""
 
 
 def grid(
@@ -67,12 +69,15 @@ def _widths(
     longest = [max(map(_longest_word, column)) for column in zip(*rows, strict=True)]
     if window is None or sum(whole) + GAP * (len(whole) - 1) <= window:
         return whole
-    least = [
-        full if right else min(full, max(LEAST, word))
-        for full, word, right in zip(whole, longest, numeric, strict=True)
-    ]
-    left = window - sum(least) - GAP * (len(least) - 1)
-    if left < 0:
+    for most in (window, LONG):
+        least = [
+            room if right else min(room, max(LEAST, min(word, most)))
+            for room, word, right in zip(whole, longest, numeric, strict=True)
+        ]
+        left = window - sum(least) - GAP * (len(least) - 1)
+        if left >= 0:
+            break
+    else:
         return None
     # What is left goes, column by column of the window, to the words that are furthest from their whole width.
     widths = list(least)

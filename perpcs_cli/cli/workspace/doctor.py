@@ -75,8 +75,8 @@ def _environment(found: Findings) -> Iterator[Row]:
     yield _row("perpcs", "", found.perpcs)
     yield _row("Python", "", f"{found.python}, {found.platform}")
     for one in found.packages:
-        needs = f"needs {one.needs}" if one.needs else ""
-        yield _row(one.name, OK if one.fits else BAD, f"{one.installed or 'not installed'}, {needs}")
+        needs = f", needs {one.needs}" if one.needs else ""
+        yield _row(one.name, OK if one.fits else BAD, f"{one.installed or 'not installed'}{needs}")
 
 
 def _extra(missing: list[str], install: str) -> tuple[str, str]:
@@ -84,7 +84,7 @@ def _extra(missing: list[str], install: str) -> tuple[str, str]:
 
 
 def _device(one: Device) -> Iterator[Row]:
-    cores = "" if one.cores is None else f", {one.cores} cores, {one.threads} threads"
+    cores = "" if one.cores is None else f", cores {one.cores}, threads {one.threads}"
     memory = f", {spoken_bytes(one.free)} of {spoken_bytes(one.memory)} free" if one.memory else ""
     yield _row(one.kind, OK if one.seconds else BAD, f"{one.name}{cores}{memory}")
     if one.seconds:
