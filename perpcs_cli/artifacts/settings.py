@@ -158,6 +158,11 @@ class PrimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = "base"
     merge: MergeSetting = "product"
     recent: Annotated[Count | None, Meta(description="Only the newest items of each history.")] = None
+    race: Annotated[
+        Annotated[float, Meta(gt=0, le=0.5)] | None,
+        Meta(description="Stop candidates that are worse on the items so far, at this level of a t-test; 0.05, say."),
+    ] = None
+    race_items: Annotated[int, Meta(ge=2, description="With --race: history items between two tests.")] = 5
 
 
 class SelectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -55,6 +55,13 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """SHA-256 of its answers."""
     tokens: tuple[Tokens, ...] | None = None
     """The answers' token ids, one per item, where no earlier line has the same `outputs`."""
+    items: Size | None = None
+    """The first items that it was scored on, where it was stopped in a race; all where it was not."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped in a race, before it had answered all items."""
+        return self.items is not None
 
 
 class Trace:
@@ -110,12 +117,13 @@ def read_trace(path: Path) -> tuple[TraceHeader, list[Evaluation]]:
 
 
 def _check(path: Path, header: TraceHeader, rows: Sequence[Evaluation]) -> None:
-    answered: set[str] = set()
+    answered: dict[str, int] = {}
     for number, row in enumerate(rows, start=2):
-        answered |= {row.outputs} if row.tokens is not None else set()
-        items = header.items if row.tokens is None else len(row.tokens)
-        sizes = (len(row.weights), len(row.similarity), items)
-        if sizes != (header.weights, len(header.sharers), header.items) or row.outputs not in answered:
+        if row.tokens is not None:
+            answered[row.outputs] = len(row.tokens)
+        sizes = (len(row.weights), len(row.similarity), answered.get(row.outputs))
+        seen = header.items if row.items is None else row.items
+        if sizes != (header.weights, len(header.sharers), seen) or (row.stopped and seen >= header.items):
             raise DataError("the candidate does not fit the trace's first line", where=f"{path}, line {number}")
         if row.tokens is not None and row.outputs != hashing.digest_value(row.tokens):
             raise DataError("the answers are not those of their digest", where=f"{path}, line {number}")

@@ -45,6 +45,7 @@ def _is_numbers(one: Declared) -> bool:
 UNSET = {
     "prime.popsize": "4 + 3 ln n",
     "prime.recent": "all",
+    "prime.race": "off",
     "mia.recent": "all",
     "assemble.similar": "all",
     "profile.chat": "where the model has a chat template",

@@ -50,6 +50,20 @@ def test_it_is_read_back(path: Path) -> None:
     assert read_trace(path)[0] == HEADER
 
 
+def test_a_candidate_that_was_stopped_has_the_first_answers(tmp_path: Path) -> None:
+    header = msgspec.structs.replace(HEADER, items=3)
+    answers = ((3,), (4,))
+    stopped = msgspec.structs.replace(row(0.1, of=1), items=2, tokens=answers, outputs=hashing.digest_value(answers))
+    path = tmp_path / "t.jsonl"
+    open_trace(path, header).append([stopped])
+    (read,) = read_trace(path)[1]
+    assert read == stopped and read.stopped
+    for wrong in ({"items": 1}, {"items": 3}, {"items": None}, {"items": 9}):
+        typed_files.write_jsonl(path, [header, msgspec.structs.replace(stopped, **wrong)])
+        with pytest.raises(DataError, match="does not fit the trace's first line"):
+            read_trace(path)
+
+
 def test_equal_answers_are_stored_once(path: Path) -> None:
     assert [one.tokens for one in read_trace(path)[1]] == [((3,),), None, ((4,),), None]
 

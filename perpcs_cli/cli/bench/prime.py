@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.workspace import Places
+
+if TYPE_CHECKING:
+    from perpcs_cli.experiments.benchmarks.prime import PrimeTimes
 
 TECHNIQUES = ("drafts", "prefix", "population")
 
@@ -38,7 +41,8 @@ def prime(
 
     The rows are a PriME search's candidates on one user's history, the same for all, in one run. The target is the
     first user of --users-file with enough history, or a synthetic one; the sharers are the next ones, each trained for
-    a few steps, or those of --sharers.
+    a few steps, or those of --sharers. Without --sharers all is timed twice: on the plain base, which may not know
+    where an answer ends, and on the base with a task adapter, the workspace's or one trained for a few steps.
     """
     off = [name.strip() for name in without.split(",") if name.strip()]
     if odd := [name for name in off if name not in TECHNIQUES]:
@@ -51,7 +55,7 @@ def prime(
 
     from perpcs_cli.experiments.benchmarks.prime import time_search
 
-    times = time_search(
+    found = time_search(
         bench_workspace(base, how),
         users_file,
         sharers=sharers,
@@ -63,11 +67,21 @@ def prime(
         with_peft=not skip_peft,
         report=console,
     )
+    console.result(found, "\n".join(line for times in found for line in _lines(times)))
+
+
+def _lines(times: PrimeTimes) -> list[str]:
     engine, prefill, peft = times.engine_s, times.prefill_s, times.peft_s
-    lines = [f"engine {engine:.2f} s = {engine / prefill:.2f} x prefill ({prefill:.2f} s)"]
-    lines += [f"without {name} {seconds:.2f} s = {seconds / engine:.2f} x" for name, seconds in times.without_s.items()]
+    mean = times.new_tokens / (times.candidates * times.items)
+    lines = [
+        f"{times.base} base: answers of {mean:.1f} tokens, {times.ended:.0%} of them end",
+        f"  engine {engine:.2f} s = {engine / prefill:.2f} x prefill ({prefill:.2f} s)",
+    ]
+    lines += [
+        f"  without {name} {seconds:.2f} s = {seconds / engine:.2f} x" for name, seconds in times.without_s.items()
+    ]
     if peft is not None and times.identical is not None:
         lines.append(
-            f"PEFT {peft:.2f} s = {peft / engine:.2f} x engine; {times.identical:.2%} of the answers identical"
+            f"  PEFT {peft:.2f} s = {peft / engine:.2f} x engine; {times.identical:.2%} of the answers identical"
         )
-    console.result(times, "\n".join(lines))
+    return lines

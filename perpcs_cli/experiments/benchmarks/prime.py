@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -20,8 +20,10 @@ from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import Workspace
 from perpcs_cli.tasks.examples import history_prompts
+from perpcs_cli.tasks.prompts import Prompt, digest
 
 if TYPE_CHECKING:
+    from perpcs_cli.model.engine.batching import Encoded
     from perpcs_cli.model.engine.decode import Techniques
 
 POPULATION = 7
@@ -36,8 +38,10 @@ TECHNIQUES = ("drafts", "prefix", "population")
 
 
 class PrimeTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds for the same candidates and prompts."""
+    """Seconds for the same candidates and prompts on one base."""
 
+    base: Literal["plain", "adapted"]
+    """Whether the base has a task adapter. One that has none may not know where an answer ends."""
     engine_s: float
     prefill_s: float
     """One pass over every prompt for every candidate, in the best of some batch sizes, and nothing else."""
@@ -56,6 +60,8 @@ class PrimeTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Of one candidate, over all items."""
     new_tokens: int
     """Answered by all candidates together."""
+    ended: float
+    """Share of the answers that end before they are as long as they may be."""
     drafted_tokens: int
     accepted_tokens: int
     """Drafted tokens that were what greedy decoding says."""
@@ -75,25 +81,53 @@ def time_search(
     ablate: bool = False,
     with_peft: bool = True,
     report: Report = SILENT,
-) -> PrimeTimes:
-    """Time all of them on the candidates of a search on one user's history.
+) -> list[PrimeTimes]:
+    """Time all of them on the candidates of a search on one user's history, on the plain and on the adapted base.
 
-    The target is the first user with `items` items; `loras` sharers are those of the directory `sharers`, or trained
-    here. `without`: techniques that the engine does without; `ablate`: also without each of the others.
+    The target is the first user with `items` items; `loras` sharers are those of the directory `sharers`, whose base
+    is then the only one, or trained here. The adapted base has the task adapter of the settings, or else one trained
+    here on the sharers' users. `without`: techniques that the engine does without; `ablate`: also without each of the
+    others.
     """
+    target, *others = _users(workspace, users_file, items, loras, need=sharers is None)
+    adapter = workspace.settings.task_adapter
+    if sharers:
+        places = [workspace]
+    else:
+        plain = _on(workspace, "")
+        adapted = _on(workspace, adapter or str(_adapted(StepModel(plain, report, trains=True), others, plain, report)))
+        places = [plain, adapted]
+    found = []
+    for place in places:
+        model = StepModel(place, report, trains=sharers is None)
+        adapters = _open(sharers, loras) if sharers else _trained(model, others, place, report)
+        for one in adapters:
+            one.check_fits(model.fingerprint, model.base.shapes)
+        prompts = history_prompts(workspace.task, target)[-items:]
+        reserve = place.settings.predict.max_new_tokens
+        rows = model.encode(prompts, who=f"user {target.user_id}", reserve=reserve)
+        mixtures = make_candidates(candidates, loras, place.settings.seed)
+        found.append(_time(model, rows, adapters, mixtures, without, report, ablate=ablate, with_peft=with_peft))
+    return found
+
+
+def _time(
+    model: StepModel,
+    rows: Sequence[Encoded],
+    adapters: Sequence[Adapter],
+    mixtures: Sequence[Sequence[float]],
+    without: Collection[str],
+    report: Report,
+    *,
+    ablate: bool,
+    with_peft: bool,
+) -> PrimeTimes:
+    """Time the engine and what it is measured against on one base."""
     from perpcs_cli.experiments.benchmarks.peft_loop import DecodingComparison
     from perpcs_cli.model.engine.decode import Techniques
     from perpcs_cli.model.engine.drafts import Drafts
 
-    target, *others = _users(workspace, users_file, items, loras, need=sharers is None)
-    model = StepModel(workspace, report, trains=sharers is None)
-    predict = workspace.settings.predict
-    prompts = history_prompts(workspace.task, target)[-items:]
-    rows = model.encode(prompts, who=f"user {target.user_id}", reserve=predict.max_new_tokens)
-    adapters = _open(sharers, loras) if sharers else _trained(model, others, workspace, report)
-    for adapter in adapters:
-        adapter.check_fits(model.fingerprint, model.base.shapes)
-    mixtures = make_candidates(candidates, loras, workspace.settings.seed)
+    predict = model.settings.predict
     race = DecodingComparison(model.base, rows, adapters, mixtures, POPULATION, predict)
     # The first passes of a process are slower than the others.
     size = race.prefill_rows()
@@ -112,22 +146,29 @@ def time_search(
         theirs, peft_s = timed(report, "PEFT", race.peft)
         identical = _share(outputs, theirs)
     return PrimeTimes(
+        base="adapted" if model.settings.task_adapter else "plain",
         engine_s=engine_s,
         prefill_s=prefill_s,
         peft_s=peft_s,
         identical=identical,
         without_s=without_s,
         without=list(without),
-        candidates=candidates,
+        candidates=len(mixtures),
         items=len(rows),
-        sharers=loras,
+        sharers=len(adapters),
         prompt_tokens=sum(len(row.prompt) for row in rows),
         new_tokens=sum(map(len, outputs)),
+        ended=sum(len(output) < predict.max_new_tokens for output in outputs) / len(outputs),
         drafted_tokens=drafts.tried,
         accepted_tokens=drafts.right,
         dtype=model.describe()["dtype"],
         device=str(model.base.device),
     )
+
+
+def _on(workspace: Workspace, task_adapter: str) -> Workspace:
+    """The workspace with another task adapter, or without one."""
+    return replace(workspace, settings=msgspec.structs.replace(workspace.settings, task_adapter=task_adapter))
 
 
 def _users(workspace: Workspace, path: Path | None, items: int, sharers: int, *, need: bool) -> list[User]:
@@ -165,25 +206,41 @@ def _open(directory: Path, count: int) -> list[Adapter]:
 
 def _trained(model: StepModel, users: list[User], workspace: Workspace, report: Report) -> list[Adapter]:
     """Sharers trained for a few steps, kept in the cache for the next time."""
-    from perpcs_cli.model.loading.fetch import cache_directory
+    prompts = {user.user_id: history_prompts(workspace.task, user) for user in users}
+    return [open_adapter(place) for place in _train(model, prompts, workspace, report)]
+
+
+def _adapted(model: StepModel, users: list[User], workspace: Workspace, report: Report) -> Path:
+    """A task adapter trained for a few steps on all of some users, kept in the cache for the next time."""
+    prompts = [prompt for user in users for prompt in history_prompts(workspace.task, user)]
+    (place,) = _train(model, {"task-adapter": prompts}, workspace, report)
+    return place
+
+
+def _train(
+    model: StepModel, prompts: Mapping[str, Sequence[Prompt]], workspace: Workspace, report: Report
+) -> list[Path]:
+    """LoRAs by name, trained for a few steps on their prompts, in the cache."""
+    from perpcs_cli.artifacts.caches import cache_directory
     from perpcs_cli.steps.share.failures import Failures
     from perpcs_cli.steps.share.train_loras import LoraWork, train_loras
 
     settings = msgspec.structs.replace(workspace.settings.train, **TRAINING)
     lora = workspace.settings.lora
     shared = {"train": settings, "lora": lora, "max_length": workspace.settings.max_length}
-    origin = workspace.provenance("bench", shared, {"users": hashing.digest_value(users)}, model.fingerprint)
+    inputs = {"prompts": hashing.digest_value({name: digest(some) for name, some in prompts.items()})}
+    origin = workspace.provenance("bench", shared, inputs, model.fingerprint)
     directory = cache_directory() / "bench" / hashing.digest_value(origin)[:16]
-    places = [directory / user.user_id for user in users]
+    places = [directory / name for name in prompts]
     if not all((place / CARD).exists() for place in places):
-        report.note(f"training {len(users)} sharers for {settings.steps} steps, into {directory}")
+        report.note(f"training {', '.join(prompts)} for {settings.steps} steps, into {directory}")
         directory.mkdir(parents=True, exist_ok=True)
-        prompts = [model.encode(history_prompts(workspace.task, user), who=user.user_id) for user in users]
-        work = [LoraWork(place.name, place, rows, origin) for place, rows in zip(places, prompts, strict=True)]
+        rows = [model.encode(some, who=name) for name, some in prompts.items()]
+        work = [LoraWork(place.name, place, some, origin) for place, some in zip(places, rows, strict=True)]
         failures = Failures(report)
         train_loras(model.base, work, lora, settings, report, seed=workspace.settings.seed, failures=failures)
         failures.end()
-    return [open_adapter(place) for place in places]
+    return places
 
 
 def _variants(used: Techniques) -> dict[str, Techniques]:

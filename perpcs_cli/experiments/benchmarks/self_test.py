@@ -157,7 +157,7 @@ def _compare(root: Path) -> str:
     from perpcs_cli.model.engine.piece_cache import PieceCache
     from perpcs_cli.model.engine.recipe_router import RecipeRouter
     from perpcs_cli.steps.base import StepModel
-    from perpcs_cli.steps.evaluate.models_to_run import recipes_over
+    from perpcs_cli.steps.models_to_run import recipes_over
     from perpcs_cli.tasks.examples import query_prompts
 
     workspace = _opened(root)

@@ -2,116 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from perpcs_cli.artifacts.adapter import Adapter
 from perpcs_cli.artifacts.io import hashing
-from perpcs_cli.artifacts.settings import Merge, PredictSettings
 from perpcs_cli.artifacts.trace import Evaluation, Tokens, Trace
 from perpcs_cli.methods.prime.objective import Objective
+from perpcs_cli.methods.prime.racing import NO_RACE, Race, survivors
+from perpcs_cli.methods.prime.search import Generation
 from perpcs_cli.methods.prime.weight_space import Space, Vector
-from perpcs_cli.model.engine.batching import Encoded
-from perpcs_cli.model.engine.decode import generate
-from perpcs_cli.model.engine.drafts import Drafts
-from perpcs_cli.model.engine.piece_cache import PieceCache
-from perpcs_cli.model.engine.recipe_router import RecipeRouter, Weights
-from perpcs_cli.model.engine.sampling import sampling_of
-from perpcs_cli.model.loading.base import Base
+
+if TYPE_CHECKING:
+    # What a finished search tells of itself is read without torch.
+    from perpcs_cli.model.engine.recipe_router import Weights
 
 Answers = tuple[Tokens, ...]
-"""A model's answer to each item, as token ids."""
-Engine = Callable[[Sequence[Weights], Iterable[Answers]], list[Answers]]
-"""(models, what other models have answered) → each model's answers."""
+"""A model's answers to a history's items, the first ones or all, as token ids."""
 Decode = Callable[[Answers], list[str]]
+"""From token ids to texts, as predictions are written."""
+Known = Mapping[Vector, Evaluation]
 
 
-def make_engine(
-    base: Base,
-    adapter: Callable[[int], Adapter],
-    items: Sequence[Encoded],
-    references: Answers,
-    settings: PredictSettings,
-    merge: Merge,
-    *,
-    seed: int = 0,
-) -> Engine:
-    """The decoding engine on some items, for models over the sharers that `adapter` gives by index.
+@dataclass(frozen=True)
+class Ask:
+    """What one user's search wants to have answered: the items from `first` up to `last`, by each of some models."""
 
-    `references`, the items' true answers, serve as the first drafts. Where answers are drawn, it is by `seed`, with the
-    same noise for all models of an item.
-    """
-    bank, sampling = PieceCache(base, adapter), sampling_of(settings, seed)
-
-    def run(models: Sequence[Weights], known: Iterable[Answers]) -> list[Answers]:
-        # Made anew for each call, so that a resumed search decodes exactly as one that was never stopped.
-        drafts = Drafts()
-        for answers in [references, *known]:
-            for row, answer in zip(items, answers, strict=True):
-                drafts.add(row.prompt, answer, base.stop)
-        outputs = generate(
-            base,
-            RecipeRouter(bank, models),
-            [(row, model) for model in range(len(models)) for row in items],
-            max_new_tokens=settings.max_new_tokens,
-            batch_tokens=settings.batch_tokens,
-            batch_rows=settings.batch_rows,
-            merge=merge,
-            sampling=sampling,
-            drafts=drafts,
-        )
-        found = [tuple(output) for output in outputs]
-        return [tuple(found[at : at + len(items)]) for at in range(0, len(found), len(items))]
-
-    return run
+    models: Sequence[Weights]
+    """Over the user's own sharers."""
+    first: int
+    last: int
+    known: Sequence[Answers]
+    """What other models have answered."""
 
 
-def make_decode(base: Base) -> Decode:
-    """From token ids to texts, as predictions are written."""
-
-    def decode(answers: Answers) -> list[str]:
-        texts = base.tokenizer.batch_decode([list(tokens) for tokens in answers], skip_special_tokens=True)
-        return [text.strip() for text in texts]
-
-    return decode
+Decoding = Generator[Ask, list[Answers], None]
+"""One user's part of a round: asks until all is answered, and then has written it to the trace."""
 
 
 class Evaluator:
     """Scores weight vectors on one user's history, each once; what the trace knows is not run again.
 
-    The unknown vectors of a call are decoded together. With the first ones run the base and every sharer's own LoRA,
-    whose predictions P(s) needs.
+    The unknown vectors of a round are decoded together. With the first ones run the base and every sharer's own LoRA,
+    whose predictions P(s) needs. With a `race`, candidates that are clearly worse than others do not see all items.
     """
 
-    def __init__(self, space: Space, objective: Objective, trace: Trace, engine: Engine, decode: Decode) -> None:
+    def __init__(self, space: Space, objective: Objective, trace: Trace, decode: Decode, race: Race = NO_RACE) -> None:
         self.space = space
         self.objective = objective
         self.trace = trace
-        self._engine = engine
         self._decode = decode
+        self._race = race
         self._singles = [space.single(sharer) for sharer in range(len(space.sharers))]
-        self._sharers: list[list[str]] = []
-        """Each sharer's own predictions."""
+        self._texts: dict[str, list[str]] = {}
+        """The texts of answers that the trace has, by their digest."""
 
-    def evaluate(self, vectors: Sequence[Vector]) -> list[Evaluation]:
-        """The evaluation of each vector, from the trace or now."""
-        known = self.trace.known
-        wanted = dict.fromkeys([self.space.base, *self._singles, *vectors])
-        if new := [vector for vector in wanted if vector not in known]:
-            self._run(new)
-        return [known[vector] for vector in vectors]
+    def lacks(self, generations: Sequence[Generation]) -> bool:
+        """Whether there is something in a round that the trace does not know."""
+        return any(vector not in self.trace.known for vector in self._wanted(generations))
 
-    def _run(self, vectors: Sequence[Vector]) -> None:
-        known = self.trace.known
-        before = (self.trace.answers[row.outputs] for row in known.values())
-        answers = dict(zip(vectors, self._engine(list(map(self.space.mixes, vectors)), before), strict=True))
-        texts = {vector: self._decode(tokens) for vector, tokens in answers.items()}
-        if not self._sharers:
-            self._sharers = [
-                texts[one] if one in texts else self._decode(self.trace.answers[known[one].outputs])
-                for one in self._singles
-            ]
-        metrics = {vector: self.objective.metrics(text) for vector, text in texts.items()}
-        similarity = {vector: self.objective.similarity(text, self._sharers) for vector, text in texts.items()}
+    def decoding(self, generations: Sequence[Generation]) -> Decoding | None:
+        """The decoding of what the trace lacks of a round; or, where it lacks nothing, of what it was told last, if
+        that was in this round.
+
+        So a round of several users that was stopped between two of their traces is decoded again in the same batches.
+        None where the trace was told all of it before.
+        """
+        known, wanted = self.trace.known, self._wanted(generations)
+        if new := [one for one in wanted if one not in known]:
+            return self._decoding(generations, new, dict(known))
+        call = self.trace.calls - 1
+        told = [one for one in wanted if known[one].call == call]
+        if len(told) < sum(row.call == call for row in known.values()):
+            return None
+        return self._decoding(generations, told, {one: row for one, row in known.items() if row.call < call})
+
+    def _wanted(self, generations: Sequence[Generation]) -> list[Vector]:
+        candidates = [vector for some in generations for vector in some.vectors]
+        return list(dict.fromkeys([self.space.base, *self._singles, *candidates]))
+
+    def _decoding(self, generations: Sequence[Generation], vectors: Sequence[Vector], before: Known) -> Decoding:
+        """`vectors` of a round, where the trace knew `before`."""
+        drafts = [self.trace.answers[row.outputs] for row in before.values()]
+        texts = {one: self._text(before[one]) for one in self._wanted(generations) if one in before}
+        answers: dict[Vector, Answers] = dict.fromkeys(vectors, ())
+        running, items = list(vectors), len(self.objective.references)
+        for first, last in self._race.blocks(items):
+            found = yield Ask([self.space.mixes(vector) for vector in running], first, last, drafts)
+            for vector, some in zip(running, found, strict=True):
+                answers[vector] += some
+                texts[vector] = self._decode(answers[vector])
+            if last < items:
+                going = self._going(generations, texts, last)
+                running = [vector for vector in running if vector in going]
+        if any(vector not in self.trace.known for vector in vectors):
+            self._write(answers, texts)
+
+    def _going(self, generations: Sequence[Generation], texts: Mapping[Vector, list[str]], seen: int) -> set[Vector]:
+        """Who goes on after `seen` items: the models that others are compared with, and who may be among the better
+        half of a generation."""
+        going = {self.space.base, *self._singles}
+        sharers = [texts[one][:seen] for one in self._singles]
+        for some in generations:
+            there = [one for one in dict.fromkeys(some.vectors) if len(texts[one]) >= seen]
+            rewards = [self.objective.item_rewards(texts[one][:seen], sharers, some.alpha) for one in there]
+            going |= {there[place] for place in survivors(rewards, len(some.vectors) // 2, self._race.level)}
+        return going
+
+    def _write(self, answers: Mapping[Vector, Answers], texts: Mapping[Vector, list[str]]) -> None:
+        """Score what has been answered, and add it to the trace."""
+        items, sharers = len(self.objective.references), [texts[one] for one in self._singles]
+        metrics = {vector: self.objective.metrics(texts[vector]) for vector in answers}
+        similarity = {vector: self.objective.similarity(texts[vector], sharers) for vector in answers}
         self.trace.append(
             [
                 Evaluation(
@@ -120,10 +122,16 @@ class Evaluator:
                     similarity=similarity[vector],
                     metrics=metrics[vector],
                     call=self.trace.calls,
-                    of=len(vectors),
-                    outputs=hashing.digest_value(answers[vector]),
-                    tokens=answers[vector],
+                    of=len(answers),
+                    outputs=hashing.digest_value(tokens),
+                    tokens=tokens,
+                    items=len(tokens) if len(tokens) < items else None,
                 )
-                for vector in vectors
+                for vector, tokens in answers.items()
             ]
         )
+
+    def _text(self, row: Evaluation) -> list[str]:
+        if row.outputs not in self._texts:
+            self._texts[row.outputs] = self._decode(self.trace.answers[row.outputs])
+        return self._texts[row.outputs]

@@ -47,11 +47,11 @@ class Objective:
         self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, float]] = {}
 
     def metrics(self, outputs: Sequence[str], references: Sequence[str] | None = None) -> dict[str, float]:
-        """The task's metrics of `outputs` against the history's answers, or against other `references`.
+        """The task's metrics of `outputs`, to the first items or all, against the history's answers or `references`.
 
         Raises PerpcsError where a metric is not finite.
         """
-        key = (tuple(outputs), self.references if references is None else tuple(references))
+        key = (tuple(outputs), tuple(self.references if references is None else references)[: len(outputs)])
         if key not in self._known:
             values = {name: float(v) for name, v in from_sums(self.task, self._sums(*key)).items()}
             if bad := [name for name, value in values.items() if not math.isfinite(value)]:
@@ -66,6 +66,19 @@ class Objective:
     def similarity(self, outputs: Sequence[str], sharers: Sequence[Sequence[str]]) -> tuple[float, ...]:
         """P(s) for each sharer's own predictions."""
         return tuple(self.value(self.metrics(outputs, own)) for own in sharers)
+
+    def item_rewards(self, outputs: Sequence[str], sharers: Sequence[Sequence[str]], alpha: float) -> Floats:
+        """The reward of each item of `outputs` as if it were the whole history, [items].
+
+        Their mean is the reward where a metric is a mean over items. The macro-F1 and RMSE are none; of one item they
+        are 1 / classes of a right label, and the absolute error.
+        """
+
+        def alone(references: Sequence[str]) -> Floats:
+            pairs = zip(outputs, references, strict=False)
+            return np.array([self.value(self.metrics([output], [reference])) for output, reference in pairs])
+
+        return alone(self.references) - alpha * np.mean([alone(own) for own in sharers], axis=0)
 
     def _sums(self, outputs: tuple[str, ...], references: tuple[str, ...]) -> Floats:
         pairs = list(zip(outputs, references, strict=True))

@@ -91,7 +91,11 @@ def free_bytes(device: torch.device) -> int:
     """Bytes that are free on a device; 0 where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = _told("MemAvailable:")
+    try:
+        (line,) = (line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:"))
+        free = int(line.split()[1]) << 10
+    except (OSError, ValueError):
+        return 0
     try:
         # A container may have less than its machine.
         used, most = (int((CGROUP / name).read_text()) for name in ("memory.current", "memory.max"))
@@ -100,23 +104,19 @@ def free_bytes(device: torch.device) -> int:
         return free
 
 
-def all_bytes(device: torch.device) -> int:
-    """Bytes that a device has; 0 where the system does not tell."""
+def total_bytes(device: torch.device) -> int:
+    """Bytes that a device has, a container's limit on the processor's; 0 where the system does not tell."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    have = _told("MemTotal:")
+        return int(torch.cuda.get_device_properties(device).total_memory)
     try:
-        return min(have, int((CGROUP / "memory.max").read_text()))
-    except (OSError, ValueError):
-        return have
-
-
-def _told(name: str) -> int:
-    try:
-        (line,) = (line for line in MEMINFO.read_text().splitlines() if line.startswith(name))
-        return int(line.split()[1]) << 10
+        (line,) = (line for line in MEMINFO.read_text().splitlines() if line.startswith("MemTotal:"))
+        total = int(line.split()[1]) << 10
     except (OSError, ValueError):
         return 0
+    try:
+        return min(total, int((CGROUP / "memory.max").read_text()))
+    except (OSError, ValueError):
+        return total
 
 
 def release() -> None:

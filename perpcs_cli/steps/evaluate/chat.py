@@ -15,7 +15,7 @@ from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.base import StepModel
-from perpcs_cli.steps.evaluate.models_to_run import (
+from perpcs_cli.steps.models_to_run import (
     ModelsToRun,
     base_alone,
     recipes_name,
@@ -177,13 +177,14 @@ def open_chat(
 
 
 def _together(model: StepModel, named: Sequence[tuple[str, ModelsToRun]]) -> list[_Pass]:
-    """Models over one base in few passes: those of one merge and rank share theirs, the base goes with the first."""
+    """Models over one base in few passes: those of one merge share theirs."""
     found: list[_Pass] = []
     for name, models in named:
         models.check_base(model)
         (recipe,) = models.recipes
         last = found[-1] if found else None
-        if last is None or not _fit(last.models, models):
+        # The base has no pieces, and goes with any merge.
+        if last is None or (last.models.adapters and last.models.merge != models.merge):
             found.append(_Pass(model, models, [name]))
             continue
         before = len(last.models.adapters)
@@ -196,9 +197,3 @@ def _together(model: StepModel, named: Sequence[tuple[str, ModelsToRun]]) -> lis
         )
         found[-1] = _Pass(model, joined, [*last.names, name])
     return found
-
-
-def _fit(one: ModelsToRun, other: ModelsToRun) -> bool:
-    """Whether they can run in one pass; the base, which has no pieces, can with all."""
-    ranks = {adapter.config.r for adapter in [*one.adapters, *other.adapters]}
-    return not one.adapters or (one.merge == other.merge and len(ranks) < 2)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from perpcs_cli import __version__
+from perpcs_cli.artifacts.caches import cache_directory
 from perpcs_cli.artifacts.settings import declared
 from perpcs_cli.errors import PerpcsError
 from perpcs_cli.steps.workspace import Places, open_workspace
@@ -177,7 +178,7 @@ def _devices() -> list[Device]:
 def _device(device: torch.device) -> Device:
     import torch
 
-    from perpcs_cli.model.engine.memory import all_bytes, free_bytes
+    from perpcs_cli.model.engine.memory import free_bytes, total_bytes
     from perpcs_cli.model.loading.number_type import speeds
 
     try:
@@ -191,7 +192,7 @@ def _device(device: torch.device) -> Device:
     return Device(
         name=name,
         kind=str(device),
-        memory=all_bytes(device),
+        memory=total_bytes(device),
         free=free_bytes(device),
         seconds=seconds,
         **auto,  # type: ignore[arg-type]
@@ -201,7 +202,7 @@ def _device(device: torch.device) -> Device:
 
 def _cache() -> Cache:
     from perpcs_cli.model.loading.catalogue import CATALOGUE
-    from perpcs_cli.model.loading.fetch import cache_directory, is_fetched
+    from perpcs_cli.model.loading.fetch import is_fetched
 
     root = cache_directory()
     try:

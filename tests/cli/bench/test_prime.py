@@ -27,8 +27,11 @@ def test_the_engine_says_what_peft_says(bench, tiny, tmp_path):
         write_sharer(tmp_path / "sharers" / f"s{number}", tiny, number)
     done = bench("--sharers", "sharers", "--ablate", "--json")
     assert done.exit_code == 0, done.output
-    times = json.loads(done.stdout)
+    # The sharers' base is the only one.
+    (times,) = json.loads(done.stdout)
+    assert times["base"] == "plain"
     assert times["identical"] == 1.0
+    assert 0 <= times["ended"] <= 1
     assert set(times["without_s"]) == {"drafts", "prefix", "population", "all"}
     assert (times["candidates"], times["items"], times["sharers"]) == (4, 3, 3)
     assert 12 <= times["new_tokens"] <= 4 * 3 * 6
@@ -39,11 +42,25 @@ def test_the_engine_says_what_peft_says(bench, tiny, tmp_path):
 def test_trains_sharers_once_and_leaves_peft_out(bench):
     first, second = (bench("--skip-peft", "--without", "drafts, prefix", "--json") for _ in range(2))
     assert first.exit_code == second.exit_code == 0, first.output
-    assert "training 3 sharers" in first.stderr
-    assert "training 3 sharers" not in second.stderr
-    times = json.loads(second.stdout)
-    assert (times["peft_s"], times["identical"], times["without"]) == (None, None, ["drafts", "prefix"])
-    assert times["drafted_tokens"] == 0
+    # On the plain base and on the adapted one, and the adapter itself.
+    assert first.stderr.count("training ") == 3
+    assert first.stderr.count("training task-adapter for 24 steps") == 1
+    assert "training" not in second.stderr
+    found = json.loads(second.stdout)
+    assert [times["base"] for times in found] == ["plain", "adapted"]
+    for times in found:
+        assert (times["peft_s"], times["identical"], times["without"]) == (None, None, ["drafts", "prefix"])
+        assert times["drafted_tokens"] == 0
+    assert found[0]["new_tokens"] != found[1]["new_tokens"] or found[0]["ended"] == found[1]["ended"] == 0
+
+
+def test_a_table_for_people(bench):
+    done = bench("--skip-peft", "--candidates", "2")
+    assert done.exit_code == 0, done.output
+    plain, engine, adapted, again = done.stdout.splitlines()
+    assert plain.startswith("plain base: answers of ") and plain.endswith("% of them end")
+    assert adapted.startswith("adapted base: answers of ")
+    assert "x prefill" in engine and "x prefill" in again
 
 
 @pytest.mark.parametrize(

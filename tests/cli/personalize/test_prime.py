@@ -14,9 +14,11 @@ from shell import DATA, RUNTIME, USAGE, Shell, named, refused
 from perpcs_cli.artifacts.io.hashing import digest_value
 from perpcs_cli.artifacts.io.typed_files import read_json, write_jsonl
 from perpcs_cli.artifacts.recipe import Recipe
-from perpcs_cli.artifacts.trace import Pareto, read_trace
+from perpcs_cli.artifacts.trace import Pareto, Trace, read_trace
 from perpcs_cli.artifacts.users import read_users, write_users
-from perpcs_cli.methods.prime import evaluator
+from perpcs_cli.methods.prime import engine
+from perpcs_cli.model.engine import piece_cache
+from perpcs_cli.steps.personalize import in_flight
 
 ONE = f"{PRIME} --user TARGET"
 
@@ -87,7 +89,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(near: Shell, monkeypatch: pytest
     near(named(near, ONE))
     whole = (near.root / "recipes-prime").rename(near.root / "whole")
     (near.root / "traces").rename(near.root / "whole-traces")
-    honest, calls = evaluator.generate, []
+    honest, calls = engine.generate, []
 
     def dying(*given, **named):
         calls.append(given)
@@ -96,13 +98,96 @@ def test_a_stopped_run_ends_as_one_that_was_not(near: Shell, monkeypatch: pytest
         return honest(*given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluator, "generate", dying)
+        patch.setattr(engine, "generate", dying)
         near(named(near, ONE))
     assert not (near.root / "recipes-prime").exists()
     resumed = near(named(near, ONE))
     assert "6 candidates are in the trace already" in resumed.stderr
     name = f"{near.ids('target')[0]}.json"
     assert (near.root / "recipes-prime" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_users_whose_generations_are_small_share_passes(near: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, honest = [], engine.generate
+
+    def counted(base, recipes, rows, **named):
+        calls.append(len(rows))
+        return honest(base, recipes, rows, **named)
+
+    monkeypatch.setattr(engine, "generate", counted)
+    assert near(PRIME).exit_code == 0
+    together, calls[:] = list(calls), []
+    # Generations of three, the first with the base and two sharers, on three items of each of two users.
+    assert together == [2 * 6 * 3, 2 * 2 * 3]
+    for target in near.ids("target"):
+        assert near(f"{PRIME} --user {target} --traces alone --out alone-recipes").exit_code == 0
+        name = f"{target}.jsonl"
+        assert read_trace(near.root / "alone" / name)[1] == read_trace(near.root / "traces" / name)[1]
+    assert calls == [6 * 3, 2 * 3] * 2
+    # Where a generation alone is as large, or the pieces have no room together, each user is searched alone.
+    for module, setting, value in [(in_flight, "BUSY", 0), (piece_cache, "CACHE_BYTES", 1)]:
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, setting, value)
+            assert near(f"{PRIME} --traces {setting} --out {setting}-recipes").exit_code == 0
+        assert calls == [6 * 3, 2 * 3] * 2
+
+
+@pytest.mark.parametrize("race", ["", "--race 0.5 --race-items 2 --prompts both"])
+def test_a_run_that_was_stopped_between_two_traces(near: Shell, monkeypatch: pytest.MonkeyPatch, race: str) -> None:
+    line = f"{PRIME} {race}"
+    assert near(line).exit_code == 0
+    for name in ("recipes-prime", "traces"):
+        (near.root / name).rename(near.root / f"whole-{name}")
+    honest, rounds = Trace.append, []
+
+    def dying(self, rows):
+        rounds.append(rows)
+        if len(rounds) == 4:
+            raise KeyboardInterrupt
+        return honest(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trace, "append", dying)
+        near(line)
+    first, second = (read_trace(near.root / "traces" / f"{name}.jsonl")[1] for name in near.ids("target"))
+    assert {row.call for row in first} == {0, 1} and {row.call for row in second} == {0}
+    assert near(line).exit_code == 0
+    for name in ("recipes-prime", "traces"):
+        files = [path.name for path in (near.root / name).iterdir()]
+        assert len(files) == 2
+        for file in files:
+            assert (near.root / name / file).read_bytes() == (near.root / f"whole-{name}" / file).read_bytes()
+
+
+def test_candidates_that_race(near: Shell) -> None:
+    target = near.ids("target")[0]
+    line = named(near, ONE).replace("--budget 5 ", "--budget 16 ")
+    line += " --popsize 8 --alpha 1 --data-fraction 1 --prompts both"
+    race = f"{line} --race 0.5 --race-items 2 --traces raced --out raced-recipes"
+    (found,) = json.loads(near(f"{race} --json --pareto front.json").stdout)
+    header, rows = read_trace(near.root / "raced" / f"{target}.jsonl")
+    stopped = [row for row in rows if row.stopped]
+    assert len(stopped) == found["stopped"] > 0
+    assert all(row.tokens is None or len(row.tokens) == row.items for row in stopped)
+    assert {row.items for row in stopped} <= set(range(2, header.items, 2))
+    assert (header.provenance.settings["race"], header.provenance.settings["race_items"]) == (0.5, 2)
+    made = recipe(near, "raced-recipes")
+    assert made.provenance.settings["prime"]["race"] == 0.5
+    # Of the base and the candidates, which come after two sharers.
+    chosen_from = [row for row in [rows[0], *rows[3:]] if not row.stopped]
+    assert found["reward"] == pytest.approx(max(row.utility - sum(row.similarity) / 2 for row in chosen_from))
+    front = read_json(near.root / "front.json", Pareto).users[target]
+    assert not {point.weights for point in front.points} & {row.weights for row in stopped}
+    again = near(f"{race} --json")
+    assert json.loads(again.stdout) == [{**found, "state": "finished"}]
+    # A race changes scores, and without one nothing tells of it.
+    message = refused(near(f"{line} --traces raced"), DATA)
+    assert "was made with other settings" in message and "race 0.5 -> None" in message
+    assert near(line).exit_code == 0
+    whole, _ = read_trace(near.root / "traces" / f"{target}.jsonl")
+    assert "race" not in whole.provenance.settings
+    assert not {"race", "race_items"} & recipe(near).provenance.settings["prime"].keys()
 
 
 def test_finished_users_are_skipped(near: Shell) -> None:
@@ -285,6 +370,8 @@ def test_nevergrad_is_missing(near: Shell, monkeypatch: pytest.MonkeyPatch) -> N
         ("--data-fraction 0", "prime.data_fraction must be above 0 and at most 1"),
         ("--metric accuracy", "no such metric: 'accuracy'"),
         ("--budget 0", "budget"),
+        ("--race 0", "prime.race must be above 0 and at most 0.5"),
+        ("--race-items 1", "race-items"),
     ],
 )
 def test_wrong_usage(ready: Shell, flags: str, words: str) -> None:

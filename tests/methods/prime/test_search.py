@@ -2,71 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import MemoryAdapter, provenance, random_pieces, random_rows
+from planted_search import ALPHAS, PLANTED, Target, row, rows_of, run, settings
 
-from perpcs_cli.artifacts.settings import PredictSettings, PrimeSettings
-from perpcs_cli.artifacts.trace import Evaluation, TraceHeader, open_trace, read_trace
-from perpcs_cli.methods.prime.evaluator import Evaluator, make_engine
-from perpcs_cli.methods.prime.objective import Objective
-from perpcs_cli.methods.prime.search import Choice, choose, pareto, sample_items, search
-from perpcs_cli.methods.prime.weight_space import Space
+from perpcs_cli.artifacts.trace import read_trace
+from perpcs_cli.methods.prime.in_step import search_in_step
+from perpcs_cli.methods.prime.search import Generation, choose, pareto, replay, sample_items, search
 from perpcs_cli.model.loading.base import Base
-from perpcs_cli.tasks.spec import shipped_tasks
-
-ALPHAS = (0.0, 1.0, 3.0, 10.0)
-PLANTED = (0.7, 0.5, 0.0)
-
-
-@dataclasses.dataclass
-class Target:
-    """A user of the tiny model: prompts, and the answers of a planted mixture of sharers."""
-
-    base: Base
-    items: int = 5
-    planted: tuple[float, ...] = PLANTED
-    granularity: str = "lora"
-    calls: list[int] = dataclasses.field(default_factory=list)
-    """The candidates in each call of the engine."""
-
-    def __post_init__(self) -> None:
-        modules = tuple(self.base.targets)
-        names = tuple(f"s{number}" for number in range(len(self.planted)))
-        self.space = Space(names, (frozenset(modules),) * len(names), modules, self.granularity)
-        adapters = [MemoryAdapter(random_pieces(self.base, number), 0.25) for number in range(len(names))]
-        rows = random_rows(self.base, [(8 + item, 0) for item in range(self.items)])
-        references = tuple(tuple(row.answer) for row in rows)
-        settings = PredictSettings(max_new_tokens=6)
-        self.engine = make_engine(self.base, adapters.__getitem__, rows, references, settings, "product")
-        whole = dataclasses.replace(self.space, granularity="lora")
-        (answers,) = self.engine([whole.mixes(self.planted)], [])
-        self.references = self.decode(answers)
-
-    @staticmethod
-    def decode(answers: Sequence[Sequence[int]]) -> list[str]:
-        """A word for each token: a random model's own tokens are hardly ever letters, which ROUGE counts."""
-        return [" ".join(f"w{token}" for token in tokens) for tokens in answers]
-
-    def evaluator(self, path: Path, stop_at: int | None = None) -> Evaluator:
-        """Scores candidates and writes to `path`; dies in the call with this number."""
-        here = []
-
-        def run(models, known):
-            if len(here) == stop_at:
-                raise KeyboardInterrupt
-            here.append(len(models))
-            self.calls.append(len(models))
-            return self.engine(models, known)
-
-        header = TraceHeader(
-            user_id="u", sharers=self.space.sharers, weights=self.space.size, items=self.items, provenance=provenance()
-        )
-        objective = Objective(shipped_tasks()["news_headline"], self.references)
-        return Evaluator(self.space, objective, open_trace(path, header), run, self.decode)
 
 
 @pytest.fixture
@@ -74,21 +19,12 @@ def target(tiny: Base) -> Target:
     return Target(tiny)
 
 
-def settings(**changes) -> PrimeSettings:
-    return PrimeSettings(**{"similar": 3, "budget": 35, "data_fraction": 1.0, "alpha": ALPHAS, **changes})
-
-
-def run(evaluator: Evaluator, **changes) -> list[Choice]:
-    return search(evaluator, settings(**changes), seed=0, user_id="u")
-
-
-def rows_of(path: Path) -> list[Evaluation]:
-    return read_trace(path)[1]
-
-
 def test_the_search_finds_better_than_the_base(target: Target, tmp_path: Path) -> None:
     evaluator = target.evaluator(tmp_path / "t.jsonl")
-    (planted,) = evaluator.evaluate([PLANTED])
+    decoding = evaluator.decoding([Generation(0.0, [PLANTED])])
+    with pytest.raises(StopIteration):
+        decoding.send(evaluator.engine({0: next(decoding)})[0])
+    planted = evaluator.trace.known[PLANTED]
     (choice,) = run(evaluator, alpha=(0.0,), budget=70)
     assert planted.utility == 2.0
     assert choice.base.utility < 0.5 * choice.evaluation.utility
@@ -114,8 +50,7 @@ def test_what_is_applied_was_scored_and_is_what_a_recipe_holds(target: Target, t
         weights = choice.evaluation.weights
         assert evaluator.trace.known[weights] == choice.evaluation
         assert target.space.rounded(weights) == weights
-        (answers,) = target.engine([target.space.mixes(weights)], [])
-        scores = evaluator.objective
+        scores, answers = evaluator.objective, target.answers(target.space.mixes(weights))
         assert scores.value(scores.metrics(target.decode(answers))) == choice.evaluation.utility
 
 
@@ -166,6 +101,15 @@ def test_a_trace_that_was_cut_anywhere(target: Target, tmp_path: Path, share: fl
     assert rows_of(path) == rows
 
 
+def test_a_finished_search_is_told_from_its_trace_alone(target: Target, tmp_path: Path) -> None:
+    whole = run(target.evaluator(tmp_path / "t.jsonl"), budget=14)
+    known = target.evaluator(tmp_path / "t.jsonl").trace.known
+    asking = lambda budget: search(target.space, settings(budget=budget), seed=0, user_id="u")  # noqa: E731
+    assert replay(asking(14), known) == whole
+    with pytest.raises(LookupError):
+        replay(asking(21), known)
+
+
 def test_a_larger_budget_goes_on_with_the_trace(target: Target, tmp_path: Path) -> None:
     run(target.evaluator(tmp_path / "t.jsonl"), budget=14)
     target.calls.clear()
@@ -204,15 +148,11 @@ def test_a_weight_per_layer(tiny: Base, tmp_path: Path) -> None:
 
 def test_progress_counts_every_candidate(target: Target, tmp_path: Path) -> None:
     heard: list[tuple[int, float]] = []
-    chosen = settings(budget=10)
-    search(target.evaluator(tmp_path / "t.jsonl"), chosen, seed=0, user_id="u", report=lambda *said: heard.append(said))
+    evaluator = target.evaluator(tmp_path / "t.jsonl")
+    told_of = lambda *said: heard.append(said)  # noqa: E731
+    asking = search(target.space, settings(budget=10), seed=0, user_id="u", report=told_of)
+    search_in_step([(asking, evaluator)], evaluator.engine)
     assert [count for count, _ in heard] == [7 * len(ALPHAS), 3 * len(ALPHAS)]
-
-
-def row(utility: float, *similarity: float, weights: Sequence[float] = (1.0,)) -> Evaluation:
-    return Evaluation(
-        weights=tuple(weights), utility=utility, similarity=similarity, metrics={}, call=0, of=1, outputs=""
-    )
 
 
 def test_the_earliest_of_equals_is_chosen_and_the_base_of_equals_with_it() -> None:
@@ -222,6 +162,13 @@ def test_the_earliest_of_equals_is_chosen_and_the_base_of_equals_with_it() -> No
     assert choose([first, second], base, 1.0) is base
     assert choose([first, second], base, 1.0, "candidate") is first
     assert choose([row(1.5, 1.0)], base, 1.0, "candidate") is base
+
+
+def test_who_was_stopped_is_never_chosen() -> None:
+    base, stopped, whole = row(1.0, 0.0, weights=(0.0,)), row(3.0, 0.0, items=2), row(2.0, 0.0)
+    assert choose([stopped, whole], base, 0.0) is whole
+    assert choose([stopped], base, 0.0) is base
+    assert [point.utility for point in pareto([base, stopped, whole])] == [2.0]
 
 
 def test_a_search_takes_who_wins_ties_from_its_settings(tiny: Base, tmp_path: Path) -> None:
@@ -245,3 +192,5 @@ def test_a_share_of_the_items(count: int, fraction: float, kept: int) -> None:
     assert len(draw(0)) == kept
     assert draw(0) == sorted(draw(0)) == draw(0)
     assert kept == count or any(draw(seed) != draw(0) for seed in range(1, 4))
+    mixed = sample_items(range(count), fraction, 0, "u", in_order=False)
+    assert sorted(mixed) == draw(0) and (kept == 1 or mixed != draw(0))
