@@ -16,7 +16,7 @@ from perpcs_cli.cli.workspace.status import spoken_bytes
 from perpcs_cli.errors import PerpcsError
 
 if TYPE_CHECKING:
-    from perpcs_cli.experiments.benchmarks.self_test import SelfTest
+    from perpcs_cli.experiments.checks.self_test import SelfTest
     from perpcs_cli.steps.inspect.doctor import Device, Findings
 
 OK, ODD, BAD = "ok", "note", "failed"
@@ -40,7 +40,7 @@ def doctor(
     with merged weights, on --device. It can be pasted into an issue: nothing secret is in it. The exit status is 1 if
     the self-test fails.
     """
-    from perpcs_cli.experiments.benchmarks.self_test import self_test
+    from perpcs_cli.experiments.checks.self_test import self_test
     from perpcs_cli.steps.inspect.doctor import examine
 
     shape = flags.form_of(form, console)

@@ -7,7 +7,7 @@ import json
 import pytest
 from shell import USAGE, Shell, refused
 
-from perpcs_cli.experiments.benchmarks import self_test
+from perpcs_cli.experiments.checks import self_test
 from perpcs_cli.steps.inspect import doctor
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from perpcs_cli.errors import UsageError
-from perpcs_cli.experiments.benchmarks import self_test as room
-from perpcs_cli.experiments.benchmarks.self_test import MAKE, PATH, self_test
+from perpcs_cli.experiments.checks import self_test as room
+from perpcs_cli.experiments.checks.self_test import MAKE, PATH, self_test
 from perpcs_cli.model.engine import lora_layer
 from perpcs_cli.model.loading import known_identity
 
