@@ -169,7 +169,7 @@ def _marked_rows(
     return sections
 
 
-def _terminal(table: Table, window: int | None, styled: bool) -> str:
+def _terminal(table: Table, width: int | None, styled: bool) -> str:
     from rich.text import Text
 
     sections = []
@@ -184,7 +184,7 @@ def _terminal(table: Table, window: int | None, styled: bool) -> str:
             rows.append(cells)
         sections.append(rows)
     titles = [_title(column.title, column.better) for column in table.columns]
-    lines = grid(titles, _numeric(table), sections, window=window, styled=styled)
+    lines = grid(titles, _numeric(table), sections, window=width, styled=styled)
     return "\n".join([*([table.caption] if table.caption else []), *lines]) + "\n"
 
 

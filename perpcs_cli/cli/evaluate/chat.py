@@ -6,7 +6,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from perpcs_cli.cli.evaluate.predict import AdapterOption, SharerOption
 from perpcs_cli.cli.terminal import window
 from perpcs_cli.cli.terminal.answers import compared, compared_text
 from perpcs_cli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @command
@@ -64,7 +67,7 @@ def chat(
     for text in texts:
         try:
             with console.growing() as grow:
-                reply = opened.ask(text, lambda answers: grow(compared(_seen(answers), window.width() or 0)))
+                reply = opened.ask(text, lambda answers: grow(_picture(answers)))
         except (DataError, UsageError) as error:
             if not several:
                 raise
@@ -85,7 +88,7 @@ def _whole(prompt: str | None) -> str:
 
 def _piped() -> str:
     try:
-        return sys.stdin.buffer.read().decode()
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"is not UTF-8: {error.reason} at byte {error.start}", where="stdin") from None
 
@@ -108,4 +111,9 @@ def _lines() -> Iterator[str]:
 
 
 def _seen(texts: dict[str, str]) -> dict[str, str]:
-    return {title: process.visible(text).rstrip("\ufffd") for title, text in texts.items()}
+    return {title: process.visible(text) for title, text in texts.items()}
+
+
+def _picture(answers: dict[str, str]) -> RenderableType:
+    """Answers that grow; of a character of which not all bytes are there, nothing is shown."""
+    return compared(_seen({name: said.rstrip("\ufffd") for name, said in answers.items()}), window.width() or 0)

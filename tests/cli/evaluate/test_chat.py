@@ -104,7 +104,7 @@ def test_the_article_alone_is_put_into_the_wording_of_the_task(walked: Shell) ->
     article = user.queries[0].input.partition("article: ")[2]
     whole = said(walked, "--user", user.user_id, user.queries[0].input)
     assert said(walked, "--user", user.user_id, article) == {**whole, "prompt": article}
-    piped = said(walked, "--user", user.user_id, data=f"{article}\n".encode())
+    piped = said(walked, "--user", user.user_id, data=f"\ufeff{article}\n".encode())
     assert piped == said(walked, "--user", user.user_id, "-", data=article.encode()) == {**whole, "prompt": article}
 
 
