@@ -16,7 +16,7 @@ from perpcs_cli.model.engine.batching import Encoded, make_batch
 from perpcs_cli.model.engine.packed_attention import packed
 from perpcs_cli.model.engine.packed_check import check_packed
 from perpcs_cli.model.loading import four_bit
-from perpcs_cli.model.loading.base import Base, load_base, merge_adapter
+from perpcs_cli.model.loading.base import Base, load_base, merge_adapter, with_task_adapter
 from perpcs_cli.model.loading.four_bit import check_four_bit, is_quantized
 from perpcs_cli.model.loading.identity import Identity, identify
 from perpcs_cli.model.training.line import Line
@@ -129,6 +129,18 @@ def losses(base: Base, rows: Sequence[Encoded]) -> torch.Tensor:
         found, _ = Line(base, rows, [1.0] * len(rows)).gradients([weight])
     weight.requires_grad_(requires_grad=False)
     return found
+
+
+@bitsandbytes
+def test_the_task_adapter_comes_beside_the_same_4_bits(small: Base, tiny_dir: Path, tmp_path: Path) -> None:
+    write_sharer(tmp_path / "task", small, seed=3)
+    before = logits(small)
+    identity = found(tiny_dir, str(tmp_path / "task"))
+    adapted = with_task_adapter(small, identity)
+    assert torch.equal(logits(adapted), logits(load_base(identity, targets=TARGETS)))
+    assert torch.equal(logits(small), before) and not torch.equal(logits(adapted), before)
+    for name, layer in adapted.targets.items():
+        assert layer.weight.data_ptr() == small.targets[name].weight.data_ptr()
 
 
 @bitsandbytes
