@@ -165,6 +165,23 @@ def write_roc(path: Path, points: Iterable[RocPoint]) -> None:
     typed_files.write_text(path, file.getvalue())
 
 
+def read_roc(path: Path, leakage: Leakage) -> list[RocPoint]:
+    """The ROC curves of the summary `leakage`.
+
+    Raises DataError with the line's number where the file is broken, and where it is not the summary's.
+    """
+    data = typed_files.read_text(path)
+    if hashing.digest_file(path) != leakage.roc.sha256:
+        raise DataError("has changed since the summary was written", where=path, hint="Run `perpcs mia --force`.")
+    points = []
+    for number, row in enumerate(csv.DictReader(io.StringIO(data)), start=2):
+        try:
+            points.append(msgspec.convert(row, RocPoint, strict=False))
+        except msgspec.ValidationError as error:
+            raise DataError(f"is no point of a ROC curve: {error}", where=f"{path}, line {number}") from None
+    return points
+
+
 def source(path: Path) -> Source:
     """A file beside the summary, by name and digest."""
     return Source(file=path.name, sha256=hashing.digest_file(path))

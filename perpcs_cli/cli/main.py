@@ -56,6 +56,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
         "plan": ("experiments.plan:plan", "Estimate a sweep's memory, time and disk."),
         "sweep": ("experiments.sweep:sweep", "Run a grid of settings into one table of results."),
         "table": ("experiments.table:table", "Lay out a sweep's results as the papers' tables."),
+        "report": ("experiments.report:report", "Write one page of all that was found."),
         "bench": ("bench.app:app", "Measure the engine on this machine."),
     },
 }
