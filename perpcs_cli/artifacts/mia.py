@@ -174,11 +174,15 @@ def read_roc(path: Path, leakage: Leakage) -> list[RocPoint]:
     if hashing.digest_file(path) != leakage.roc.sha256:
         raise DataError("has changed since the summary was written", where=path, hint="Run `perpcs mia --force`.")
     points = []
-    for number, row in enumerate(csv.DictReader(io.StringIO(data)), start=2):
-        try:
-            points.append(msgspec.convert(row, RocPoint, strict=False))
-        except msgspec.ValidationError as error:
-            raise DataError(f"is no point of a ROC curve: {error}", where=f"{path}, line {number}") from None
+    rows = csv.reader(io.StringIO(data))
+    try:
+        if next(rows, []) != list(RocPoint.__struct_fields__):
+            raise DataError("does not begin with the columns of ROC curves", where=path)
+        for row in rows:
+            named = dict(zip(RocPoint.__struct_fields__, row, strict=True))
+            points.append(msgspec.convert(named, RocPoint, strict=False))
+    except (csv.Error, *typed_files.UNREADABLE) as error:
+        raise DataError(f"is no point of a ROC curve: {error}", where=f"{path}, line {rows.line_num}") from None
     return points
 
 

@@ -47,6 +47,8 @@ def blocks(found: Evaluation, drawn: Collection[str] = ()) -> list[Table | Figur
     parts: list[Table | Figures] = [_table(found)]
     if set(found.scores) <= set(drawn):
         return parts
+    if not found.metrics:
+        return parts
     if len(found.scores) > 1:
         parts.append(_intervals(found))
     return parts + _gains(found)

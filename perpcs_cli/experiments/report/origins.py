@@ -82,5 +82,11 @@ def _settings(one: Provenance) -> dict[str, Any]:
 
 
 def digests(root: Path, files: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of files by their path below `root`, for the page's own provenance."""
-    return {str(path.relative_to(root)): hashing.digest_file(path) for path in sorted(set(files)) if path.is_file()}
+    """SHA-256 of files by their path below `root`, or by their name, for the page's own provenance."""
+
+    def named(path: Path) -> str:
+        below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+        # A name may be no text.
+        return str(below).encode(errors="replace").decode()
+
+    return {named(path): hashing.digest_file(path) for path in sorted(set(files)) if path.is_file()}

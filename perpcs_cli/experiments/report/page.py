@@ -21,7 +21,7 @@ def render(page: Page, provenance: Provenance) -> bytes:
     """The whole file. The same page gives the same bytes."""
     template = _environment().get_template("page.html.jinja")
     origin = msgspec.json.encode(provenance, order="sorted").decode()
-    return template.render(page=page, provenance=origin, tool=provenance.tool, style=_style()).encode()
+    return template.render(page=page, provenance=origin, tool=provenance.tool, style=_style()).encode(errors="replace")
 
 
 @cache

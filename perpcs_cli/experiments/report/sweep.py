@@ -13,7 +13,7 @@ from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import objective
 from perpcs_cli.artifacts.mia import Leakage, read_leakage
 from perpcs_cli.artifacts.predictions import PredictionsInfo, info_path
-from perpcs_cli.artifacts.results import read_results, verify_results
+from perpcs_cli.artifacts.results import verify_results
 from perpcs_cli.errors import DataError
 from perpcs_cli.experiments.report import answers, leakage, origins, recipes, setting_curves
 from perpcs_cli.experiments.report.blocks import NOTHING, Cell, Fact, Figures, Page, Section, Table, counted
@@ -21,7 +21,7 @@ from perpcs_cli.experiments.report.evaluations import Evaluation, Score, blocks
 from perpcs_cli.experiments.report.workspace import Asked, Gathered
 from perpcs_cli.experiments.sweeps.runner import Done
 from perpcs_cli.experiments.tables.significance import Method, Reader, Tested, test
-from perpcs_cli.experiments.tables.systems import Entry, Panel, Row, called, each, panels, plain
+from perpcs_cli.experiments.tables.systems import Entry, Panel, Row, called, each, panels, plain, read_rows
 from perpcs_cli.methods.statistics.corrections import NAMES
 from perpcs_cli.steps.workspace import Places, Who
 from perpcs_cli.tasks.metrics import higher_is_better
@@ -36,7 +36,7 @@ OWN = {"per-pcs": "assemble", "prime": "prime", "retrieval": "retrieve", "oppu":
 
 def gather(path: Path, asked: Asked) -> Gathered:
     """Everything that the rows of a results.jsonl say, and the steps beside it."""
-    rows = [Row(result, path.parent) for result in read_results(path)]
+    rows = read_rows(path)
     if not rows:
         raise DataError("holds no results yet", where=path, hint="`perpcs sweep` writes them.")
     return _Look(path, rows, asked, Reader()).page()

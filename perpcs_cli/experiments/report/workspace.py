@@ -217,7 +217,7 @@ class _Look:
 
     def _users(self, name: str, found: Metrics) -> dict[str, dict[str, float]]:
         """The first metric by system and user: as the evaluation says, or from the files that it is of."""
-        if not found.user_count:
+        if not found.user_count or not found.metrics:
             return {}
         if not all(one.users for one in found.systems.values()):
             path = self.workspace.root / "metrics" / f"{name}.json"

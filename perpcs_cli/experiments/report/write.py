@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from perpcs_cli.artifacts.io import atomic, hashing
+from perpcs_cli.artifacts.io import atomic
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.mia import roc_path
 from perpcs_cli.artifacts.results import FILE as RESULTS
@@ -48,11 +48,8 @@ def write_report(
         what = "is neither a workspace nor a sweep" if place.exists() else "no such directory"
         hint = f"A workspace has a {SETTINGS}, and a sweep's directory its {RESULTS}."
         raise DataError(what, where=place, hint=hint)
-    summaries = asked.summaries(root)
-    inputs = origins.digests(root, gathered.files)
-    inputs |= {
-        path.name: hashing.digest_file(path) for one in summaries for path in (one, roc_path(one)) if path.is_file()
-    }
+    summaries = [path for one in asked.summaries(root) for path in (one, roc_path(one))]
+    inputs = origins.digests(root, [*gathered.files, *summaries])
     settings = {"users": list(who.ids), "answers": answers}
     page = render(gathered.page, Provenance(command="report", settings=settings, seed=0, inputs=inputs))
     path = out or root / NAME

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from perpcs_cli.artifacts.metrics import METRICS
 from perpcs_cli.artifacts.published import PublishedRow
-from perpcs_cli.artifacts.results import Result
-from perpcs_cli.errors import UsageError
+from perpcs_cli.artifacts.results import Result, read_results
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.experiments.tables.paper_layouts import Layout, System, in_words, place_of
 from perpcs_cli.tasks.spec import ORDER, Task, kept_task
 
@@ -85,6 +85,20 @@ class Entry:
         """The standard error of the mean over the seeds; None where there are not several."""
         values = self.each(panel, metric)
         return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a results.jsonl. Raises DataError where it is broken, or has other metrics than its tasks."""
+    rows = [Row(result, path.parent) for result in read_results(path)]
+    for row in rows:
+        try:
+            known = set(row.task.metrics)
+        except UsageError:
+            known = set()
+        if known != set(row.result.metrics):
+            what = f"has {', '.join(row.result.metrics)} for the task {row.result.task!r}"
+            raise DataError(what, where=path, hint="Was it written by another version of perpcs?")
+    return rows
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, object]:

@@ -72,9 +72,8 @@ def signed_bars(values: Mapping[str, float], span: tuple[float, float], label: s
     parts = [_grid_x(across, 2, bottom)]
     for number, (name, value) in enumerate(values.items()):
         y = row * number + 2
-        kind = (
-            f"c{colours[name] % COLOURS}" if name in colours else "rest" if colours else "gain" if value > 0 else "loss"
-        )
+        plain = "rest" if colours else "gain" if value > 0 else "loss"
+        kind = f"c{colours[name] % COLOURS}" if name in colours else plain
         ends = sorted((zero, across.at(value)))
         height = row - (4 if named else 0.4)
         told = f"{name}: {value:+.4f}"

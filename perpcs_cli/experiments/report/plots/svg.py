@@ -11,6 +11,8 @@ WIDTH = 340
 """Of every plot, in its own units: a phone shows them one to one."""
 COLOURS = 8
 """How many there are; beyond that they begin again, with other marks and dashes."""
+FARTHEST = 1e15
+"""What lies beyond is drawn there: files may hold any number."""
 MARKS = ("circle", "square", "diamond", "triangle")
 DASHES = ("", "5 3", "2 2", "7 2 2 2")
 
@@ -100,9 +102,9 @@ class Scale:
 
 def around(values: Sequence[float], *, room: float = 0.06, zero: bool = False) -> tuple[float, float]:
     """(low, high) of an axis for some values, with room on both sides. `zero`: it is on the axis, too."""
-    some = [*values, 0.0] if zero else list(values)
+    some = [min(max(one, -FARTHEST), FARTHEST) for one in ([*values, 0.0] if zero else values)]
     low, high = min(some), max(some)
-    more = (high - low) * room or abs(high) * room or 0.5
+    more = max((high - low) * room or abs(high) * room or 0.5, 1e-9) if room else 0.0
     return low - more, high + more
 
 
