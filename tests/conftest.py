@@ -48,11 +48,11 @@ def make_tokenizer() -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_memory_of_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Records of models are kept with the tests, and not in the user's cache."""
+    """Records of models and files are kept with the tests, and not in the user's cache."""
     records = tmp_path_factory.mktemp("records")
     with pytest.MonkeyPatch.context() as patch:
-        for room in ("known_identity", "number_type"):
-            patch.setattr(f"perpcs_cli.model.loading.{room}.cache_directory", lambda: records)
+        for room in ("model.loading.known_identity", "model.loading.number_type", "artifacts.line_index"):
+            patch.setattr(f"perpcs_cli.{room}.cache_directory", lambda: records)
         yield
 
 

@@ -26,8 +26,8 @@ FEW, LONG = 12, 300
 IMPORTED_AS = {"scikit-learn": "sklearn"}
 LATE = {"perpcs_cli.model.training.dp_sgd"}
 """Rooms that are imported inside of functions themselves."""
-INDIRECT = {"gguf"}
-"""Declared, and imported by transformers."""
+INDIRECT = {"gguf", "snakemake"}
+"""Declared, and imported by transformers, or run by people."""
 
 
 def room_of(path: Path) -> str:

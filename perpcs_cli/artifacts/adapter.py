@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from perpcs_cli.artifacts.io import atomic, hashing, tensors, typed_files
+from perpcs_cli.artifacts.io import hashing, tensors, typed_files
 from perpcs_cli.artifacts.io.limits import RANK, Count
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
@@ -58,17 +56,34 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
+Unknown = Literal["training data", "settings", "seed", "privacy"]
+
+
+class Adopted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an adapter that was trained elsewhere came with. Whatever it was trained on, and how, nothing says it."""
+
+    base: str
+    """The base that its configuration names; empty where it names none. Nothing but names and shapes was compared."""
+    rank: Annotated[int, msgspec.Meta(ge=1, le=RANK)]
+    """The largest of its pieces."""
+    pieces: Count
+    """How many linear layers it changes; the others of this base's target layers have pieces of zeros."""
+    unknown: tuple[Unknown, ...]
+
+
 class Card(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.sharer/3"
 ):
     """`sharer.json`: how an adapter was trained. It is the last file written: where it is, training has ended.
 
-    With a guarantee of privacy, what depends on the data and was not noised (losses, count of tokens) is left out.
+    Of one that was trained elsewhere nothing is known but what `adopted` says. With a guarantee of privacy, what
+    depends on the data and was not noised (losses, count of tokens) is left out.
     """
 
     user_id: str
-    examples: Count
-    steps: Count
+    examples: Count | None
+    steps: Count | None
+    """None where the adapter was trained elsewhere."""
     tokens: Count | None = None
     """Answer tokens in the training examples, which is what the loss is computed on."""
     first_loss: float | None = None
@@ -80,17 +95,20 @@ class Card(
     """Of `adapter_config.json`, which another alpha would change without a change of the weights."""
     privacy: Guarantee | None = None
     """What the adapter alone guarantees, if it was trained with differential privacy."""
+    adopted: Adopted | msgspec.UnsetType = msgspec.UNSET
+    """Where it was trained elsewhere."""
     provenance: Provenance
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An opened adapter. `piece` reads one linear layer's factors; nothing else is loaded."""
+    """An opened adapter. `piece` reads one linear layer's factors, which `check` may refuse; nothing else is loaded."""
 
     path: Path
     config: AdapterConfig
     card: Card | None
     file: tensors.TensorFile
+    check: Callable[[str, Tensor, Tensor], None] | None = field(default=None, compare=False)
 
     @property
     def base(self) -> str:
@@ -117,6 +135,8 @@ class Adapter:
         """(A [r, n], B [d, r]) of one linear layer, as stored, without the scale."""
         a, b = (self.file.read(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")
         self.shape(module)
+        if self.check:
+            self.check(module, a, b)
         return a, b
 
     def shape(self, module: str) -> tuple[int, int]:
@@ -183,21 +203,26 @@ class Adapter:
         self.check_layers(layers)
 
 
+def find_weights(path: Path) -> Path:
+    """The weights in a PEFT directory. Raises DataError where there are none, or only pickled ones."""
+    if (path / WEIGHTS).exists():
+        return path / WEIGHTS
+    pickled = [p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+    if pickled:
+        raise DataError(
+            f"{pickled[0]} is a pickle, which can run code when it is loaded; it was not opened",
+            where=path,
+            hint=f"Convert the adapter to {WEIGHTS} with PEFT, on a machine where you trust the file.",
+        )
+    raise DataError(f"holds no {WEIGHTS}", where=path, hint="`perpcs train-sharer` and `perpcs adapt` write it.")
+
+
 def open_adapter(path: Path) -> Adapter:
     """Open a PEFT LoRA directory.
 
     Raises DataError where it is missing, pickled, broken, not a plain LoRA, or has tensors beyond A and B.
     """
-    weights = path / WEIGHTS
-    if not weights.exists():
-        pickled = [p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
-        if pickled:
-            raise DataError(
-                f"{pickled[0]} is a pickle, which can run code when it is loaded; it was not opened",
-                where=path,
-                hint=f"Convert the adapter to {WEIGHTS} with PEFT, on a machine where you trust the file.",
-            )
-        raise DataError(f"holds no {WEIGHTS}", where=path, hint="`perpcs train-sharer` and `perpcs adapt` write it.")
+    weights = find_weights(path)
     config = typed_files.read_json(path / CONFIG, AdapterConfig)
     refused = {
         "peft_type": config.peft_type != "LORA",
@@ -215,7 +240,8 @@ def open_adapter(path: Path) -> Adapter:
     }
     if any(refused.values()):
         names = ", ".join(name for name, bad in refused.items() if bad)
-        raise DataError(f"not a plain LoRA of one rank: {names}", where=path / CONFIG)
+        hint = "`perpcs adopt` makes a sharer of one rank of it." if names.endswith("_pattern") else None
+        raise DataError(f"not a plain LoRA of one rank: {names}", where=path / CONFIG, hint=hint)
     file = tensors.open_tensors(weights)
     pairs: dict[str, set[str]] = {}
     for key in file.keys:
@@ -249,33 +275,6 @@ def divided(adapter: Adapter, user: User) -> tuple[User, User]:
     except msgspec.ValidationError as error:
         raise DataError(f"does not tell what it kept away: {error}", where=adapter.path / CARD) from None
     return held_out(newest(user, told.recent) if told.hold_out else user, told.hold_out, origin.seed)
-
-
-def check_same_adapter(source: Path, target: Path) -> bool:
-    """Whether the adapter of `source` stands at `target` already. Raises DataError where another one does."""
-    if not (target / WEIGHTS).exists():
-        return False
-    if open_adapter(target).digest_weights() != open_adapter(source).digest_weights():
-        raise DataError("is another adapter", where=target, hint=f"Use --force to replace it by {source}.")
-    return True
-
-
-def link_adapter(source: Path, target: Path, *, force: bool = False) -> None:
-    """Make a directory of the same adapter at `target`, as hard links where the file system has them; no gates.
-
-    An adapter of the same weights that is there already stays, with what lies beside it. Raises DataError where
-    another one is there, unless `force`.
-    """
-    if not force and check_same_adapter(source, target):
-        return
-    with atomic.replacing_directory(target) as temporary:
-        for name in (WEIGHTS, CONFIG, CARD):
-            if not (source / name).exists():
-                continue
-            try:
-                os.link(source / name, temporary / name)
-            except OSError:
-                shutil.copyfile(source / name, temporary / name)
 
 
 def write_adapter(

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -18,6 +18,7 @@ from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 KEY = "embeddings"
@@ -43,18 +44,18 @@ class EmbeddingsCard(
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Opened embeddings: `vectors` is [users, H], float32."""
+    """Read embeddings: `vectors` is [users, H], float32. They need no torch."""
 
     path: Path
     card: EmbeddingsCard
-    vectors: Tensor
+    vectors: NDArray[Any]
 
     @cached_property
     def rows(self) -> dict[str, int]:
         """User id → row."""
         return {user: row for row, user in enumerate(self.card.users)}
 
-    def vector(self, user_id: str) -> Tensor:
+    def vector(self, user_id: str) -> NDArray[Any]:
         """One user's embedding [H]. Raises DataError where the user has none."""
         if user_id not in self.rows:
             raise DataError(
@@ -62,7 +63,8 @@ class Embeddings:
                 where=self.path,
                 hint=f"Make it with `{MAKE[self.card.what]}`, which adds to the file.",
             )
-        return self.vectors[self.rows[user_id]]
+        vector: NDArray[Any] = self.vectors[self.rows[user_id]]
+        return vector
 
     def check_texts(self, user_id: str, digest: str) -> None:
         """Raise DataError where the user's embedding is missing, or of other texts than those with `digest`."""
@@ -77,7 +79,7 @@ class Embeddings:
 
 def write_embeddings(
     path: Path,
-    vectors: Mapping[str, Tensor],
+    vectors: Mapping[str, Tensor | NDArray[Any]],
     digests: Mapping[str, str],
     encoder: str,
     provenance: Provenance,
@@ -92,7 +94,7 @@ def write_embeddings(
     ids = sorted(vectors, key=lambda name: (tensors.natural(name), name))
     users = {name: digests[name] for name in ids}
     card = EmbeddingsCard(encoder=encoder, what=what, users=users, provenance=provenance)
-    stacked = torch.stack([vectors[name].float() for name in ids])
+    stacked = torch.stack([torch.as_tensor(vectors[name]).float() for name in ids])
     tensors.write_tensors(path, {KEY: stacked}, tensors.card_metadata(card))
 
 
@@ -114,7 +116,7 @@ def without_users(path: Path, names: Collection[str], what: What = "history") ->
     if not kept:
         path.unlink()
     elif len(kept) < len(old.card.users):
-        vectors = {user: old.vector(user).clone() for user in kept}
+        vectors = {user: old.vector(user) for user in kept}
         write_embeddings(path, vectors, old.card.users, old.card.encoder, old.card.provenance, what)
 
 
@@ -126,8 +128,8 @@ def read_embeddings(path: Path, what: What = "history") -> Embeddings:
     card = tensors.read_card(file, EmbeddingsCard, "embeddings")
     if card.what != what:
         raise DataError(f"holds embeddings of each user's {card.what}, not {what}", where=path)
-    vectors = file.read(KEY)
-    if file.keys != [KEY] or vectors.dim() != 2 or len(vectors) != len(card.users):
+    vectors = file.read_array(KEY)
+    if file.keys != [KEY] or vectors.ndim != 2 or len(vectors) != len(card.users):
         raise DataError(f"{len(card.users)} users have a tensor of shape {list(vectors.shape)}", where=path)
     for user in card.users:
         safe_paths.check_id(user, "user id", where=path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,6 +15,7 @@ from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 FILE = "gate.safetensors"
@@ -50,7 +51,7 @@ def read_gates(path: Path) -> tuple[tensors.TensorFile, GateCard]:
     return file, tensors.read_card(file, GateCard, "a gate file")
 
 
-def read_fitting_gates(path: Path, layers: Mapping[str, tuple[int, int]]) -> tuple[dict[str, Tensor], GateCard]:
+def read_fitting_gates(path: Path, layers: Mapping[str, tuple[int, int]]) -> tuple[dict[str, NDArray[Any]], GateCard]:
     """The gates [n] of all linear layers in `layers`, given with their (d, n), and the card.
 
     Raises DataError as `read_gates` does, and where there are others, or one has another shape or is not finite.
@@ -58,7 +59,7 @@ def read_fitting_gates(path: Path, layers: Mapping[str, tuple[int, int]]) -> tup
     file, card = read_gates(path)
     if extra := sorted(set(file.keys) - set(layers), key=tensors.natural):
         raise DataError(f"unexpected tensor {extra[0]!r}", where=path)
-    vectors = {module: file.read(module) for module in layers}
+    vectors = {module: file.read_array(module) for module in layers}
     for module, vector in vectors.items():
         if tuple(vector.shape) != (layers[module][1],):
             raise DataError(f"the gate of {module!r} has shape {list(vector.shape)}", where=path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from perpcs_cli.artifacts import piece_digests
 from perpcs_cli.artifacts.adapter import WEIGHTS, Adapter, open_adapter
 from perpcs_cli.artifacts.embeddings import Embeddings, read_embeddings
 from perpcs_cli.artifacts.io import hashing, safe_paths, tensors, typed_files
@@ -17,6 +18,9 @@ from perpcs_cli.artifacts.io.limits import RANK, Count, Fraction, Positive, Size
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Sharer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -26,29 +30,37 @@ class Sharer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     path: str
     adapter: str
     """SHA-256 of the adapter's weights."""
+    pieces: str
+    """SHA-256 of the sharer's line in `pool.pieces.txt`, which has the digest of each piece."""
     gate: str
     """SHA-256 of the gate file; empty where the sharer has no gates."""
     shared: tuple[Count, ...] | None = None
     """The pieces that this sharer gives; None for all."""
+    rank: Annotated[int, msgspec.Meta(ge=1, le=RANK)] | None = None
+    """Of this sharer's LoRA; None where it is the pool's."""
+    scale: float | None = None
+    """What this sharer's B A is multiplied by; None where it is the pool's."""
     privacy: Guarantee | None = None
     """What this sharer's pieces and gates guarantee together; None for nothing. An embedding is not covered."""
 
 
 class Pool(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.pool/3"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format", tag="perpcs.pool/4"
 ):
-    """The manifest: one base, one rank, the linear layers in the model's order with their shapes, the sharers."""
+    """The manifest: one base, the linear layers in the model's order with their shapes, the sharers."""
 
     base: str
     model: str
     rank: Annotated[int, msgspec.Meta(ge=1, le=RANK)]
+    """No sharer's is larger. Where pieces of different ranks run side by side, smaller ones are filled with zeros."""
     scale: float
+    """What B A is multiplied by, of every sharer whose entry says nothing else."""
     modules: Annotated[dict[str, tuple[Size, Size]], msgspec.Meta(min_length=1)]
     """Linear layer → (d, n), its outputs and inputs."""
     sharers: tuple[Sharer, ...]
     share_ratio: Fraction
-    gates: str
-    """SHA-256 of the stacked gates; empty where a sharer has none."""
+    gates: tuple[str, ...]
+    """SHA-256 of the stacked gates of each linear layer; empty where a sharer has none."""
     max_norm: Positive | None = None
     """The largest Frobenius norm of scale · B A that a piece was let in with; None for any."""
     pseudonyms: bool = False
@@ -59,8 +71,31 @@ class Pool(
 
 
 @dataclass(frozen=True)
+class Gates:
+    """The stacked gates of a pool, memory-mapped. Those of a linear layer are checked when they are first read."""
+
+    file: tensors.TensorFile
+    digests: dict[str, str]
+    """{linear layer: digest}, of those that are not checked yet."""
+
+    def read(self, module: str) -> Tensor:
+        """[sharers, n]. Raises DataError where they are not what the manifest recorded."""
+        gates = self.file.read(module)
+        if module in self.digests:
+            if piece_digests.tensors_digest(gates) != self.digests[module]:
+                raise _changed_gates(self.file.path)
+            del self.digests[module]
+        return gates
+
+
+def _changed_gates(path: Path) -> DataError:
+    return DataError("the pool's gates are missing or have changed", where=path, hint="Build the pool again.")
+
+
+@dataclass(frozen=True)
 class OpenPool:
-    """A manifest and its directory. Adapters are opened, and their digests checked, when they are first used."""
+    """A manifest and its directory. Adapters are opened when they are first used, and each piece is checked when it is
+    read."""
 
     path: Path
     manifest: Pool
@@ -91,40 +126,56 @@ class OpenPool:
     def open(self, index: int) -> Adapter:
         """One sharer's adapter, for who looks at all of them and keeps none.
 
-        Raises DataError where it is missing or not what the manifest recorded.
+        Raises DataError where it is missing; reading a piece does, where it is not what the manifest recorded.
         """
         sharer = self.manifest.sharers[index]
         directory = safe_paths.inside(self.path.parent, sharer.path, where=self.path)
         adapter = open_adapter(directory)
-        if hashing.digest_file(directory / WEIGHTS) != sharer.adapter:
-            raise DataError(
-                f"the adapter of {sharer.user_id!r} has changed since the pool was built",
-                where=directory / WEIGHTS,
-                hint="Build the pool again with `perpcs pool build --force`.",
-            )
-        if (adapter.config.r, adapter.scale) != (self.manifest.rank, self.manifest.scale):
+        digests = piece_digests.read_line(pieces_path(self.path), index, self.modules, sharer.pieces)
+
+        def check(module: str, a: Tensor, b: Tensor) -> None:
+            if piece_digests.tensors_digest(a, b) != digests.get(module):
+                raise self._changed(index)
+
+        rank, scale = sharer.rank or self.manifest.rank, self.manifest.scale if sharer.scale is None else sharer.scale
+        if (adapter.config.r, adapter.scale) != (rank, scale):
             raise DataError(
                 f"the adapter of {sharer.user_id!r} has rank {adapter.config.r} and scale {adapter.scale:g}, "
-                f"and the pool says {self.manifest.rank} and {self.manifest.scale:g}",
+                f"and the pool says {rank} and {scale:g}",
                 where=directory,
-                hint="Build the pool again with `perpcs pool build --force`.",
+                hint=piece_digests.AGAIN,
             )
-        return adapter
+        return replace(adapter, check=check)
 
-    def gates(self) -> tensors.TensorFile:
-        """All gates, [sharers, n] per linear layer, memory-mapped."""
+    def check_whole(self, index: int) -> None:
+        """Raise DataError where a sharer's file is not, to the last byte, what the manifest recorded."""
+        sharer = self.manifest.sharers[index]
+        weights = safe_paths.inside(self.path.parent, sharer.path, where=self.path) / WEIGHTS
+        if hashing.digest_file(weights) != sharer.adapter:
+            raise self._changed(index)
+
+    def _changed(self, index: int) -> DataError:
+        sharer = self.manifest.sharers[index]
+        return DataError(
+            f"the adapter of {sharer.user_id!r} has changed since the pool was built",
+            where=self.path.parent / sharer.path / WEIGHTS,
+            hint=piece_digests.AGAIN,
+        )
+
+    def gates(self) -> Gates:
+        """All gates. Raises DataError where there are none."""
         path = gates_path(self.path)
         if not self.manifest.gates:
             raise DataError("the pool was built without gates", where=self.path, hint="Train them with `perpcs gate`.")
-        if not path.exists() or hashing.digest_file(path) != self.manifest.gates:
-            raise DataError("the pool's gates are missing or have changed", where=path, hint="Build the pool again.")
+        if not path.exists() or len(self.manifest.gates) != len(self.modules):
+            raise _changed_gates(path)
         file = tensors.open_tensors(path)
         for module, (_, inputs) in self.manifest.modules.items():
             # Gates are found by position: a list of sharers of another length would give them to the wrong ones.
             if file.shape(module) != [len(self.ids), inputs]:
                 expected = [len(self.ids), inputs]
                 raise DataError(f"the gates of {module!r} have shape {file.shape(module)}, not {expected}", where=path)
-        return file
+        return Gates(file, dict(zip(self.modules, self.manifest.gates, strict=True)))
 
     def embeddings(self) -> Embeddings:
         """The sharers' embeddings that the pool carries. Raises DataError where it carries none."""
@@ -175,6 +226,11 @@ def gates_path(pool: Path) -> Path:
     return beside(pool, ".gates.safetensors")
 
 
+def pieces_path(pool: Path) -> Path:
+    """Where the digests of the sharers' pieces lie: beside the manifest."""
+    return beside(pool, ".pieces.txt")
+
+
 def embeddings_path(pool: Path) -> Path:
     """Where the sharers' embeddings lie, if the pool carries them: beside the manifest."""
     return beside(pool, ".embeddings.safetensors")
@@ -202,6 +258,8 @@ def open_pool(path: Path) -> OpenPool:
     refuse_half_revoked(path)
     manifest = typed_files.read_json(path, Pool)
     given = round(manifest.share_ratio * len(manifest.modules))
+    if large := [sharer.user_id for sharer in manifest.sharers if (sharer.rank or 0) > manifest.rank]:
+        raise DataError(f"{large[0]!r} has a larger rank than {manifest.rank}, the pool's", where=path)
     for sharer in manifest.sharers:
         safe_paths.check_id(sharer.user_id, "sharer", where=path)
         safe_paths.inside(path.parent, sharer.path, where=path)

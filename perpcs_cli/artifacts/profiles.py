@@ -12,6 +12,8 @@ import msgspec
 
 from perpcs_cli.artifacts.io import safe_paths, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.io.typed_files import Span
+from perpcs_cli.artifacts.line_index import find_rows
 from perpcs_cli.artifacts.predictions import info_path
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError
@@ -44,13 +46,17 @@ def read_profiles(path: Path) -> dict[str, Profile]:
 
 def each_profile(path: Path) -> Iterator[Profile]:
     """The same one at a time. Raises DataError for broken lines, unsafe ids and a user who occurs twice."""
+    return (row for _, row in _placed(path))
+
+
+def _placed(path: Path) -> Iterator[tuple[Span, Profile]]:
     ids: set[str] = set()
-    for row in typed_files.each_of(path, Profile) if path.exists() else ():
+    for span, row in typed_files.each_placed(path, Profile) if path.exists() else ():
         safe_paths.check_id(row.user_id, "user id", where=path)
         if row.user_id in ids:
             raise DataError(f"user {row.user_id!r} has two profiles", where=path)
         ids.add(row.user_id)
-        yield row
+        yield span, row
 
 
 def write_profiles(path: Path, profiles: dict[str, Profile]) -> None:
@@ -70,8 +76,8 @@ def write_info(path: Path, info: ProfilesInfo) -> None:
 
 def with_profiles(users: dict[str, User], path: Path) -> dict[str, User]:
     """The users with their profiles of the file at `path`; who has none there keeps the one of users.jsonl."""
-    profiles = {row.user_id: row.profile for row in each_profile(path) if row.user_id in users}
+    profiles = find_rows(path, users, Profile, _placed, lambda row: row.user_id)
     return {
-        user_id: msgspec.structs.replace(user, profile=profiles[user_id]) if user_id in profiles else user
+        user_id: msgspec.structs.replace(user, profile=profiles[user_id].profile) if user_id in profiles else user
         for user_id, user in users.items()
     }

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import atomic, typed_files
 from perpcs_cli.artifacts.io.limits import LAYERS
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.settings import Merge
@@ -158,16 +158,26 @@ def split_layer(module: str) -> tuple[str, int]:
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write a recipe without spaces: it is what a target user keeps."""
-    typed_files.write_text(path, msgspec.json.encode(recipe).decode() + "\n")
+    with atomic.replacing(path) as temporary:
+        temporary.write_bytes(recipe_bytes(recipe))
+
+
+def recipe_bytes(recipe: Recipe) -> bytes:
+    """What `write_recipe` writes: a line."""
+    return msgspec.json.encode(recipe) + b"\n"
 
 
 def read_recipe(path: Path, *, pool: str) -> Recipe:
     """Read a recipe and check that it belongs to the pool with this digest."""
-    recipe = typed_files.read_json(path, Recipe)
+    return of_pool(typed_files.read_json(path, Recipe), pool, where=path)
+
+
+def of_pool(recipe: Recipe, pool: str, *, where: object) -> Recipe:
+    """Return the recipe. Raises DataError where it was made with another pool than the one with this digest."""
     if recipe.pool != pool:
         raise DataError(
             "the recipe was made with another pool",
-            where=path,
+            where=where,
             hint=f"Its pool has the digest {recipe.pool[:12]}…; this one {pool[:12]}…. "
             "Make it again with `perpcs assemble --force`.",
         )

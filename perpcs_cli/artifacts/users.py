@@ -11,6 +11,8 @@ import msgspec
 
 from perpcs_cli.artifacts.io import hashing, safe_paths, typed_files
 from perpcs_cli.artifacts.io.limits import Count
+from perpcs_cli.artifacts.io.typed_files import Span
+from perpcs_cli.artifacts.line_index import find_rows
 from perpcs_cli.errors import DataError, UsageError, shortened
 
 Item = dict[str, str | list[str]]
@@ -58,8 +60,12 @@ def read_users(path: Path) -> dict[str, User]:
 def each_user(path: Path) -> Iterator[User]:
     """Users one at a time, in file order. Raises DataError for broken lines, unsafe ids and ids that occur twice,
     of users and of a user's queries."""
+    return (user for _, user in _placed(path))
+
+
+def _placed(path: Path) -> Iterator[tuple[Span, User]]:
     ids: set[str] = set()
-    for user in typed_files.each_of(path, User):
+    for span, user in typed_files.each_placed(path, User):
         safe_paths.check_id(user.user_id, "user id", where=path)
         if user.user_id in ids:
             raise DataError(f"user {user.user_id!r} occurs twice", where=path)
@@ -68,7 +74,7 @@ def each_user(path: Path) -> Iterator[User]:
             twice = max(asked, key=asked.count)
             raise DataError(f"user {user.user_id!r} has two queries with the id {twice!r}", where=path)
         ids.add(user.user_id)
-        yield user
+        yield span, user
     if not ids:
         raise DataError("holds no users", where=path)
 
@@ -100,12 +106,20 @@ def choose_users(users: dict[str, User], wanted: Sequence[str], *, where: object
 
 
 def read_chosen(path: Path, wanted: Sequence[str]) -> list[User]:
-    """The same of a file, of which the others are read and checked, too, but never held. Raises both errors."""
-    found, asked, count, first = {}, set(wanted), 0, ""
-    for count, user in enumerate(each_user(path), start=1):  # noqa: B007
-        first = first or user.user_id
-        if user.user_id in asked:
-            found[user.user_id] = user
+    """The same of a file. The others are never held, and read and checked once (`line_index`). Raises both errors."""
+    count, first = 0, ""
+
+    def counted(path: Path) -> Iterator[tuple[Span, User]]:
+        nonlocal count, first
+        for count, (span, user) in enumerate(_placed(path), start=1):  # noqa: B007
+            first = first or user.user_id
+            yield span, user
+
+    found = find_rows(path, wanted, User, counted, lambda user: user.user_id)
+    if not count and not found.keys() >= set(wanted):
+        # Looked up, and not there: what it holds instead is told.
+        for _ in counted(path):
+            pass
     return _chosen(found, wanted, count, first, path)
 
 

@@ -1,10 +1,14 @@
-"""Flags that commands share, and groups of flags: each is declared once, with one meaning in every command."""
+"""Flags that commands share, and groups of flags: each is declared once, with one meaning in every command.
+
+One room, though long: it is the one place to look whether a flag is there already.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +21,7 @@ from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.setting_flags import Section, from_environment, over, setting
 from perpcs_cli.cli.tables import TableFormat
 from perpcs_cli.errors import UsageError
+from perpcs_cli.steps.shards import Shard
 from perpcs_cli.steps.workspace import Places, Who, Workspace, open_workspace
 from perpcs_cli.tasks.prompts import PLAIN, PUBLISHED, Shown, Source
 
@@ -33,6 +38,7 @@ SeedOption = Annotated[int | None, setting("seed")]
 UsersFileOption = Annotated[
     Path | None, typer.Option("--users-file", help="The users.", show_default="users.jsonl of the workspace")
 ]
+UserOption = Annotated[list[str] | None, typer.Option("--user", metavar="<id>", help="A user; may be repeated.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
@@ -50,12 +56,10 @@ TracesOption = Annotated[
     typer.Option("--traces", help="Directory of PriME's traces.", show_default="traces of the workspace"),
 ]
 RecipesOption = Annotated[
-    list[Path] | None,
-    typer.Option("--recipes", metavar="<path>", help="Directory of recipes."),
+    list[Path] | None, typer.Option("--recipes", metavar="<path>", help="Directory, or a packed file, of recipes.")
 ]
 OwnOption = Annotated[
-    list[Path] | None,
-    typer.Option("--own", metavar="<path>", help="Directory of the users' own adapters (OPPU): DIR/USER."),
+    list[Path] | None, typer.Option("--own", metavar="<path>", help="Directory of users' own adapters (OPPU).")
 ]
 RecentOption = Annotated[
     int | None, typer.Option("--recent", min=1, help="Only the newest items of each history.", show_default="all")
@@ -81,7 +85,7 @@ AllSimilarOption = Annotated[
 ]
 TemperatureOption = Annotated[float, typer.Option("--temperature", help="Temperature of the softmax.")]
 TogetherOption = Annotated[
-    int, typer.Option("--together", min=1, help="Train so many users in the same batches: faster on a GPU.")
+    int | None, typer.Option("--together", min=1, help="Train so many users side by side.", show_default="8; DP: 1")
 ]
 WeightsOption = Annotated[
     Weighting,
@@ -106,8 +110,7 @@ SummariesOption = Annotated[
     list[Path] | None,
     typer.Option("--mia", metavar="<path>", help="A summary of `perpcs mia`, or a directory of them; may be repeated."),
 ]
-
-
+Kind = Literal["file", "directory", "directory or file"]
 FormatOption = Annotated[
     TableFormat | None, typer.Option("--format", help="How to print the table.", show_default="table")
 ]
@@ -138,14 +141,15 @@ def answers_option(default: str) -> Any:
     return typer.Option("--answers", min=0, help=what, show_default=default)
 
 
-def out_option(default: str | bool, kind: Literal["file", "directory"]) -> Any:
+def out_option(default: str | bool, kind: Kind) -> Any:
     """The flag --out of a command that writes a file or into a directory, to `default` without it."""
     return written("--out", "-o", help="Where it is written.", show_default=default, kind=kind)
 
 
-def written(*names: str, kind: Literal["file", "directory"], **more: Any) -> Any:
+def written(*names: str, kind: Kind, **more: Any) -> Any:
     """A flag of a file or directory that is written: another kind of thing there is refused before the work."""
-    return typer.Option(*names, file_okay=kind == "file", dir_okay=kind == "directory", **more)
+    more |= {"file_okay": kind != "directory", "dir_okay": kind != "file", "writable": kind == "directory or file"}
+    return typer.Option(*names, **more)
 
 
 def protocol_option(default: str) -> Any:
@@ -237,7 +241,7 @@ class PlaceFlags:
 class UserFlags:
     """Which users a command works on."""
 
-    user: Annotated[list[str] | None, typer.Option("--user", metavar="<id>", help="A user; may be repeated.")] = None
+    user: UserOption = None
     users: Annotated[
         str | None,
         typer.Option("--users", metavar="<ids>", help="Users, separated by commas, or @FILE with one id a line."),
@@ -248,6 +252,29 @@ class UserFlags:
         """The users asked for. Raises UsageError where --users was given and names nobody."""
         listed = [] if self.users is None else named(self.users, "--users")
         return Who((*(self.user or ()), *listed), self.users_file)
+
+
+@dataclass(frozen=True)
+@panel("Users")
+class ShardFlags(UserFlags):
+    """The same, and which of them this job makes, where several do."""
+
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="<I/N>", help="Only the I-th of N parts of the users, for several jobs."),
+    ] = None
+
+    def who(self) -> Who:
+        """The users asked for, and this job's part of them. Raises UsageError for what is no part."""
+        return replace(super().who(), shard=None if self.shard is None else _shard(self.shard))
+
+
+def _shard(text: str) -> Shard:
+    numbers = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    number, of = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= number <= of:
+        raise UsageError(f"is a part like 1/4, from 1/N to N/N, not {text!r}", where="--shard")
+    return Shard(number, of)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def problem(text: str, kind: Any) -> str | None:
 def _is_written(parameter: Any) -> bool:
     """Whether it is the place of something that is written: see `flags.written`."""
     info = parameter.type_descriptor.parameter_info
-    return bool(info) and not (info.file_okay and info.dir_okay)
+    return bool(info) and (info.writable or not (info.file_okay and info.dir_okay))
 
 
 def problem_of_place(path: Path) -> str | None:

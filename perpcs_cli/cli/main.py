@@ -37,6 +37,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
     "Share": {
         "adapt": ("share.adapt:adapt", "Adapt the base model to the task."),
         "train-sharer": ("share.train_sharer:train_sharer", "Train a LoRA for each user."),
+        "adopt": ("share.adopt:adopt", "Take LoRAs that were trained elsewhere as sharers."),
         "gate": ("share.gate:gate", "Train gates for sharers' pieces."),
         "pool": ("share.pool:app", "Build, list, verify and undo what sharers give."),
     },
@@ -45,6 +46,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
         "similar": ("personalize.similar:similar", "List the sharers most like a user."),
         "retrieve": ("personalize.retrieve:retrieve", "Merge the most similar sharers' LoRAs."),
         "prime": ("personalize.prime:prime", "Search the weights of similar sharers' LoRAs."),
+        "export": ("personalize.export:export", "Write a recipe as a PEFT adapter or as full weights."),
     },
     "Evaluate": {
         "predict": ("evaluate.predict:predict", "Answer the users' queries."),
@@ -55,6 +57,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
     "Experiments": {
         "plan": ("experiments.plan:plan", "Estimate a sweep's memory, time and disk."),
         "sweep": ("experiments.sweep:sweep", "Run a grid of settings into one table of results."),
+        "workflow": ("experiments.workflow:workflow", "Write a Snakemake workflow of a workspace or a sweep."),
         "table": ("experiments.table:table", "Lay out a sweep's results as the papers' tables."),
         "report": ("experiments.report:report", "Write one page of all that was found."),
         "bench": ("bench.app:app", "Measure the engine on this machine."),

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from perpcs_cli.errors import DataError
+from perpcs_cli.model import transfers
 from perpcs_cli.model.engine.batching import Encoded, by_budget
 from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.loading.checkpoint import load_checkpoint
@@ -47,18 +49,22 @@ class Encoder:
         for batch in by_budget([len(row) for row in rows], BATCH_TOKENS, BATCH_ROWS):
             parts = Halving[Encoded](lambda row: [row]).run([rows[i] for i in batch], self._states)
             total = total + torch.cat(parts).sum(0)
-        mean = (total / len(texts)).cpu()
-        if not mean.isfinite().all():
+        mean = transfers.fetch(total / len(texts))
+        if not np.isfinite(mean).all():
             raise DataError("the encoder gives NaN or infinity", where=self.name, hint="Try --dtype float32.")
-        return mean
+        return torch.tensor(mean)
 
     def _states(self, batch: Sequence[Encoded]) -> Tensor:
         rows = [row.prompt for row in batch]
         width = max(len(row) for row in rows)
         pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.device)
-        return masked_mean(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+        lines = np.array([row + [pad] * (width - len(row)) for row in rows], np.int64)
+        inside = (np.arange(width) < np.array(list(map(len, rows)))[:, None]).astype(np.int64)
+        upload = transfers.Upload(self.device)
+        ids, mask = upload.add(lines), upload.add(inside)
+        upload.send()
+        states = self.model(input_ids=ids.tensor, attention_mask=mask.tensor).last_hidden_state
+        return masked_mean(states, mask.tensor)
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:

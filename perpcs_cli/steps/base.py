@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from perpcs_cli.errors import DataError, PerpcsError
+from perpcs_cli.steps.job import Outcome
 from perpcs_cli.steps.report import Report
 from perpcs_cli.steps.workspace import Workspace
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from perpcs_cli.model.loading.tokenizer_info import Reads
     from perpcs_cli.tasks.prompts import Prompt
 
+
+T = TypeVar("T")
 
 _kept: ContextVar[dict[tuple[object, ...], Base] | None] = ContextVar("kept", default=None)
 """The last base that was loaded, by all that it was loaded from; None outside of `kept_base`."""
@@ -109,6 +114,20 @@ class StepModel:
         return self._known.description if self._known else self.identity.describe()
 
     @cached_property
+    def chat(self) -> tuple[str, str] | None:
+        """What its chat template puts before and after a message, None without one; known as the fingerprint is."""
+        from perpcs_cli.model.loading.known_identity import remember
+
+        if self._known and self._known.chat is not msgspec.UNSET:
+            return self._known.chat
+        from perpcs_cli.model.engine.chat_prompts import chat_ends
+
+        state = self._asked.state()
+        found = chat_ends(self._vocabulary.tokenizer)
+        remember(self._asked, state, self.fingerprint, self.describe(), found)
+        return found
+
+    @cached_property
     def base(self) -> Base:
         """The model itself, loaded when it is first used."""
         import torch
@@ -179,3 +198,11 @@ class StepModel:
                 f"their articles were cut from the left, {max(cut)} tokens at most"
             )
         return rows
+
+    def check_room(
+        self, prompts: Mapping[str, Iterable[Prompt]], outcomes: Iterable[Outcome[T]], *, reserve: int = 0
+    ) -> None:
+        """Raise DataError where a prompt of a user whose output is still to do does not fit: the real run would end
+        there, and a dry one is asked whether it would."""
+        for name in dict.fromkeys(one.name for one in outcomes if one.state == "to do"):
+            self.encode(prompts[name], who=f"user {name}", reserve=reserve)

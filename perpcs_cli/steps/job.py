@@ -16,10 +16,10 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from perpcs_cli.artifacts.io.atomic import refuse_existing
 from perpcs_cli.artifacts.io.leftovers import sweep
-from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.io.typed_files import holds
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.shards import Shard, held
 
 State = Literal["made", "finished", "to do"]
 
@@ -88,6 +88,7 @@ def run(
     *,
     place: Path,
     things: str = "users",
+    shard: Shard | None = None,
     force: bool = False,
     dry_run: bool = False,
     report: Report = SILENT,
@@ -96,11 +97,12 @@ def run(
 
     `make(todo, keep)` writes each of `todo` and calls `keep(output, value)` when it is written. `place`: the file or
     directory that is locked from the first look to the last write; `things`: what the outputs are called, empty where
-    the place is the only one. Raises what looking and making raise; what was written until then stays.
+    the place is the only one; `shard`: whose outputs these are, beside which other shards write theirs. Raises what
+    looking and making raise; what was written until then stays.
     """
     if not outputs:
         return []
-    lock: AbstractContextManager[None] = nullcontext() if dry_run else locked(place, report.note)
+    lock: AbstractContextManager[None] = nullcontext() if dry_run else held(place, shard, report)
     with lock:
         if not dry_run:
             for directory in {output.path.parent for output in outputs}:
@@ -113,7 +115,7 @@ def run(
         todo = [output for output, one in zip(outputs, found, strict=True) if one is None]
         if len(todo) < len(outputs):
             several = f"{len(outputs) - len(todo)} of {len(outputs)} {things} are finished already"
-            report.note(several if things else f"{place} is finished already")
+            report.note(several if things else f"{outputs[0].path} is finished already")
         at = {id(output): number for number, output in enumerate(outputs)}
 
         def keep(output: Output[T], value: T) -> None:
@@ -132,16 +134,19 @@ def run_one(
     output: Output[T],
     make: Callable[[], T],
     *,
+    place: Path | None = None,
+    shard: Shard | None = None,
     force: bool = False,
     dry_run: bool = False,
     report: Report = SILENT,
 ) -> Outcome[T]:
-    """The same for a step with a single output, which `make` writes and returns."""
+    """The same for a step with a single output, which `make` writes and returns; the place is its own by default."""
     (outcome,) = run(
         [output],
         lambda _, keep: keep(output, make()),
-        place=output.path,
+        place=place or output.path,
         things="",
+        shard=shard,
         force=force,
         dry_run=dry_run,
         report=report,

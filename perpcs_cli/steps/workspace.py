@@ -7,19 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from perpcs_cli.artifacts.embeddings import What
 from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.packed_recipes import place_of, places_in
 from perpcs_cli.artifacts.profiles import with_profiles
 from perpcs_cli.artifacts.settings import FILE, Settings, declared, make_settings, read_settings
 from perpcs_cli.artifacts.split import read_list
 from perpcs_cli.artifacts.users import User, choose_users, read_chosen, read_users
 from perpcs_cli.errors import UsageError
+from perpcs_cli.steps.shards import Shard
 from perpcs_cli.tasks.published_settings import published_settings
 from perpcs_cli.tasks.spec import OWN, Task, get_task
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,17 @@ class Places:
 
     @property
     def recipes(self) -> Path:
-        """One recipe per target user."""
-        return self.root / "recipes"
+        """One recipe per target user: a directory, or a packed file where there is one and no directory."""
+        return place_of(self.root / "recipes")
 
     def recipes_of(self, method: str) -> Path:
         """The recipes of another method than Per-PCs."""
-        return self.root / f"recipes-{method}"
+        return place_of(self.root / f"recipes-{method}")
 
     @property
-    def recipe_directories(self) -> list[Path]:
-        """All directories of recipes."""
-        return sorted(path for path in self.root.glob("recipes*") if path.is_dir())
+    def recipe_places(self) -> list[Path]:
+        """All directories and packed files of recipes, those of stopped runs included."""
+        return places_in(self.root)
 
     def embeddings(self, what: What = "history") -> Path:
         """The embeddings of the users' histories or profiles."""
@@ -191,6 +195,8 @@ class Who:
     ids: Sequence[str] = ()
     file: Path | None = None
     """Instead of the workspace's users.jsonl."""
+    shard: Shard | None = None
+    """The part of them that this job makes; None for all."""
 
     def everyone(self, workspace: Workspace) -> dict[str, User]:
         """All users by id, with their profiles where profiles.jsonl has any. Raises DataError for a broken file."""
@@ -206,6 +212,10 @@ class Who:
             return choose_users(among, wanted, where=self.path(workspace))
         chosen = {user.user_id: user for user in read_chosen(self.path(workspace), wanted)}
         return list(with_profiles(chosen, workspace.profiles).values())
+
+    def mine(self, users: Sequence[T], unit: int = 1) -> list[T]:
+        """Those of all `users` asked for that this job's shard makes, in whole groups of `unit`."""
+        return self.shard.part(users, unit) if self.shard else list(users)
 
     def path(self, places: Places) -> Path:
         """Where the users are."""

@@ -11,7 +11,8 @@ from helpers import edit_json, edit_tensor, write_pool
 
 from perpcs_cli.artifacts.adapter import PREFIX, WEIGHTS
 from perpcs_cli.artifacts.io import hashing
-from perpcs_cli.artifacts.pool import check_base, check_layers, gates_path, open_pool
+from perpcs_cli.artifacts.io.tensors import TensorFile
+from perpcs_cli.artifacts.pool import check_base, check_layers, gates_path, open_pool, pieces_path
 from perpcs_cli.errors import DataError
 
 
@@ -75,16 +76,44 @@ def test_a_changed_adapter_is_noticed_when_it_is_used(tiny, pool, root):
     weights = root / "sharers" / "s1" / WEIGHTS
     edit_tensor(weights, f"{PREFIX}{next(iter(tiny.targets))}.lora_A.weight", torch.zeros(4, 64))
     opened = open_pool(pool.path)
-    opened.adapter(0)
+    first, second, *_ = opened.modules
+    opened.adapter(0).piece(first)
+    opened.adapter(1).piece(second)
     with pytest.raises(DataError, match="the adapter of 's1' has changed since the pool was built"):
-        opened.adapter(1)
+        opened.adapter(1).piece(first)
+    opened.check_whole(0)
+    with pytest.raises(DataError, match="the adapter of 's1' has changed since the pool was built"):
+        opened.check_whole(1)
+
+
+def test_reading_a_piece_reads_no_other(pool, monkeypatch):
+    read, whole = [], TensorFile.read
+    monkeypatch.setattr(TensorFile, "read", lambda file, key: read.append(key) or whole(file, key))
+    monkeypatch.setattr(hashing, "digest_file", lambda path: pytest.fail(f"read {path}"))
+    pool.adapter(2).piece(pool.modules[3])
+    assert read == [f"{PREFIX}{pool.modules[3]}.lora_{side}.weight" for side in "AB"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "swapped", "gone"])
+def test_digests_of_pieces_that_are_not_the_manifests(pool, damage):
+    path = pieces_path(pool.path)
+    lines = path.read_text().splitlines(keepends=True)
+    if damage == "gone":
+        path.unlink()
+    else:
+        changed = {"cut": [lines[0], lines[1][:-9]], "changed": [lines[0], "f" * 512 + "\n"], "swapped": lines[1::-1]}
+        path.write_text("".join(changed[damage]))
+    with pytest.raises(DataError, match=r"no such file|the digests of the pool's pieces are missing or have changed"):
+        open_pool(pool.path).adapter(1)
 
 
 def test_changed_or_missing_gates(pool):
     path = gates_path(pool.path)
     edit_tensor(path, pool.modules[0], torch.zeros(len(pool.ids), 64))
+    gates = pool.gates()
+    gates.read(pool.modules[1])
     with pytest.raises(DataError, match="missing or have changed"):
-        pool.gates()
+        gates.read(pool.modules[0])
     path.unlink()
     with pytest.raises(DataError, match="missing or have changed"):
         pool.gates()
@@ -125,6 +154,5 @@ def test_an_adapter_that_is_used_stays_open_and_one_that_is_looked_at_does_not(p
     digest_file = hashing.digest_file
     monkeypatch.setattr(hashing, "digest_file", lambda path: read.append(path) or digest_file(path))
     assert pool.adapter(0) is pool.adapter(0)
-    assert len(read) == 1
     assert pool.open(0) is not pool.open(0)
-    assert len(read) == 3
+    assert read == []

@@ -75,7 +75,16 @@ def test_some_are_finished(near: Shell) -> None:
 
 
 REFUSED = {
-    "no room": (f"train-sharer {PLAIN} --out new --max-length 8", f"gate {PLAIN} --out new --max-length 8"),
+    "no room": (
+        f"train-sharer {PLAIN} --out new --max-length 8",
+        f"gate {PLAIN} --out new --max-length 8",
+        "adapt --plain --steps 1 --out new --max-length 8",
+        "assemble --plain --top-k 2 --out new --max-length 8",
+        f"{PRIME} --out new --traces new-traces --max-length 8",
+        "predict --base --name new --max-length 8",
+        "profile --max-new-tokens 2 --out new.jsonl --max-length 8",
+        "mia --recipes few --attacks loss --resamples 0 --out new.json --max-length 8",
+    ),
     "no such user": ("train-sharer --user nobody", "gate --user nobody", "assemble --user nobody", "predict --user no"),
     "another base": ("gate --task-adapter none", "assemble --task-adapter none", "predict --task-adapter none"),
     "nothing to write": ("synth --out users.jsonl/x", f"train-sharer {PLAIN} --out perpcs.toml"),
@@ -84,6 +93,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("line", [line for lines in REFUSED.values() for line in lines])
 def test_it_refuses_what_the_run_refuses(near: Shell, line: str) -> None:
+    if "few" in line:
+        assert near("retrieve --similar 2 --out few").exit_code == 0
     before = near.walk()
     dry = near(f"{line} --dry-run").exit_code
     assert near.walk() == before

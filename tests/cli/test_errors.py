@@ -375,10 +375,10 @@ CASES = {
     ),
     "pool cut off": Case(cut("pool.json"), "assemble", DATA, "pool.json: not valid JSON … truncated"),
     "pool of another version": Case(
-        replace("pool.json", "perpcs.pool/3", "perpcs.pool/9"),
+        replace("pool.json", "perpcs.pool/4", "perpcs.pool/9"),
         "assemble",
         DATA,
-        "pool.json: expected the format 'perpcs.pool/3' and found 'perpcs.pool/9' … version",
+        "pool.json: expected the format 'perpcs.pool/4' and found 'perpcs.pool/9' … version",
     ),
     "recipe of another version": Case(
         replace("recipes/TARGET.json", "recipe/1", "recipe/9"),
@@ -402,7 +402,7 @@ CASES = {
         nothing,
         "assemble --pool metrics/eval.json",
         DATA,
-        "eval.json: expected the format 'perpcs.pool/3' and found 'perpcs.metrics/1'",
+        "eval.json: expected the format 'perpcs.pool/4' and found 'perpcs.metrics/1'",
     ),
     "unfinished sharer": Case(
         remove("sharers/SHARER/sharer.json"), "pool build --force --no-gates", DATA, "holds no sharer.json"

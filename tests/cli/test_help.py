@@ -88,6 +88,8 @@ READ_ONLY = {
     ("bench", "prime"),
     ("bench", "mia"),
     ("bench", "scale"),
+    ("bench", "host"),
+    ("bench", "train"),
     ("bench", "device"),
 }
 """Commands that write nothing to a workspace."""

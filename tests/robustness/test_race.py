@@ -29,6 +29,18 @@ DIFFERENT = {
         "predict --base --name new-base --max-new-tokens 2",
         "predict --name new --max-new-tokens 2",
     ),
+    "two shards of sharers": (
+        "train-sharer --plain --steps 1 --out new --users SHARER,TARGET --shard 1/2",
+        "train-sharer --plain --steps 1 --out new --users SHARER,TARGET --shard 2/2",
+    ),
+    "a shard and all answers": (
+        "predict --base --name new --max-new-tokens 2 --shard 2/2",
+        "predict --base --name new --max-new-tokens 2",
+    ),
+    "a shard and all sharers": (
+        "train-sharer --plain --steps 1 --out new --users SHARER,TARGET --shard 1/2",
+        "train-sharer --plain --steps 1 --out new --users SHARER,TARGET",
+    ),
     "a reader and a writer": ("pool verify", "pool build --force"),
     "gates and the pool of them": ("gate --plain --steps 1 --force", "pool list"),
 }

@@ -15,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from perpcs_cli.artifacts.pool import OpenPool
 from perpcs_cli.artifacts.settings import AssembleSettings, LoraSettings, TrainSettings
-from perpcs_cli.methods.per_pcs.assembly import Assembler, assemble, make_batches
+from perpcs_cli.methods.per_pcs.assembler import Assembler
+from perpcs_cli.methods.per_pcs.assembly import assemble
+from perpcs_cli.methods.per_pcs.history_batches import make_batches
 from perpcs_cli.model.engine.batching import Encoded, make_batch
 from perpcs_cli.model.engine.decode import generate
 from perpcs_cli.model.engine.memory import Halving

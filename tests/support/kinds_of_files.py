@@ -11,8 +11,24 @@ import msgspec
 from helpers import provenance
 from valid_files import HEADER, IDS, MODULES, SELECTION, SHAPES, TASK, revocation_of, trace_header
 
-from perpcs_cli.artifacts import adapter, gate, pool, predictions, profiles, recipe, results, settings, trace, users
+from perpcs_cli.artifacts import (
+    adapter,
+    gate,
+    line_index,
+    packed_recipes,
+    piece_digests,
+    pool,
+    predictions,
+    profiles,
+    recipe,
+    results,
+    settings,
+    trace,
+    users,
+)
 from perpcs_cli.artifacts.embeddings import read_embeddings
+from perpcs_cli.artifacts.exported import read_exported
+from perpcs_cli.artifacts.foreign_adapter import open_foreign_adapter
 from perpcs_cli.artifacts.io import hashing, journal, safe_paths, typed_files
 from perpcs_cli.artifacts.io.provenance import differences
 from perpcs_cli.artifacts.merged_model import read_merged
@@ -113,7 +129,7 @@ def _embeddings(name: str, what: str) -> Callable[[Path], None]:
     def read(root: Path) -> None:
         found = read_embeddings(root / name, what)
         for user in found.card.users:
-            assert found.vector(user).dim() == 1
+            assert found.vector(user).ndim == 1
 
     return read
 
@@ -127,6 +143,13 @@ def _adapter(root: Path) -> None:
     adapter.divided(opened, users.read_users(root / "users.jsonl")["u0"])
     opened.digest()
     _contents(root, root / "sharers/u0" / adapter.WEIGHTS)
+
+
+def _foreign(root: Path) -> None:
+    opened = open_foreign_adapter(root / "foreign")
+    pieces, scale = opened.as_pieces(SHAPES)
+    assert set(pieces) == set(MODULES)
+    assert scale
 
 
 def _gates(root: Path) -> None:
@@ -146,12 +169,22 @@ def _pool(root: Path) -> None:
     opened.embeddings()
 
 
+def _pieces(root: Path) -> None:
+    opened = pool.open_pool(root / "pool.json")
+    path = pool.pieces_path(opened.path)
+    for index, sharer in enumerate(opened.manifest.sharers):
+        piece_digests.read_line(path, index, opened.modules, sharer.pieces)
+    rest = shutil.copy(path, root / "rest.txt")
+    piece_digests.keep_lines(rest, [1], len(opened.modules))
+    rest.unlink()
+
+
 def _pools_gates(root: Path) -> None:
     opened = pool.open_pool(root / "pool.json")
-    held = msgspec.structs.replace(opened.manifest, gates=hashing.digest_file(pool.gates_path(opened.path)))
-    file = replace(opened, manifest=held).gates()
+    # Whatever they hold: as if the manifest had been made for it.
+    gates = replace(opened.gates(), digests={})
     for module in opened.modules:
-        file.read(module)
+        gates.read(module)
 
 
 def _audit(root: Path) -> None:
@@ -191,6 +224,23 @@ def _recipe(root: Path) -> None:
     recipe.unpack(recipe.without_sharers(found, ["u0"]), MODULES, where=path)
     differences(found.provenance, provenance())
     _contents(root, path)
+
+
+def _packed(root: Path) -> None:
+    place = root / "recipes-packed.jsonl"
+    found = packed_recipes.find_recipes(place, ["u2"])
+    for one in [*found.values(), *packed_recipes.made_so_far(place, ["u1", "u2"]).values()]:
+        recipe.unpack(one, MODULES, where=place)
+    revocation.affected_recipes(revocation_of(root, pool.open_pool(root / "pool.json"), "u0", place))
+    packed_recipes.pack_recipes(place)
+    packed_recipes.change_recipes(place, lambda one: recipe.without_sharers(one, ["u0"]))
+    _contents(root, place)
+
+
+def _line_index(root: Path) -> None:
+    found = line_index.read_index(root / "lines", "state")
+    for user in IDS if found else ():
+        list(found.spans(user))
 
 
 def _trace(root: Path) -> None:
@@ -270,9 +320,13 @@ KINDS = [
     Kind("profile-embeddings", "profile.safetensors", "tensors", _embeddings("profile.safetensors", "profile")),
     Kind("adapter", "sharers/u0/adapter_model.safetensors", "tensors", _adapter),
     Kind("adapter-config", "sharers/u0/adapter_config.json", "json", _adapter),
+    Kind("foreign-adapter", "foreign/adapter_model.safetensors", "tensors", _foreign),
+    Kind("foreign-config", "foreign/adapter_config.json", "json", _foreign),
+    Kind("export", "export/export.json", "json", lambda root: read_exported(root / "export")),
     Kind("sharer-card", "sharers/u0/sharer.json", "json", _sharers_card),
     Kind("gates", "sharers/u0/gate.safetensors", "tensors", _gates),
     Kind("pool", "pool.json", "json", _pool),
+    Kind("pool-pieces", "pool.pieces.txt", "plain", _pieces),
     Kind("pool-gates", "pool.gates.safetensors", "tensors", _pools_gates),
     Kind(
         "pool-embeddings",
@@ -289,6 +343,9 @@ KINDS = [
         "remaking", "again.remaking.json", "json", lambda r: revocation.to_remake(r / "again.json", workspace_secret(r))
     ),
     Kind("recipe", "recipes/u2.json", "json", _recipe),
+    Kind("packed-recipes", "recipes-packed.jsonl", "jsonl", _packed),
+    Kind("begun-recipes", "recipes-packed.partial.jsonl", "jsonl", _packed),
+    Kind("line-index", "lines", "plain", _line_index),
     Kind("trace", "traces/u2.jsonl", "jsonl", _trace),
     Kind("front", "front.json", "json", lambda root: check_front(root / "front.json", ["u2"], provenance())),
     Kind("journal", "p.partial.jsonl", "jsonl", _journal),

@@ -12,8 +12,11 @@ from helpers import provenance
 
 from perpcs_cli.artifacts import (
     adapter,
+    exported,
     gate,
+    line_index,
     merged_model,
+    packed_recipes,
     pool,
     predictions,
     profiles,
@@ -141,6 +144,7 @@ def write_all(root: Path) -> None:
     secret = workspace_secret(root)
     _write_data(root)
     _write_sharers(root)
+    _write_foreign(root)
     _write_results(root)
     _write_model(root / "model")
     opened = pool.open_pool(root / "pool.json")
@@ -215,11 +219,48 @@ def _write_sharers(root: Path) -> None:
     )
 
 
+def _write_foreign(root: Path) -> None:
+    """A LoRA of somebody else's, of two ranks, and an export."""
+    foreign = root / "foreign"
+    foreign.mkdir()
+    named = {
+        f"{adapter.PREFIX}{module}.lora_{side}.weight": torch.ones((rank, 4) if side == "A" else (6, rank))
+        for module, rank in zip(MODULES, (2, 3, 2, 3), strict=True)
+        for side in "AB"
+    }
+    tensors.write_tensors(foreign / adapter.WEIGHTS, named, {"format": "pt"})
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "use_rslora": True}
+    patterns = {"rank_pattern": {"v_proj": 3}, "alpha_pattern": {"^model.layers.0.self_attn.q_proj": 1.5}}
+    typed_files.write_json(foreign / adapter.CONFIG, {**config, **patterns, "bias": "none", "lora_bias": False})
+    (root / "export").mkdir()
+    shutil.copy(foreign / adapter.WEIGHTS, root / "export")
+    told = exported.Exported(
+        form="adapter",
+        model="m",
+        method="prime",
+        merge="product",
+        rank=3,
+        errors={MODULES[0]: 0.25},
+        task_adapter="folded in",
+        sharers={"u0": exported.Part(weight=0.5, privacy=GUARANTEE)},
+        license="mit",
+        compared=exported.Compared(difference=1e-5, largest=20.0, prompts=3, dtype="float32"),
+        files={adapter.WEIGHTS: hashing.digest_file(foreign / adapter.WEIGHTS)},
+        provenance=provenance(),
+    )
+    typed_files.write_json(root / "export" / exported.FILE, told)
+
+
 def _write_results(root: Path) -> None:
     opened = pool.open_pool(root / "pool.json")
     names, weights = recipe.pack({module: [("u0", 0.75), ("u1", -0.25)] for module in MODULES})
     made = {"user_id": "u2", "method": "prime", "merge": "product", "pool": opened.digest, "provenance": provenance()}
-    recipe.write_recipe(root / "recipes/u2.json", recipe.Recipe(**made, sharers=names, weights=weights))
+    one = recipe.Recipe(**made, sharers=names, weights=weights)
+    recipe.write_recipe(root / "recipes/u2.json", one)
+    both = [msgspec.structs.replace(one, user_id="u1"), one]
+    packed_recipes.write_packed(root / "recipes-packed.jsonl", both)
+    packed_recipes.write_packed(root / "recipes-packed.partial.jsonl", both)
+    line_index.write_index(root / "lines", "state", [line_index.entry_of(user, (0, 9)) for user in IDS])
     rows = [predictions.Prediction(user_id=user, id=f"q{user}", output="Sun") for user in IDS]
     path = root / "predictions/p.jsonl"
     predictions.write_predictions(path, rows)
@@ -331,13 +372,13 @@ def trace_header(opened: pool.OpenPool) -> trace.TraceHeader:
     return trace.TraceHeader(user_id="u2", sharers=SHARERS, weights=2, items=2, provenance=origin)
 
 
-def revocation_of(root: Path, opened: pool.OpenPool, sharer: str) -> revocation.Revocation:
+def revocation_of(root: Path, opened: pool.OpenPool, sharer: str, recipes: Path | None = None) -> revocation.Revocation:
     """What is to be done to take a sharer out."""
     return revocation.plan(
         opened,
         {sharer: {sharer}},
         "renormalize",
-        recipes=[root / "recipes"],
+        recipes=[recipes or root / "recipes"],
         traces=root / "traces",
         embeddings=root / "embeddings.safetensors",
         directories=[],

@@ -10,6 +10,8 @@ TORTURE = bool(os.environ.get("PERPCS_TORTURE"))
 """The long form, for `make torture`."""
 
 SHORT = "--plain --steps 1"
+PARTS = ("predict --base --max-new-tokens 2 --name parts", f"{EMBED} --out parts.safetensors")
+"""Commands of which a shard has ended already, 1/2."""
 SWEEP = """format = "perpcs.sweep/1"
 task = "news_headline"
 model = "{model}"
@@ -43,6 +45,8 @@ FORMS = {
     "adapt again": f"adapt {SHORT} --force",
     "train-sharer": f"train-sharer {SHORT} --users SHARER,TARGET --together 2 --out new",
     "train-sharer again": f"train-sharer {SHORT} --user SHARER --force",
+    "adopt": "adopt foreign --user TARGET --out new",
+    "adopt again": "adopt foreign --user SHARER --force",
     "gate": f"gate {SHORT} --user SHARER --out new",
     "gate again": f"gate {SHORT} --user SHARER --force",
     "pool build": "pool build --out new.json",
@@ -52,15 +56,30 @@ FORMS = {
     "pool revoke, delete": "pool revoke SHARER --recipes-then delete",
     "pool revoke, reassemble": "pool revoke SHARER --recipes-then reassemble",
     "assemble": "assemble --plain --top-k 2 --out new",
+    "assemble, packed": "assemble --plain --top-k 2 --out new.jsonl",
+    "assemble, packed again": "assemble --plain --top-k 1 --out recipes-packed.jsonl --force",
     "assemble again": "assemble --plain --top-k 1 --force",
     "retrieve": "retrieve --similar 2 --out new",
+    "retrieve, packed": "retrieve --similar 2 --out new.jsonl",
     "prime": f"{PRIME},1 --pareto new.json --traces new-traces --out new",
+    "export": "export recipes/TARGET.json --out new",
+    "export --merged": "export recipes/TARGET.json --merged --out new",
     "prime, racing": f"{PRIME} --race 0.5 --race-items 2 --prompts both --alpha 1 --traces new-traces --out new",
+    "prime, packed": f"{PRIME},1 --traces new-traces --out new.jsonl",
     "predict": "predict --recipes recipes --max-new-tokens 2 --name new",
     "predict again": "predict --base --max-new-tokens 2 --force",
+    "train-sharer, a shard": f"train-sharer {SHORT} --users SHARER,TARGET --out new --shard 2/2",
+    "predict, a shard": f"{PARTS[0]} --shard 2/2",
+    "predict, from a shard": PARTS[0],
+    "embed, a shard": f"{PARTS[1]} --shard 2/2",
+    "embed, from a shard": PARTS[1],
+    "profile, a shard": "profile --max-new-tokens 2 --recent 1 --out new.jsonl --shard 1/2",
+    "mia, a shard": "mia --recipes recipes-retrieve --max-items 2 --attacks loss --out new.json --shard 1/1",
     "eval": "eval predictions/base.jsonl predictions/per-pcs.jsonl --resamples 20 --out new.json",
     "eval --write-lamp": "eval predictions/base.jsonl --write-lamp new.json",
     "mia": "mia --recipes recipes-retrieve --resamples 5 --max-items 2 --attacks loss --out new.json",
+    "workflow": "workflow . --out flow --shards 2",
+    "workflow of a sweep": "workflow sweep.toml --data users.jsonl --out new --device cpu --dtype float32",
     "sweep": "sweep sweep.toml --data users.jsonl --out new --device cpu --dtype float32",
 }
 """Each command that writes, into a new place, and over what is there."""

@@ -21,7 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
     If the block raises or the process dies, whatever stood at `path` is untouched. Raises UsageError where a link, a
     directory or a device stands there: nothing but a file is ever replaced.
     """
-    _refuse_other_kinds(path, "file")
+    check_kind(path, "file")
     with workshop(path) as room, writing(path):
         new = room / path.name
         yield new
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
     """The same for a directory of files: at any moment the old one or the new one stands at `path`, whole."""
-    _refuse_other_kinds(path, "directory")
+    check_kind(path, "directory")
     with workshop(path) as room, writing(path):
         new = room / path.name
         new.mkdir()
@@ -86,7 +86,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def check_writable(path: Path, kind: str = "file") -> None:
     """Raise PerpcsError where `path` could not be written: before the work, not after it."""
-    _refuse_other_kinds(path, kind)
+    check_kind(path, kind)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -99,7 +99,8 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise UsageError("already exists", where=path, hint="Use --force to replace it.")
 
 
-def _refuse_other_kinds(path: Path, kind: str) -> None:
+def check_kind(path: Path, kind: str) -> None:
+    """Raise UsageError where something else stands at `path` than the file or directory that is to be written."""
     if (found := _kind(path)) not in (kind, None):
         raise UsageError(
             f"is a {found}, where a {kind} is to be written",

@@ -19,6 +19,7 @@ from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.errors import DataError
 
 Row = TypeVar("Row")
+BLOCK = 1 << 16
 
 
 class Heading(Protocol):
@@ -46,9 +47,8 @@ class Appender:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                whole = path.read_bytes()
-                end = whole.rfind(b"\n") + 1
-                if end < len(whole):
+                end, size = _end_of_lines(path), path.stat().st_size
+                if end < size:
                     os.truncate(path, end)
 
     def append(self, rows: Iterable[object]) -> None:
@@ -60,6 +60,20 @@ class Appender:
             os.fsync(file.fileno())
 
 
+def _end_of_lines(path: Path) -> int:
+    """How many bytes of a file are whole lines; it is looked at from its end."""
+    with path.open("rb") as file:
+        at = file.seek(0, os.SEEK_END)
+        while at:
+            start = max(0, at - BLOCK)
+            file.seek(start)
+            end = file.read(at - start).rfind(b"\n")
+            if end >= 0:
+                return start + end + 1
+            at = start
+    return 0
+
+
 class Journal(Appender, Generic[Row]):
     """An opened journal: `rows` is what it holds."""
 
@@ -69,8 +83,9 @@ class Journal(Appender, Generic[Row]):
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows to the file, flush it to the disk, and remember them."""
-        self.append(rows)
-        self.rows += rows
+        if rows:
+            self.append(rows)
+            self.rows += rows
 
 
 def open_journal(path: Path, header: Heading, kind: type[Row], *, force: bool = False) -> Journal[Row]:

@@ -16,6 +16,7 @@ from perpcs_cli.artifacts.io.reading import opened
 from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 META = "perpcs"
@@ -41,19 +42,36 @@ class TensorFile:
     def read(self, key: str) -> Tensor:
         """One tensor. Raises DataError where it is missing, empty, of another type than DTYPES, or holds NaN or
         infinity."""
-        if not all(self.shape(key)):
-            raise DataError(f"the tensor {key!r} is empty", where=self.path)
-        if (kind := self.header.get_slice(key).get_dtype()) not in DTYPES:
-            hint = f"Readable are {', '.join(DTYPES)}."
-            raise DataError(
-                f"the tensor {key!r} holds {kind}, and no floating-point numbers", where=self.path, hint=hint
-            )
+        self._check(key)
         tensor: Tensor = self._tensors.get_tensor(key)
         if list(tensor.shape) != self.shape(key):
             raise DataError("has changed while it was read", where=self.path, hint="Run the command again.")
         if not tensor.isfinite().all():
             raise DataError(f"the tensor {key!r} holds NaN or infinity", where=self.path)
         return tensor
+
+    def read_array(self, key: str) -> NDArray[Any]:
+        """The same as an array, which needs no torch but for bfloat16, which becomes float32."""
+        import numpy as np
+
+        if self._check(key) == "BF16":
+            return self.read(key).float().numpy()
+        array: NDArray[Any] = self.header.get_tensor(key)
+        if not np.isfinite(array).all():
+            raise DataError(f"the tensor {key!r} holds NaN or infinity", where=self.path)
+        return array
+
+    def _check(self, key: str) -> str:
+        """The type of a tensor that can be read."""
+        if not all(self.shape(key)):
+            raise DataError(f"the tensor {key!r} is empty", where=self.path)
+        kind = self.header.get_slice(key).get_dtype()
+        if kind not in DTYPES:
+            hint = f"Readable are {', '.join(DTYPES)}."
+            raise DataError(
+                f"the tensor {key!r} holds {kind}, and no floating-point numbers", where=self.path, hint=hint
+            )
+        return str(kind)
 
     def shape(self, key: str) -> list[int]:
         """The shape of one tensor, without reading it. Raises DataError where it is missing."""

@@ -16,6 +16,8 @@ from perpcs_cli.artifacts.io.reading import opened
 from perpcs_cli.errors import DataError
 
 T = TypeVar("T")
+Span = tuple[int, int]
+"""(first byte, number of bytes) of a line."""
 
 # What parsers raise for bytes that are no text of their kind, for numbers without end and for deep nesting.
 UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
@@ -157,10 +159,15 @@ def read_jsonl(path: Path, kind: type[T]) -> list[T]:
 
 def each_of(path: Path, kind: type[T]) -> Iterator[T]:
     """The same one struct at a time, so that a file of any length takes the memory of a line."""
+    return (row for _, row in each_placed(path, kind))
+
+
+def each_placed(path: Path, kind: type[T], *, cut: bool = False) -> Iterator[tuple[Span, T]]:
+    """The same with the place of each. With `cut`, a last line without its end is passed over."""
     decoder = msgspec.json.Decoder(kind)
-    for number, line in lines(path):
+    for number, span, line in _placed_lines(path, limits.DATA_BYTES, cut=cut):
         try:
-            yield decoder.decode(line)
+            yield span, decoder.decode(line)
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8: {error.reason}", where=f"{path}, line {number}") from None
         except UNREADABLE as error:
@@ -173,19 +180,27 @@ def lines(path: Path, limit: int = limits.DATA_BYTES) -> Iterator[tuple[int, byt
 
     Raises DataError where it is missing, cannot be read or has more than `limit` bytes.
     """
+    return ((number, line) for number, _, line in _placed_lines(path, limit))
+
+
+def _placed_lines(path: Path, limit: int, *, cut: bool = False) -> Iterator[tuple[int, Span, bytes]]:
     number = held = 0
     with opened(path) as file:
         # What a pipe holds is not known before.
         large = os.fstat(file.fileno()).st_size > limit
         while not large and (block := file.readline(limit + 1 - held)):
             text = block if held else without_mark(block)
+            at = held + len(block) - len(text)
             held += len(block)
             large = held > limit
+            if cut and not block.endswith(b"\n"):
+                break
             # A line may end in a carriage return alone.
-            for line in () if large else text.splitlines():
+            for line in () if large else text.splitlines(keepends=True):
                 number += 1
                 if line.strip():
-                    yield number, line
+                    yield number, (at, len(line)), line.rstrip(b"\r\n")
+                at += len(line)
     if large:
         raise too_large(path, limit)
 

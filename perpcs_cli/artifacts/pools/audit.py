@@ -13,12 +13,12 @@ from perpcs_cli.artifacts.gate import GateCard, read_gates
 from perpcs_cli.artifacts.io import safe_paths, tensors, typed_files
 from perpcs_cli.artifacts.io.tensors import META
 from perpcs_cli.artifacts.mia import Leakage, Protocol, read_leakage
-from perpcs_cli.artifacts.pool import OpenPool, embeddings_path, gates_path
+from perpcs_cli.artifacts.packed_recipes import each_recipe
+from perpcs_cli.artifacts.pool import OpenPool, embeddings_path, gates_path, pieces_path
 from perpcs_cli.artifacts.pools.pseudonyms import MARK, copies_root
 from perpcs_cli.artifacts.pools.text_leaks import files_below, find_names, find_words, odd_content
 from perpcs_cli.artifacts.pools.verify import verify_pool
 from perpcs_cli.artifacts.privacy import RELATION, Guarantee
-from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.training_log import FILE as LOG_FILE
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError
@@ -93,7 +93,7 @@ def audit_pool(
     ids: Collection[str],
     known: Collection[str],
 ) -> Audit:
-    """Look through a pool, the recipes over it and the attacks' summaries.
+    """Look through a pool, the files of recipes over it and the attacks' summaries.
 
     `users`: whose texts must not be found. `ids`: what must not be named in a pool of pseudonyms. `known`: texts
     that are nobody's own.
@@ -115,10 +115,11 @@ def audit_pool(
         problems += [f"{place}: holds a digest of a user's data" for place in digests]
         odd = [sharer.user_id for sharer in manifest.sharers if not sharer.user_id.startswith(MARK)]
         problems += [f"{pool.path}: {name!r} is not a pseudonym" for name in odd]
-    bound = 0
+    counts = {True: 0, False: 0}
     for path in recipes:
         try:
-            bound += typed_files.read_json(path, Recipe).pool == pool.digest
+            for recipe in each_recipe(path):
+                counts[recipe.pool == pool.digest] += 1
         except DataError as error:
             problems.append(str(error))
     return Audit(
@@ -130,8 +131,8 @@ def audit_pool(
         pseudonyms=manifest.pseudonyms,
         embeddings=bool(manifest.embeddings),
         sharers=[_sharer(pool, index, mine) for index in range(len(pool.ids))],
-        recipes=bound,
-        other_recipes=len(recipes) - bound,
+        recipes=counts[True],
+        other_recipes=counts[False],
         attacks=[one for path, leakage in attacked.items() for one in _attacks(path, leakage, pool)],
         files=len(files),
         names=len(ids),
@@ -144,15 +145,15 @@ def audit_pool(
 
 def pool_files(pool: OpenPool) -> list[Path]:
     """Every file of a pool: the manifest, gates and embeddings beside it, and all that lies with the sharers."""
-    beside = [pool.path, gates_path(pool.path), embeddings_path(pool.path)]
+    beside = [pool.path, *(place(pool.path) for place in (gates_path, pieces_path, embeddings_path))]
     places = [safe_paths.inside(pool.path.parent, sharer.path, where=pool.path) for sharer in pool.manifest.sharers]
     below = [*places, *([copies_root(pool.path)] if pool.manifest.pseudonyms else [])]
     return list(dict.fromkeys([path for path in beside if path.exists()] + [f for p in below for f in files_below(p)]))
 
 
 def _sharer(pool: OpenPool, index: int, leakages: Iterable[Leakage]) -> SharerAudit:
-    sharer, rank = pool.manifest.sharers[index], pool.manifest.rank
-    given = pool.shares(index)
+    sharer = pool.manifest.sharers[index]
+    given, rank = pool.shares(index), sharer.rank or pool.manifest.rank
     size = sum(rank * (d + n) for module, (d, n) in pool.manifest.modules.items() if module in given)
     found = [
         attack.targets[sharer.user_id]
@@ -200,7 +201,7 @@ def _odd_files(pool: OpenPool, files: Sequence[Path]) -> list[str]:
     """Those of a pool's files that perpcs does not write there, and metadata that it does not write either."""
     expected = {WEIGHTS, CONFIG, CARD, GATE_FILE, *([] if pool.manifest.pseudonyms else [LOG_FILE])}
     places = {pool.path.parent / sharer.path for sharer in pool.manifest.sharers}
-    top = {pool.path, gates_path(pool.path), embeddings_path(pool.path)}
+    top = {pool.path, *(place(pool.path) for place in (gates_path, pieces_path, embeddings_path))}
     problems = []
     for path in files:
         allowed: set[str] = {"perpcs"} if path == embeddings_path(pool.path) else set()

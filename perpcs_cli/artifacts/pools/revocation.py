@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -17,10 +18,12 @@ import msgspec
 from perpcs_cli.artifacts.embeddings import read_embeddings, without_users
 from perpcs_cli.artifacts.io import atomic, hashing, tensors, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
-from perpcs_cli.artifacts.pool import OpenPool, Pool, beside, embeddings_path, gates_path, revocation_path
+from perpcs_cli.artifacts.packed_recipes import change_recipes, each_recipe, files_in, is_packed, packed_path
+from perpcs_cli.artifacts.piece_digests import keep_lines, read_line, tensors_digest
+from perpcs_cli.artifacts.pool import OpenPool, Pool, beside, embeddings_path, gates_path, pieces_path, revocation_path
 from perpcs_cli.artifacts.pools.removal import check_removable, remove_sharer
 from perpcs_cli.artifacts.pools.secret import keyed_digest
-from perpcs_cli.artifacts.recipe import Method, Recipe, uses, without_sharers, write_recipe
+from perpcs_cli.artifacts.recipe import Method, Recipe, uses, without_sharers
 from perpcs_cli.artifacts.trace import TraceHeader
 from perpcs_cli.errors import DataError
 
@@ -28,12 +31,23 @@ Then = Literal["renormalize", "delete"]
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A recipe that was deleted, and what it was made from."""
+    """A recipe that was deleted, or would be, and what it was made from."""
 
     path: str
+    """Its file, which others share if it is a packed one."""
     user_id: str
     method: Method
     provenance: Provenance
+
+    @property
+    def named(self) -> str:
+        """The recipe as a person is told of it."""
+        return f"{self.path}, {self.user_id}" if is_packed(Path(self.path)) else self.path
+
+    @property
+    def place(self) -> Path:
+        """The directory or packed file that it goes to."""
+        return packed_path(Path(self.path)) if is_packed(Path(self.path)) else Path(self.path).parent
 
 
 class Revocation(
@@ -50,7 +64,7 @@ class Revocation(
     then: Then
     """What becomes of the recipes that use them."""
     recipes: tuple[str, ...]
-    """Directories of recipes."""
+    """Directories and packed files of recipes."""
     traces: str
     """Directory of PriME's traces."""
     embeddings: str
@@ -112,7 +126,11 @@ def plan(
     one sharer's files.
     """
     if pool.manifest.gates:
-        pool.gates()
+        gates = pool.gates()
+        for module in pool.modules:
+            gates.read(module)
+    for index, sharer in enumerate(pool.manifest.sharers):
+        read_line(pieces_path(pool.path), index, pool.modules, sharer.pieces)
     if pool.manifest.embeddings:
         pool.embeddings()
     if embeddings.exists():
@@ -136,9 +154,14 @@ def plan(
     )
 
 
-def affected_recipes(todo: Revocation) -> list[tuple[Path, Recipe]]:
+def affected_recipes(todo: Revocation) -> list[Lost]:
     """The recipes over the pool that use, or mention, the sharers. Raises DataError for one that cannot be read."""
-    return [(path, recipe) for path, recipe in _recipes(todo) if uses(recipe, todo.names)]
+    return [
+        Lost(path=str(file), user_id=recipe.user_id, method=recipe.method, provenance=recipe.provenance)
+        for file in _files(todo)
+        for recipe in each_recipe(file)
+        if recipe.pool == todo.before and uses(recipe, todo.names)
+    ]
 
 
 def affected_traces(todo: Revocation) -> list[Path]:
@@ -172,7 +195,9 @@ def finish(pool: Path, todo: Revocation, secret: bytes) -> None:
     manifest = typed_files.read_json(pool, Pool)
     rest = tuple(sharer for sharer in manifest.sharers if sharer.user_id not in todo.sharers)
     if len(rest) < len(manifest.sharers):
-        gates = _keep_gates(pool, manifest, todo) if manifest.gates else ""
+        gates = _keep_gates(pool, manifest, todo) if manifest.gates else ()
+        kept = [place for place, sharer in enumerate(manifest.sharers) if sharer.user_id not in todo.sharers]
+        keep_lines(pieces_path(pool), kept, len(manifest.modules))
         carried = manifest.embeddings
         if carried:
             if embeddings_path(pool).exists():
@@ -180,13 +205,18 @@ def finish(pool: Path, todo: Revocation, secret: bytes) -> None:
             carried = hashing.digest_file(embeddings_path(pool)) if rest else ""
         typed_files.write_json(pool, msgspec.structs.replace(manifest, sharers=rest, gates=gates, embeddings=carried))
     after = hashing.digest_file(pool)
-    for path, recipe in _recipes(todo):
-        if not uses(recipe, todo.names):
-            write_recipe(path, msgspec.structs.replace(recipe, pool=after))
-        elif todo.then == "renormalize":
-            write_recipe(path, msgspec.structs.replace(without_sharers(recipe, todo.names), pool=after))
-        else:
-            path.unlink()
+
+    def bound(recipe: Recipe) -> Recipe | None:
+        if recipe.pool != todo.before:
+            return recipe
+        if uses(recipe, todo.names):
+            if todo.then == "delete":
+                return None
+            recipe = without_sharers(recipe, todo.names)
+        return msgspec.structs.replace(recipe, pool=after)
+
+    for file in _files(todo):
+        change_recipes(file, bound)
     for path, header, rest_of_it in _traces(todo):
         if set(header.sharers) & set(todo.names):
             path.unlink()
@@ -198,13 +228,13 @@ def finish(pool: Path, todo: Revocation, secret: bytes) -> None:
         remove_sharer(Path(directory))
     if todo.lost:
         # An earlier revocation may have been stopped while recipes were made again.
-        again = {one.path: one for one in [*to_remake(pool, secret), *todo.lost]}
+        again = {(one.path, one.user_id): one for one in [*to_remake(pool, secret), *todo.lost]}
         typed_files.write_json(remaking_path(pool), sealed(Remaking(lost=tuple(again.values())), secret))
     revocation_path(pool).unlink()
 
 
-def _keep_gates(pool: Path, manifest: Pool, todo: Revocation) -> str:
-    """Take the sharers' rows out of the stacked gates; the digest of what is left. A file that has the right number
+def _keep_gates(pool: Path, manifest: Pool, todo: Revocation) -> tuple[str, ...]:
+    """Take the sharers' rows out of the stacked gates; the digests of what is left. A file that has the right number
     of rows is the one that a stopped run has written."""
     import torch
 
@@ -212,21 +242,18 @@ def _keep_gates(pool: Path, manifest: Pool, todo: Revocation) -> str:
     kept = [index for index, sharer in enumerate(manifest.sharers) if sharer.user_id not in todo.sharers]
     if not kept:
         path.unlink(missing_ok=True)
-        return ""
+        return ()
     file = tensors.open_tensors(path)
     if file.shape(file.keys[0])[0] != len(kept):
         rows = torch.tensor(kept)
         tensors.write_tensors(path, {module: file.read(module)[rows] for module in file.keys}, {})
-    return hashing.digest_file(path)
+        file = tensors.open_tensors(path)
+    return tuple(tensors_digest(file.read(module)) for module in manifest.modules)
 
 
-def _recipes(todo: Revocation) -> Iterator[tuple[Path, Recipe]]:
-    """The recipes over the pool as it was before."""
-    for directory in todo.recipes:
-        for path in sorted(Path(directory).glob("*.json")):
-            recipe = typed_files.read_json(path, Recipe)
-            if recipe.pool == todo.before:
-                yield path, recipe
+def _files(todo: Revocation) -> Iterator[Path]:
+    """The files with recipes, over this pool or another."""
+    return chain.from_iterable(files_in(Path(place)) for place in todo.recipes)
 
 
 def _traces(todo: Revocation) -> Iterator[tuple[Path, TraceHeader, bytes]]:

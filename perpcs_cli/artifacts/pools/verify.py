@@ -10,6 +10,7 @@ from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, read_gates
 from perpcs_cli.artifacts.io import hashing, tensors
+from perpcs_cli.artifacts.piece_digests import tensors_digest
 from perpcs_cli.artifacts.pool import OpenPool, Pool, open_pool
 from perpcs_cli.artifacts.pools.norms import check_norms
 from perpcs_cli.artifacts.privacy import Guarantee, Mechanism
@@ -30,12 +31,15 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
     for index, sharer in enumerate(pool.manifest.sharers):
         try:
             adapter = pool.open(index)
+            pool.check_whole(index)
             first = first or adapter
             check_alike(adapter, first, pool.given(index))
             if adapter.base != pool.manifest.base:
                 problems.append(f"{adapter.path}: has another base model than the manifest says")
+            for key in adapter.file.keys:
+                adapter.file.read_array(key)
             for module in adapter.modules:
-                adapter.piece(module)
+                adapter.shape(module)
             # It is the manifest's, by which the file has just been checked.
             adapter.check_digest(sharer.adapter)
             if bound is not None:
@@ -79,7 +83,7 @@ def is_built_from(
         if (path.parent / sharer.path).resolve() == directory.resolve():
             continue
         own, given = open_adapter(directory), pool.open(index)
-        if own.base != given.base or not _same_files(own, given, gates=gates):
+        if (own.base, own.scale) != (given.base, given.scale) or not _same_files(own, given, gates=gates):
             return None
     return pool.manifest
 
@@ -89,7 +93,7 @@ def _same_embeddings(own: Embeddings, theirs: Embeddings, directories: Mapping[s
     if own.card.provenance != theirs.card.provenance:
         return False
     named = {name: open_adapter(path).user_id for name, path in directories.items()}
-    return all(own.vector(user).equal(theirs.vector(name)) for name, user in named.items())
+    return all((own.vector(user) == theirs.vector(name)).all() for name, user in named.items())
 
 
 def _same_files(own: Adapter, copy: Adapter, *, gates: bool) -> bool:
@@ -116,14 +120,12 @@ def mechanisms(*known: Guarantee | None) -> tuple[Mechanism, ...]:
 
 
 def check_alike(adapter: Adapter, first: Adapter, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raise DataError where an adapter has another base, rank, scale or other linear layers than the first one."""
+    """Raise DataError where an adapter has another base or other linear layers than the first one."""
     where = adapter.path
     if adapter.card is None:
         raise DataError("holds no sharer.json: it was not trained by perpcs, or not to its end", where=where)
     if adapter.base != first.base:
         raise DataError(f"trained on another base model than {first.path}", where=where)
-    if adapter.config.r != first.config.r or adapter.scale != first.scale:
-        raise DataError(f"rank {adapter.config.r} and scale {adapter.scale} differ from {first.path}'s", where=where)
     missing = set(shapes) - set(adapter.modules)
     extra = set(adapter.modules) - set(shapes)
     if missing or extra:
@@ -134,8 +136,7 @@ def check_alike(adapter: Adapter, first: Adapter, shapes: Mapping[str, Sequence[
             raise DataError(f"the piece of {module!r} is not for a {outputs} × {inputs} layer", where=where)
 
 
-def check_finite(adapter: Adapter) -> str:
-    """Read every piece once; the digest of the weights."""
-    for module in adapter.modules:
-        adapter.piece(module)
-    return adapter.digest_weights()
+def check_finite(adapter: Adapter) -> tuple[str, dict[str, str]]:
+    """Read every piece once; the digest of the weights, and {linear layer: digest} of the pieces."""
+    pieces = {module: tensors_digest(*adapter.piece(module)) for module in adapter.modules}
+    return adapter.digest_weights(), pieces

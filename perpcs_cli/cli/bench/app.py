@@ -6,9 +6,11 @@ import typer
 
 from perpcs_cli.cli.bench.assemble import assemble
 from perpcs_cli.cli.bench.device import device
+from perpcs_cli.cli.bench.host import host
 from perpcs_cli.cli.bench.mia import mia
 from perpcs_cli.cli.bench.prime import prime
 from perpcs_cli.cli.bench.scale import scale
+from perpcs_cli.cli.bench.train import train
 from perpcs_cli.cli.command import Command
 
 app = typer.Typer(
@@ -20,5 +22,7 @@ app = typer.Typer(
 app.command("assemble", cls=Command)(assemble)
 app.command("prime", cls=Command)(prime)
 app.command("mia", cls=Command)(mia)
+app.command("host", cls=Command)(host)
 app.command("scale", cls=Command)(scale)
+app.command("train", cls=Command)(train)
 app.command("device", cls=Command)(device)

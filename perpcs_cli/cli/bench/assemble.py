@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from perpcs_cli.cli.bench.flags import ItemsOption, PoolSizeOption, bench_workspace
+from perpcs_cli.cli.bench.flags import ItemsOption, PoolSizeOption, RepeatsOption, bench_workspace
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.flags import BaseFlags, UsersFileOption
@@ -19,7 +19,7 @@ def assemble(
     users_file: UsersFileOption = None,
     items: ItemsOption = 20,
     pool_size: PoolSizeOption = 10,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Measurements of pass and assembly.")] = 5,
+    repeats: RepeatsOption = 5,
     skip_oppu: Annotated[bool, typer.Option("--skip-oppu", help="Do not train the LoRA.")] = False,
 ) -> None:
     """Time assembly, a forward pass and training.

@@ -12,6 +12,7 @@ from perpcs_cli.cli.setting_flags import Section
 from perpcs_cli.steps.workspace import Places, Workspace
 
 ItemsOption = Annotated[int, typer.Option("--items", min=1, help="History items of the target user.")]
+RepeatsOption = Annotated[int, typer.Option("--repeats", min=1, help="Measurements of each.")]
 PoolSizeOption = Annotated[int, typer.Option("--pool-size", min=1, help="Sharers in the pool.")]
 
 

@@ -25,7 +25,8 @@ def scale(
     """Time the steps over small and large pools.
 
     Each step runs in a process of its own, over a tiny random model and sharers with random pieces, in a temporary
-    directory. Ten users a sharer are imported. The smallest size is what the others are compared with.
+    directory. Ten users a sharer are imported, and one of them is looked up. Somebody is revoked from a recipe a
+    sharer, in files of their own and packed into one. The smallest size is what the others are compared with.
     """
     sizes = [part.strip() for part in pool_sizes.split(",") if part.strip()]
     if odd := [part for part in sizes if not part.isdecimal() or len(part) > 7]:

@@ -19,6 +19,7 @@ BY_FLAG = {
 }
 """What a flag's value is, where its type does not say."""
 BY_ARGUMENT: dict[tuple[str, ...], str] = {
+    ("adopt",): "directory",
     ("pool", "revoke"): "sharer",
     ("model", "fetch"): "model",
     ("task", "show"): "task",

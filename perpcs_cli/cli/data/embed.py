@@ -18,7 +18,7 @@ def embed(
     console: Console,
     write: flags.WriteFlags,
     here: flags.TaskFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     how: setting_flags.EmbedFlags,
     what: Annotated[
         What, typer.Option("--what", help="The items of each history, or the text of each profile.")
@@ -47,6 +47,9 @@ def embed(
     )
     vectors = [one.value for one in outcomes if one.value is not None]
     size = len(vectors[0]) if vectors else None
+    if not outcomes:
+        console.result({"users": 0}, "no users in this shard")
+        return
     path = str(outcomes[0].path)
     made, left = (sum(one.state == state for one in outcomes) for state in ("made", "to do"))
     value = {"path": path, "users": len(vectors), "embedded": made, "to_do": left, "dimensions": size}

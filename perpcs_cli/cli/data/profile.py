@@ -16,7 +16,7 @@ def profile(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     how: setting_flags.ProfileFlags,
     batches: setting_flags.BatchFlags,
     out: Annotated[Path | None, flags.out_option("profiles.jsonl of the workspace", "file")] = None,
@@ -37,6 +37,9 @@ def profile(
         out=out,
         **write.mode(console),
     )
+    if not outcomes:
+        console.result({"profiles": 0}, "no users in this shard")
+        return
     path = str(outcomes[0].path)
     made = sum(one.state == "made" for one in outcomes)
     left = sum(one.state == "to do" for one in outcomes)

@@ -56,7 +56,7 @@ def mia(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     what: TargetFlags,
     which: setting_flags.MiaFlags,
     how: setting_flags.BatchFlags,
@@ -100,8 +100,12 @@ def mia(
         out=out,
         **write.mode(console),
     )
-    if outcome.value is None:
-        console.result({"path": str(outcome.path), "state": outcome.state}, f"{outcome.path}\tto do")
+    if outcome.value is None or isinstance(outcome.value, int):
+        value = {"path": str(outcome.path), "state": outcome.state}
+        if outcome.value is None:
+            console.result(value, f"{outcome.path}\tto do")
+        else:
+            console.result({**value, "scored": outcome.value}, f"{outcome.path}\t{outcome.value} answers scored")
         return
     if outcome.state == "made":
         console.note(f"wrote {outcome.path}")

@@ -19,7 +19,7 @@ def predict(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     asked: flags.PromptFlags,
     how: setting_flags.PredictFlags,
     plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False,
@@ -36,7 +36,7 @@ def predict(
 ) -> None:
     """Answer users' queries with one model.
 
-    The model is one of --base, --recipes (default: recipes/; a file is one recipe for all users), --sharer, --adapter
+    The model is one of --base, --recipes (default: recipes/; one U.json is for all users), --sharer, --adapter
     and --own; the users are those of splits/target.txt by default. Answers go to predictions/NAME.jsonl, or with
     --out - to stdout; they are greedy, or with --decode-temperature drawn by seed, user and query. Queries of many
     users and recipes share batches, which changes no answer. A run that was stopped goes on where it was.

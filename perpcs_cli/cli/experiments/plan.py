@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from perpcs_cli.experiments.costs.device_specs import Device
     from perpcs_cli.experiments.costs.planner import Need
 
+ProfileOption = Annotated[ProfileName, typer.Option("--device-profile", help="The GPU whose time is estimated.")]
+MeasureOption = Annotated[
+    bool, typer.Option("--measure", help="Measure this machine with the model, instead of --device-profile.")
+]
+
 
 @command
 def plan(
     console: Console,
     config: Annotated[Path, typer.Argument(help="A config of `perpcs sweep`.", show_default=False)],
     data: flags.DataOption = None,
-    profile: Annotated[
-        ProfileName, typer.Option("--device-profile", help="The GPU whose time is estimated.")
-    ] = "a100-80gb",
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Measure this machine with the model, instead of --device-profile.")
-    ] = False,
+    profile: ProfileOption = "a100-80gb",
+    measure: MeasureOption = False,
     experiment: flags.ExperimentOption = None,
     task: flags.TaskOption = None,
     model: flags.ModelOption = None,

@@ -18,7 +18,7 @@ def assemble(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     how: setting_flags.AssembleFlags,
     asked: flags.ExampleFlags,
     near: flags.SimilarityFlags,
@@ -28,14 +28,14 @@ def assemble(
             "--base-users", metavar="<ids>", help="Whom --contrast tells from.", show_default="splits/base.txt"
         ),
     ] = None,
-    out: Annotated[Path | None, flags.out_option("recipes of the workspace", "directory")] = None,
+    out: Annotated[Path | None, flags.out_option("recipes of the workspace", "directory or file")] = None,
 ) -> None:
     """Assemble users' recipes from the pool.
 
     Writes recipes/USER.json for each user of splits/target.txt, or as chosen. The history runs through the model
     once; at each linear layer gate scores choose and weight pieces, which shape what the next layer sees. With
     --similar K only the pieces of the K sharers nearest by their embeddings are on offer. Users whose recipe is
-    finished are skipped.
+    finished are skipped. --out NAME.jsonl packs all recipes into one file.
     """
     from perpcs_cli.steps.personalize.assemble import assemble as step
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from perpcs_cli.artifacts.io.typed_files import read_json
-from perpcs_cli.artifacts.recipe import Recipe, mean_weights
 from perpcs_cli.cli import flags, setting_flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
@@ -15,7 +13,7 @@ from perpcs_cli.cli.rows import show_outcomes
 
 if TYPE_CHECKING:
     from perpcs_cli.steps.job import Outcome
-    from perpcs_cli.steps.personalize.prime_search import Found
+    from perpcs_cli.steps.personalize.search_result import Found
 
 
 @command
@@ -23,7 +21,7 @@ def prime(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     where: flags.SimilarityFlags,
     search: setting_flags.PrimeFlags,
     asked: flags.PromptFlags,
@@ -32,14 +30,15 @@ def prime(
         flags.written("--pareto", help="Also write the candidates that none beats in both scores.", kind="file"),
     ] = None,
     traces: flags.TracesOption = None,
-    out: Annotated[Path | None, flags.out_option("recipes-prime of the workspace", "directory")] = None,
+    out: Annotated[Path | None, flags.out_option("recipes-prime of the workspace", "directory or file")] = None,
 ) -> None:
     """Search the weights of similar sharers' LoRAs.
 
     PriME: an evolution strategy maximizes the task's metrics on the user's history, minus alpha times the similarity
     to the sharers' own predictions; users are those of splits/target.txt by default. Writes recipes-prime/USER.json,
     or recipes-prime-ALPHA/USER.json for each of several alphas, and traces/USER.jsonl, from which a run that was
-    stopped goes on. Where no candidate beats the base model, the recipe is the base model.
+    stopped goes on. Where no candidate beats the base model, the recipe is the base model. --out NAME.jsonl packs all
+    recipes into one file.
     """
     from perpcs_cli.steps.personalize.prime import prime as step
 
@@ -68,4 +67,4 @@ def _columns(outcome: Outcome[Found]) -> list[object]:
         "similarity": found.similarity,
     }
     scores = [f"{name} {'-' if score is None else f'{score:.4f}'}" for name, score in named.items()]
-    return [f"alpha {found.alpha:g}", *scores, made_of(mean_weights(read_json(outcome.path, Recipe)))]
+    return [f"alpha {found.alpha:g}", *scores, made_of(found.weights)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perpcs_cli.artifacts.recipe import Recipe, mean_weights
+from perpcs_cli.artifacts.recipe import Recipe, mean_weights, recipe_bytes
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.rows import show_outcomes
 from perpcs_cli.errors import shortened
@@ -18,7 +18,7 @@ def made_of(weights: dict[str, float]) -> str:
 
 def show_recipes(console: Console, outcomes: Sequence[Outcome[Recipe]]) -> None:
     """How many sharers each recipe uses, its size and its largest weights; with --json all of them."""
-    sizes = {one.name: one.path.stat().st_size for one in outcomes if one.value}
+    sizes = {one.name: len(recipe_bytes(one.value)) for one in outcomes if one.value}
     weights = {one.name: mean_weights(one.value) for one in outcomes if one.value}
 
     def columns(one: Outcome[Recipe]) -> list[str]:

@@ -17,18 +17,18 @@ def retrieve(
     write: flags.WriteFlags,
     here: flags.TaskFlags,
     where: flags.SimilarityFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     similar: flags.SimilarOption = None,
     weights: flags.WeightsOption = "softmax",
     temperature: flags.TemperatureOption = 1.0,
     merge: flags.MergeOption = None,
-    out: Annotated[Path | None, flags.out_option("recipes-retrieve, -uniform or -single", "directory")] = None,
+    out: Annotated[Path | None, flags.out_option("recipes-retrieve, -uniform or -single", "directory or file")] = None,
 ) -> None:
     """Merge the most similar sharers' LoRAs.
 
     PEFT retrieval: the whole LoRAs of the most similar sharers, weighted by the softmax of the cosines of their
     embeddings. Writes USER.json for each user of splits/target.txt, or as chosen, for `perpcs predict --recipes`.
-    Recipes that are finished are skipped.
+    Recipes that are finished are skipped. --out NAME.jsonl packs all recipes into one file.
     """
     from perpcs_cli.steps.personalize.retrieve import retrieve as step
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from perpcs_cli.artifacts.packed_recipes import check_places
 from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
@@ -47,7 +48,7 @@ def revoke(
     """
     from perpcs_cli.steps.share.revoke import revoke as step
 
-    flags.check_directories(recipes, "--recipes")
+    check_places(recipes or (), "--recipes")
     flags.check_directories([traces] if traces else None, "--traces")
     result = step(
         here.places,

@@ -17,14 +17,14 @@ def train_sharer(
     console: Console,
     write: flags.WriteFlags,
     base: flags.BaseFlags,
-    who: flags.UserFlags,
+    who: flags.ShardFlags,
     training: setting_flags.TrainFlags,
     lora: setting_flags.LoraFlags,
     asked: flags.ExampleFlags,
     private: PrivacyFlags,
     recent: flags.RecentOption = None,
     hold_out: flags.HoldOutOption = 0.0,
-    together: flags.TogetherOption = 1,
+    together: flags.TogetherOption = None,
     out: Annotated[Path | None, flags.out_option("sharers of the workspace", "directory")] = None,
 ) -> None:
     """Train a LoRA for each user.

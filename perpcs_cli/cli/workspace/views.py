@@ -14,6 +14,7 @@ import msgspec
 from perpcs_cli.artifacts.io.typed_files import json_bytes
 from perpcs_cli.artifacts.privacy import spoken
 from perpcs_cli.artifacts.recipe import mean_weights
+from perpcs_cli.cli.personalize.recipe_rows import made_of
 from perpcs_cli.cli.process import visible
 from perpcs_cli.cli.tables import Column, Table, render
 from perpcs_cli.cli.workspace.maps import LETTERS, curve, mixes, numbers
@@ -56,6 +57,7 @@ def adapter(file: File) -> str:
     if card := found.card:
         facts += [
             ("trained", f"{card.examples} examples, {card.steps} steps" if card.examples is not None else ""),
+            ("trained elsewhere", f"not known: {', '.join(card.adopted.unknown)}" if card.adopted else ""),
             ("loss", "" if card.first_loss is None else f"{card.first_loss:.4f} → {card.last_loss:.4f}"),
             ("privacy", spoken(card.privacy)),
             ("base", found.base),
@@ -128,6 +130,16 @@ def predictions(file: File) -> str:
     return render(Table(columns, [table[: file.rows]]), "table") + _more(len(file.content), file.rows, "answers")
 
 
+def recipes(file: File) -> str:
+    """What each user's recipe is made of."""
+    table = [
+        (one.user_id, one.method, len(one.sharers), made_of(mean_weights(one)))
+        for one in islice(file.content, file.rows)
+    ]
+    columns = [Column("user"), Column("method"), Column("sharers"), Column("made of")]
+    return render(Table(columns, [table]), "table") + _more(len(file.content), file.rows, "recipes")
+
+
 def users(file: File) -> str:
     """Users with what they have."""
     table = [
@@ -172,6 +184,7 @@ def anything(file: File) -> str:
 
 VIEWS: dict[str, Callable[[File], str]] = {
     "recipe": recipe,
+    "packed recipes": recipes,
     "adapter": adapter,
     "gates": gates,
     "pool": pool,

@@ -10,11 +10,12 @@ from statistics import median
 import msgspec
 
 from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.recipe import recipe_bytes
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.errors import DataError
 from perpcs_cli.experiments.benchmarks.setup import bench_users, random_pool
 from perpcs_cli.steps.base import StepModel
-from perpcs_cli.steps.personalize.recipes import write
+from perpcs_cli.steps.personalize.recipes import make_recipe
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import Workspace
 from perpcs_cli.tasks.examples import training_prompts
@@ -50,7 +51,9 @@ def time_assembly(
     """Time all of them on one user's history: the first user with `items` items, over a pool of random pieces."""
     import torch
 
-    from perpcs_cli.methods.per_pcs.assembly import Assembler, assemble, make_batches
+    from perpcs_cli.methods.per_pcs.assembler import Assembler
+    from perpcs_cli.methods.per_pcs.assembly import assemble
+    from perpcs_cli.methods.per_pcs.history_batches import make_batches
     from perpcs_cli.model.engine.batching import make_batch
     from perpcs_cli.model.engine.piece_cache import PieceCache
     from perpcs_cli.model.training.train import check_trained, new_lora, train
@@ -67,7 +70,6 @@ def time_assembly(
     with tempfile.TemporaryDirectory() as directory:
         pool = random_pool(Path(directory), base, settings.lora.rank, pool_size)
         forward, assembly = [], []
-        recipe_path = Path(directory) / "recipe.json"
         with report.progress("measuring", repeats) as bar:
             for _ in range(repeats + 1):
                 start = time.perf_counter()
@@ -86,7 +88,7 @@ def time_assembly(
                 bar.advance()
         named = {m: [(pool.ids[i], w) for i, w in mix] for m, mix in found[user.user_id].items()}
         origin = Provenance(command="bench", settings={}, seed=0)
-        write(recipe_path, user.user_id, "per-pcs", settings.assemble.merge, pool, named, origin, report)
+        recipe = make_recipe(user.user_id, "per-pcs", settings.assemble.merge, pool, named, origin)
         oppu = None
         if with_oppu:
             report.note(f"training the user's own LoRA on {len(rows)} examples")
@@ -100,7 +102,7 @@ def time_assembly(
             assemble_s=median(assembly[1:]),
             forward_s=median(forward[1:]),
             oppu_s=oppu,
-            recipe_bytes=recipe_path.stat().st_size,
+            recipe_bytes=len(recipe_bytes(recipe)),
             adapter_bytes=pool.adapter(0).file.path.stat().st_size,
             items=items,
             sharers=pool_size,

@@ -249,7 +249,8 @@ class _Bench:
         from perpcs_cli.model.training.train import new_lora, train
 
         rows, steps = self._rows(), 2
-        tokens = steps * sum(map(len, rows))
+        # Of a row's last token nothing is asked.
+        tokens = steps * sum(len(row) - 1 for row in rows)
         settings = TrainSettings(batch_size=len(rows), lr=1e-6, steps=steps)
         self._forget_peak()
         seconds = self._best(
@@ -260,15 +261,16 @@ class _Bench:
             self.lora,
             tokens,
             len(rows[0]) / 2,
-            jobs=1,
-            logits=steps * len(rows) * (self.sizes.answer + 1),
+            logits=steps * len(rows) * self.sizes.answer,
             checkpointing=False,
         )
         return self._rate(tokens, seconds, operations)
 
     def _assemble(self, pool: OpenPool) -> Rate:
         """A user's history, its pieces chosen layer by layer."""
-        from perpcs_cli.methods.per_pcs.assembly import Assembler, assemble, make_batches
+        from perpcs_cli.methods.per_pcs.assembler import Assembler
+        from perpcs_cli.methods.per_pcs.assembly import assemble
+        from perpcs_cli.methods.per_pcs.history_batches import make_batches
         from perpcs_cli.model.engine.piece_cache import PieceCache
 
         rows = self._rows()

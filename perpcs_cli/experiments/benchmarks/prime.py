@@ -221,7 +221,7 @@ def _train(
     model: StepModel, prompts: Mapping[str, Sequence[Prompt]], workspace: Workspace, report: Report
 ) -> list[Path]:
     """LoRAs by name, trained for a few steps on their prompts, in the cache."""
-    from perpcs_cli.model.loading.fetch import cache_directory
+    from perpcs_cli.artifacts.caches import cache_directory
     from perpcs_cli.steps.share.failures import Failures
     from perpcs_cli.steps.share.train_loras import LoraWork, train_loras
 

@@ -8,19 +8,21 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
 
 from perpcs_cli.errors import UsageError
+from perpcs_cli.experiments.benchmarks.scale_workspace import MANY, PACKED
 from perpcs_cli.steps.report import SILENT, Report
-from perpcs_cli.steps.workspace import Places, open_workspace
+from perpcs_cli.steps.workspace import Places, Who, open_workspace
 
 USERS_PER_SHARER = 10
 """A sharer of a population stands for so many users who are imported."""
 SIMILAR = 5
-SOURCE = "source.jsonl"
+SOURCE, IMPORTED = "source.jsonl", "imported.jsonl"
 PROC = Path("/proc/self/status")
 
 
@@ -68,6 +70,8 @@ def measure_scale(sizes: Sequence[int], *, targets: int = 20, items: int = 8, re
             found[size] = {}
             for name in STEPS:
                 if name != "start":
+                    if name in BEFORE:
+                        BEFORE[name](root)
                     cost = found[size][name] = _apart(name, root)
                     report.note(f"{size} sharers, {name}: {cost.seconds:.2f} s, {cost.peak_mb:.0f} MB")
     imported = {size: USERS_PER_SHARER * size for size in found}
@@ -104,7 +108,7 @@ def _start(_: Path) -> None:
 def _import(root: Path) -> None:
     from perpcs_cli.steps.data.import_users import import_users
 
-    import_users([root / SOURCE], Places(root), out=root / "imported.jsonl")
+    import_users([root / SOURCE], Places(root), out=root / IMPORTED)
 
 
 def _build(root: Path) -> None:
@@ -137,12 +141,38 @@ def _audit(root: Path) -> None:
     audit(Places(root))
 
 
-def _revoke(root: Path) -> None:
+def _one_user(root: Path) -> None:
+    from perpcs_cli.experiments.benchmarks.scale_workspace import name_of
+
+    Who((name_of(0),), root / IMPORTED).select(open_workspace(root))
+
+
+def _one_recipe(root: Path) -> None:
+    from perpcs_cli.artifacts.packed_recipes import find_recipes
+    from perpcs_cli.experiments.benchmarks.scale_workspace import name_of
+
+    find_recipes(root / PACKED, [name_of(0)])
+
+
+def _revoke(root: Path, recipes: str) -> None:
     from perpcs_cli.experiments.benchmarks.scale_workspace import one_sharer
     from perpcs_cli.steps.share.revoke import revoke
 
     places = Places(root)
-    revoke(places, [one_sharer(places)], recipes_then="renormalize")
+    revoke(places, [one_sharer(places)], recipes=[root / recipes], recipes_then="renormalize")
+
+
+def _settle(_: Path) -> None:
+    from perpcs_cli.artifacts.caches import SETTLED_NS
+
+    time.sleep(SETTLED_NS / 1e9)
+
+
+def _make_recipes(root: Path) -> None:
+    from perpcs_cli.experiments.benchmarks.scale_workspace import make_recipes
+
+    make_recipes(Places(root))
+    _settle(root)
 
 
 STEPS: dict[str, Callable[[Path], None]] = {
@@ -154,6 +184,18 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "retrieve": _retrieve,
     "assemble": _assemble,
     "assemble, finished": _assemble,
+    "one user": _one_user,
+    "one user, again": _one_user,
+    "one packed recipe": _one_recipe,
+    "one recipe, again": _one_recipe,
     "audit": _audit,
-    "pool revoke": _revoke,
+    "pool revoke": partial(_revoke, recipes=MANY),
+    "pool revoke, packed": partial(_revoke, recipes=PACKED),
 }
+BEFORE: dict[str, Callable[[Path], None]] = {
+    "one user": _settle,
+    "one packed recipe": _make_recipes,
+    "pool revoke": _make_recipes,
+    "pool revoke, packed": _make_recipes,
+}
+"""What is made before a step and not measured. Recipes belong to the pool as it is."""

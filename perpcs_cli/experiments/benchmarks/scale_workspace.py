@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from perpcs_cli.artifacts.recipe import recipe_bytes
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.experiments.benchmarks.setup import random_sharer
 from perpcs_cli.steps.workspace import Places, Workspace, open_workspace
@@ -18,6 +19,9 @@ TEXTS = 64
 EMBEDDING = 32
 """Numbers of a user's embedding."""
 RANK = 4
+MIX = 3
+"""Sharers of a recipe."""
+MANY, PACKED = "many", "many.jsonl"
 
 
 def many_users(count: int, items: int) -> Iterator[User]:
@@ -26,7 +30,12 @@ def many_users(count: int, items: int) -> Iterator[User]:
     for number in range(count):
         like = texts[number % len(texts)]
         queries = [msgspec.structs.replace(one, id=f"{one.id}-{number}") for one in like.queries]
-        yield msgspec.structs.replace(like, user_id=f"u{number:07d}", queries=queries)
+        yield msgspec.structs.replace(like, user_id=name_of(number), queries=queries)
+
+
+def name_of(number: int) -> str:
+    """A user's id."""
+    return f"u{number:07d}"
 
 
 def make_workspace(root: Path, model: Path, *, sharers: int, targets: int, items: int) -> Workspace:
@@ -65,6 +74,27 @@ def write_source(path: Path, *, users: int, items: int) -> None:
     from perpcs_cli.artifacts.io import typed_files
 
     typed_files.write_jsonl(path, many_users(users, items))
+
+
+def make_recipes(places: Places) -> None:
+    """As many recipes as the pool has sharers, of three of them each, in files of their own and packed."""
+    from perpcs_cli.artifacts.io.provenance import Provenance
+    from perpcs_cli.artifacts.packed_recipes import write_packed
+    from perpcs_cli.artifacts.pool import open_pool
+    from perpcs_cli.steps.personalize.recipes import make_recipe
+
+    pool = open_pool(places.pool)
+    origin = Provenance(command="bench", settings={}, seed=0)
+    names = [*pool.ids, *pool.ids[:MIX]]
+    recipes = []
+    for place in range(len(pool.ids)):
+        mix = [(name, 1 / MIX) for name in names[place : place + MIX]]
+        weights = dict.fromkeys(pool.modules, mix)
+        recipes.append(make_recipe(name_of(place), "per-pcs", "product", pool, weights, origin))
+    write_packed(places.root / PACKED, recipes)
+    (places.root / MANY).mkdir(exist_ok=True)
+    for recipe in recipes:
+        (places.root / MANY / f"{recipe.user_id}.json").write_bytes(recipe_bytes(recipe))
 
 
 def one_sharer(places: Places) -> str:

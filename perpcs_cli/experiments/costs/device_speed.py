@@ -51,7 +51,7 @@ def measure(base: Base, shape: Shape, lora: LoraSettings, *, start: float, load:
     settings = TrainSettings(batch_size=ROWS, lr=1e-6, steps=steps)
     trained = best(base, lambda: train(base, [new_lora(base, "measured", rows, lora, 0)], settings, seed=0), 2) / steps
     flops = flops_and_bytes.training_flops(
-        shape, pieces, ROWS * (TOKENS + ANSWER), TOKENS / 2, jobs=1, logits=ROWS * (ANSWER + 1), checkpointing=False
+        shape, pieces, ROWS * (TOKENS + ANSWER - 1), TOKENS / 2, logits=ROWS * ANSWER, checkpointing=False
     )
     train_rate = flops / max(1e-9, trained - 3 * shape.layers * launch)
     one, several = (_decode(base, some) for some in (rows[:1], rows * 4))

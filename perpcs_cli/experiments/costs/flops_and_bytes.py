@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from perpcs_cli.experiments.costs.model_shape import Shape
+from perpcs_cli.model.training.order import CHUNK
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ADAM = 16
@@ -86,69 +87,68 @@ class Training:
     jobs: int = 1
 
 
-def saved_bytes(shape: Shape, lora: Lora, batch: BatchShape, training: Training) -> int:
+@dataclass(frozen=True)
+class LineShape:
+    """What a pass of a training holds: rows side by side in one line of `tokens`, `answers` of them with logits."""
+
+    tokens: int
+    answers: int
+
+
+def saved_bytes(shape: Shape, lora: Lora, line: LineShape, training: Training) -> int:
     """Bytes that autograd keeps from the forward pass for the backward pass, all base weights being frozen.
 
     A frozen linear layer keeps nothing but its weight. Checkpointing keeps each layer's input alone, and has
-    `layer_bytes` besides while it goes back through a layer. Leaves out the mask that all layers share.
+    `layer_bytes` besides while it goes back through a layer.
     """
-    tokens, c, h = batch.tokens, BYTES[training.dtype], shape.hidden
+    tokens, c, h = line.tokens, BYTES[training.dtype], shape.hidden
     if training.checkpointing:
         kept = shape.layers * tokens * h * c
     else:
-        # In the first layer neither the norm nor the masks of q, k and v lead to anything that is trained.
-        first = 4 * h + 4
-        if training.dropout:
-            first += h * sum(name in lora.targets for name in ("q_proj", "k_proj", "v_proj"))
-        kept = shape.layers * layer_bytes(shape, lora, batch, training) - tokens * first
+        # In the first layer the norm does not lead to anything that is trained.
+        kept = shape.layers * layer_bytes(shape, lora, line, training) - tokens * (4 * h + 4)
         # The rotation's cosines and sines, which the layers share.
         kept += 2 * tokens * shape.head_dim * c
-    final = tokens * (4 * h + 4)
-    return kept + final + 4 * batch.rows * (batch.kept - 1) * shape.vocab
+    # The last norm, and the distributions of a chunk of answers.
+    return kept + tokens * (4 * h + 4) + 4 * min(CHUNK, line.answers) * shape.vocab
 
 
-def layer_bytes(shape: Shape, lora: Lora, batch: BatchShape, training: Training) -> int:
+def layer_bytes(shape: Shape, lora: Lora, line: LineShape, training: Training) -> int:
     """Bytes that autograd keeps of one layer; see `saved_bytes`."""
-    c, tokens, h = BYTES[training.dtype], batch.tokens, shape.hidden
+    c, tokens, h = BYTES[training.dtype], line.tokens, shape.hidden
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     # A norm keeps its input and the inverse deviation, in float32.
     norms = 2 * tokens * (4 * h + 4)
-    # The kernel keeps q, k, v, its output and a number per head and query; a mask makes k and v as wide as q.
-    repeated = query if batch.padded else key
-    attention = tokens * (c * (2 * query + 2 * repeated) + 4 * shape.heads)
-    if batch.padded:
-        attention += batch.rows * batch.width**2 * c
+    # The kernel keeps q, k, v, its output and a number per head and query.
+    attention = tokens * (c * (2 * query + 2 * key) + 4 * shape.heads)
     mlp = 3 * tokens * shape.intermediate * c
-    return norms + attention + mlp + _piece_bytes(shape, lora, batch, training)
+    return norms + attention + mlp + _piece_bytes(shape, lora, line, training)
 
 
-def _piece_bytes(shape: Shape, lora: Lora, batch: BatchShape, training: Training) -> int:
-    """What one layer's pieces keep: each piece's input, the small hidden state, and the factors in the base's dtype."""
-    c, width = BYTES[training.dtype], lora.rank * training.jobs
-    inputs = 0
+def _piece_bytes(shape: Shape, lora: Lora, line: LineShape, training: Training) -> int:
+    """What one layer's pieces keep: their inputs, which q, k and v share as gate and up do, and the small hidden state.
+
+    o's and down's inputs are kept by what comes before them.
+    """
+    c, inputs = BYTES[training.dtype], 0
     for name in lora.targets:
         n = shape.linears[name][1]
         if training.dropout:
-            # A mask has a byte for each number.
-            inputs += n
-        if (training.dropout and training.what == "lora") or name in ("q_proj", "gate_proj"):
-            # What dropout leaves is each piece's own. Else q, k and v share their input, as gate and up do; o's and
-            # down's are kept by what comes before them.
+            # What is drawn has two bytes for each number.
+            inputs += 2 * n
+        if name in ("q_proj", "gate_proj", "o_proj"):
             inputs += n * c
-    hidden = width * len(lora.linears(shape))
+    hidden = lora.rank * len(lora.linears(shape))
     if training.what == "gate":
-        # The gate before and after it is multiplied with the row's weight.
-        hidden += 2 * training.jobs * len(lora.linears(shape))
-    factors = width * sum(d + n for d, n in lora.linears(shape))
-    return batch.tokens * (inputs + hidden * c) + factors * c
+        # How far the gate is open.
+        hidden += len(lora.linears(shape))
+    return line.tokens * (inputs + hidden * c)
 
 
-def working_bytes(shape: Shape, batch: BatchShape, dtype: str) -> int:
-    """Bytes that come and go at the peak of a training step: the MLP's gradients, or those of the logits."""
+def working_bytes(shape: Shape, line: LineShape, dtype: str) -> int:
+    """Bytes that come and go at the peak of a training step: the MLP's gradients, or logits and those of logits."""
     c = BYTES[dtype]
-    mlp = batch.tokens * (3 * shape.intermediate * c + 8 * shape.hidden)
-    logits = batch.rows * batch.kept * shape.vocab * (4 + max(4, 2 * c))
-    return max(mlp, logits)
+    return max(line.tokens * (3 * shape.intermediate * c + 8 * shape.hidden), 2 * line.answers * shape.vocab * c)
 
 
 def forward_bytes(shape: Shape, tokens: int, dtype: str, *, logits: int = 0) -> int:
@@ -180,10 +180,10 @@ def forward_flops(shape: Shape, lora: Lora, tokens: float, context: float, *, sh
 
 
 def training_flops(
-    shape: Shape, lora: Lora, tokens: float, context: float, *, jobs: int, logits: float, checkpointing: bool
+    shape: Shape, lora: Lora, tokens: float, context: float, *, logits: float, checkpointing: bool
 ) -> float:
     """Operations of a training step: forward, backward through the frozen layers (the same again), and thrice the
     pieces; checkpointing runs the forward pass twice."""
     base = forward_flops(shape, lora, tokens, context, sharers=0, logits=logits)
-    pieces = 2 * tokens * jobs * lora.parameters(shape)
+    pieces = 2 * tokens * lora.parameters(shape)
     return (3 if checkpointing else 2) * base + (4 if checkpointing else 3) * pieces

@@ -17,6 +17,7 @@ from perpcs_cli.experiments.costs.read_step import Asked
 from perpcs_cli.experiments.costs.step_costs import Length, Load, Model, Pass
 from perpcs_cli.experiments.costs.token_lengths import Participants
 from perpcs_cli.methods.prime.optimizers import default_popsize
+from perpcs_cli.steps.share.train_loras import trained_together
 
 DRAFTED = 0.6
 """Assumed share of PriME's answers that drafts know: candidates answer much as others did before."""
@@ -153,7 +154,7 @@ class Planner:
             self._examples(one, users, one.flags.get("recent")),
             settings.train,
             dropout=settings.lora.dropout > 0,
-            together=int(one.flags.get("together", 1)),
+            together=_together(one),
             seed=settings.seed,
         )
         return load, len(users) * flops_and_bytes.adapter_file(model.shape, model.lora)
@@ -169,7 +170,7 @@ class Planner:
             one.settings.gate,
             what="gate",
             dropout=one.settings.gate.dropout > 0,
-            together=int(one.flags.get("together", 1)),
+            together=_together(one),
             seed=one.settings.seed,
         )
         return load, len(users) * flops_and_bytes.gate_file(model.shape, model.lora)
@@ -264,3 +265,9 @@ def total(needs: Sequence[Need], device: Device) -> Need:
         seconds=device.start + math.fsum(need.seconds or 0.0 for need in needs),
         disk=sum(need.disk for need in needs),
     )
+
+
+def _together(one: Asked) -> int:
+    """How many sharers a step trains side by side."""
+    asked = one.flags.get("together")
+    return trained_together(int(asked) if asked else None, private="dp-epsilon" in one.flags or "dp-noise" in one.flags)

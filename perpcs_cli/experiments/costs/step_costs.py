@@ -12,9 +12,9 @@ from typing import Literal
 from perpcs_cli.artifacts.settings import PredictSettings, Quantize, TrainSettings
 from perpcs_cli.experiments.costs import flops_and_bytes
 from perpcs_cli.experiments.costs.device_specs import Device
-from perpcs_cli.experiments.costs.flops_and_bytes import BYTES, BatchShape, Lora, Training
+from perpcs_cli.experiments.costs.flops_and_bytes import BYTES, BatchShape, LineShape, Lora, Training
 from perpcs_cli.experiments.costs.model_shape import Shape
-from perpcs_cli.model.training.order import draw_steps, side_by_side
+from perpcs_cli.model.training.order import MOST, draw_steps, evenly, side_by_side
 
 GATE_CACHE, PIECE_CACHE = 1 << 30, 2 << 30
 """Bytes of gates (methods/per_pcs/assembly.py) and pieces (model/engine/piece_cache.py) kept on the device."""
@@ -106,8 +106,8 @@ def training(
 ) -> Load:
     """The load of training one LoRA, or one sharer's gates, on each job's examples.
 
-    Batches are shuffled like those of the training, but in another order, so that padding is right on average. The peak
-    is that of the longest examples in one batch.
+    Batches are shuffled like those of the training, but in another order. The peak is that of the longest examples in
+    one batch.
     """
     shape, lora = model.shape, model.lora
     passes: list[Pass] = []
@@ -120,36 +120,42 @@ def training(
         how = Training(what, model.dtype, dropout, settings.checkpointing, len(group))
         streams = [draw_steps(job, settings, random.Random(seed)) for job in group]
         for some in chain.from_iterable(side_by_side(streams)):
-            batch = _batch([row for rows, _ in some.values() for row in rows])
-            total += batch.tokens
-            flops = flops_and_bytes.training_flops(
-                shape,
-                lora,
-                batch.tokens,
-                batch.width / 2,
-                jobs=len(group),
-                logits=batch.rows * batch.kept,
-                checkpointing=settings.checkpointing,
-            )
-            passes.append(Pass("train", flops, through=4 if settings.checkpointing else 3))
-        longest = [sorted(job, key=lambda one: -one.tokens)[: settings.batch_size] for job in group]
-        worst = _batch([row for rows in longest for row in rows])
-        now = _training_peak(model, worst, how)
+            together_now = [row for rows, _ in some.values() for row in rows]
+            for rows in evenly(together_now, [row.tokens for row in together_now], MOST):
+                line = _line(rows)
+                total += line.tokens
+                flops = flops_and_bytes.training_flops(
+                    shape,
+                    lora,
+                    line.tokens,
+                    sum(row.tokens**2 for row in rows) / line.tokens / 2,
+                    logits=line.answers,
+                    checkpointing=settings.checkpointing,
+                )
+                passes.append(Pass("train", flops, through=4 if settings.checkpointing else 3))
+        longest = [row for job in group for row in sorted(job, key=lambda one: -one.tokens)[: settings.batch_size]]
+        parts = map(_line, evenly(longest, [row.tokens for row in longest], MOST))
+        now = _training_peak(model, max(parts, key=lambda line: line.tokens), how)
         peak = max(peak, now, key=lambda parts: sum(parts.values()))
     return Load(passes, total, peak)
 
 
-def _training_peak(model: Model, batch: BatchShape, how: Training) -> dict[str, int]:
-    saved = flops_and_bytes.saved_bytes(model.shape, model.lora, batch, how)
+def _training_peak(model: Model, line: LineShape, how: Training) -> dict[str, int]:
+    saved = flops_and_bytes.saved_bytes(model.shape, model.lora, line, how)
     if how.checkpointing:
-        saved += flops_and_bytes.layer_bytes(model.shape, model.lora, batch, how)
+        saved += flops_and_bytes.layer_bytes(model.shape, model.lora, line, how)
     factors = how.jobs * model.lora.parameters(model.shape)
     if how.what == "lora":
         trained = flops_and_bytes.optimizer_bytes(factors)
     else:
         trained = 4 * factors + flops_and_bytes.optimizer_bytes(how.jobs * model.lora.gates(model.shape))
-    working = flops_and_bytes.working_bytes(model.shape, batch, how.dtype)
+    working = flops_and_bytes.working_bytes(model.shape, line, how.dtype)
     return {"weights": model.weights, "trained": trained, "activations": saved + working}
+
+
+def _line(rows: Sequence[Length]) -> LineShape:
+    """Of the last token nothing is asked, so that it is not run."""
+    return LineShape(sum(row.tokens - 1 for row in rows), sum(row.answer for row in rows))
 
 
 def _batch(rows: Sequence[Length]) -> BatchShape:

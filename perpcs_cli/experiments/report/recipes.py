@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from perpcs_cli.artifacts.adapter import WEIGHTS
 from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.packed_recipes import each_recipe, files_in, is_packed
 from perpcs_cli.artifacts.pool import gates_path, open_pool
 from perpcs_cli.artifacts.recipe import EVERY, Recipe, mean_weights
 from perpcs_cli.artifacts.trace import read_trace
@@ -24,30 +26,27 @@ GROWTH = (1, 10, 100, 1_000, 10_000)
 """Target users."""
 
 
-def wanted(files: Sequence[Path], ids: Sequence[str]) -> list[Path]:
-    """Files that are called by users, only those of `ids` where there are any."""
-    return [path for path in files if not ids or path.stem in ids]
+def first_recipes(place: Path, ids: Collection[str], most: int = SHOWN) -> list[Recipe]:
+    """The first recipes of a directory or packed file, of users of `ids` where there are any."""
+    every = (recipe for file in files_in(place) for recipe in each_recipe(file))
+    return list(islice((one for one in every if not ids or one.user_id in ids), most))
 
 
-def pieces_section(directories: Mapping[str, Path], ids: Sequence[str], missing: str) -> Section:
-    """Each user's recipe as a map, by method {name: directory}."""
-    found = {
-        name: [typed_files.read_json(path, Recipe) for path in wanted(sorted(directory.glob("*.json")), ids)]
-        for name, directory in directories.items()
-    }
+def pieces_section(places: Mapping[str, Path], ids: Sequence[str], missing: str) -> Section:
+    """Each user's recipe as a map, by method {name: directory or packed file}."""
+    found = {name: first_recipes(place, ids) for name, place in places.items()}
     total: Counter[str] = Counter()
     for one in (one for some in found.values() for one in some):
         total.update({sharer: abs(weight) for sharer, weight in mean_weights(one).items()})
     order = [sharer for sharer, _ in sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))]
     colours = {sharer: place for place, sharer in enumerate(order[:COLOURS])}
-    parts = [_maps(name, some, colours) for name, some in found.items() if some]
+    parts = [_maps(name, some, colours, len(ids) or _size(places[name])[0]) for name, some in found.items() if some]
     lead = "Whose pieces each user's model runs: by linear layer, or with one weight for a whole LoRA."
     return Section("pieces", "Pieces", lead, parts) if parts else Section("pieces", "Pieces", missing=missing)
 
 
-def _maps(name: str, recipes: Sequence[Recipe], colours: Mapping[str, int]) -> Figures:
-    sharers = {sharer for one in recipes for sharer in one.sharers}
-    shown = recipes[:SHOWN]
+def _maps(name: str, shown: Sequence[Recipe], colours: Mapping[str, int], users: int) -> Figures:
+    sharers = {sharer for one in shown for sharer in one.sharers}
     whole = {one.user_id: mean_weights(one) for one in shown if set(one.weights) == {EVERY}}
     span = around([weight for values in whole.values() for weight in values.values()] or [0.0], zero=True)
     figures = []
@@ -60,7 +59,7 @@ def _maps(name: str, recipes: Sequence[Recipe], colours: Mapping[str, int]) -> F
         else:
             drawn = ""
         figures.append(Figure(drawn, one.user_id + ("" if drawn else ": no sharer, the base alone")))
-    many = f", the first {len(shown)} of {len(recipes)} users" if len(shown) < len(recipes) else ""
+    many = f", the first {len(shown)} of {users} users" if len(shown) < users else ""
     legend = [(place, sharer) for sharer, place in colours.items() if sharer in sharers]
     rest = len(sharers) - len(legend)
     caption = f"Grey: {counted(rest, 'other')}." if rest else ""
@@ -69,7 +68,7 @@ def _maps(name: str, recipes: Sequence[Recipe], colours: Mapping[str, int]) -> F
 
 def search_section(traces: Sequence[Path], ids: Sequence[str], missing: str) -> Section:
     """Every candidate of each user's search, and the best until then."""
-    paths = wanted(traces, ids)
+    paths = [path for path in traces if not ids or path.stem in ids]
     figures = []
     for path in paths[:SHOWN]:
         header, rows = read_trace(path)
@@ -113,16 +112,13 @@ def storage_section(
 ) -> Section:
     """Bytes and time as target users grow, against an adapter for each (OPPU).
 
-    recipes: {method: directory}; own: the directory of the targets' own adapters; missing: what to say where there
+    recipes: {method: directory or packed file}; own: the directory of the targets' own adapters; missing: what to say where there
     are no bytes, and where there are no times.
     """
     parts: list[Table | Figures] = []
     figures = []
     said = [] if seconds else [missing[1]]
-    sizes = {
-        name: _mean([path.stat().st_size for path in sorted(there.glob("*.json"))]) for name, there in recipes.items()
-    }
-    sizes = {name: size for name, size in sizes.items() if size}
+    sizes = {name: size / count for name, place in recipes.items() for count, size in [_size(place)] if count}
     adapter = _mean(_adapters(own)) if own else 0.0
     shared = _pool_bytes(pool)
     if sizes and shared:
@@ -187,6 +183,13 @@ def _growth(lines: Mapping[str, tuple[float, float]], unit: str, title: str) -> 
     spoken = spoken_bytes if unit == "bytes" else plainly
     drawn = charts.curves(series, "target users", unit, title, log=(True, True), spoken=spoken)
     return Figure(drawn, title, [(one.colour, one.name) for one in series])
+
+
+def _size(place: Path) -> tuple[int, float]:
+    """(recipes, their bytes) of a directory or packed file."""
+    files = files_in(place)
+    count = sum(1 for file in files for _ in typed_files.lines(file)) if is_packed(place) else len(files)
+    return count, float(sum(file.stat().st_size for file in files))
 
 
 def _pool_bytes(pool: Path) -> tuple[int, float] | None:

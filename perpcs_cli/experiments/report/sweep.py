@@ -12,6 +12,7 @@ from perpcs_cli.artifacts.io import safe_paths, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import objective
 from perpcs_cli.artifacts.mia import Leakage, read_leakage
+from perpcs_cli.artifacts.packed_recipes import files_in
 from perpcs_cli.artifacts.predictions import PredictionsInfo, info_path
 from perpcs_cli.artifacts.results import verify_results
 from perpcs_cli.errors import DataError
@@ -134,7 +135,7 @@ class _Look:
             self.path,
             *(row.root / place for row in self.rows for place in (row.result.predictions, row.result.users)),
         ]
-        named += [path for directory in made.values() for path in directory.glob("*.json")]
+        named += [path for place in made.values() for path in files_in(place)]
         return Gathered(Page(title, "a sweep", facts, sections, holds), named)
 
     def _facts(self) -> list[Fact]:

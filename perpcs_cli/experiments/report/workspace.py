@@ -12,9 +12,9 @@ from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import Metrics, objective, read_metrics
 from perpcs_cli.artifacts.mia import Leakage, read_leakage, summaries_in
+from perpcs_cli.artifacts.packed_recipes import files_in, is_packed
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.predictions import PredictionsInfo, info_path
-from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.users import each_user
 from perpcs_cli.experiments.report import answers, leakage, origins, recipes
 from perpcs_cli.experiments.report.blocks import Cell, Fact, Figures, Page, Section, Table, counted
@@ -88,9 +88,9 @@ class _Look:
 
     @cached_property
     def recipes(self) -> dict[str, Path]:
-        """Directories of recipes by method."""
-        there = self.workspace.recipe_directories
-        return {path.name.removeprefix("recipes").removeprefix("-") or "per-pcs": path for path in there}
+        """Directories and packed files of recipes by method."""
+        there = {path.stem if is_packed(path) else path.name: path for path in self.workspace.recipe_places}
+        return {name.removeprefix("recipes").removeprefix("-") or "per-pcs": path for name, path in there.items()}
 
     @cached_property
     def traces(self) -> list[Path]:
@@ -119,7 +119,7 @@ class _Look:
             *self.predictions.values(),
             *(places.root / "metrics").glob("*.json"),
             *self.traces,
-            *(path for directory in self.recipes.values() for path in directory.glob("*.json")),
+            *(path for place in self.recipes.values() for path in files_in(place)),
         ]
         holds = bool(self.predictions) and self.asked.answers > 0
         return Gathered(Page(title, "a workspace", self._facts(), sections, holds), files)
@@ -177,12 +177,10 @@ class _Look:
 
     def _alpha(self, name: str) -> float | None:
         """PriME's α of the recipes of that name."""
-        first = next(iter(sorted(self.recipes[name].glob("*.json"))), None) if name in self.recipes else None
-        if first is None:
-            return None
-        recipe = typed_files.read_json(first, Recipe)
-        stated = recipe.provenance.settings.get("alpha")
-        return float(stated) if recipe.method == "prime" and isinstance(stated, int | float) else None
+        for recipe in recipes.first_recipes(self.recipes[name], (), 1) if name in self.recipes else ():
+            stated = recipe.provenance.settings.get("alpha")
+            return float(stated) if recipe.method == "prime" and isinstance(stated, int | float) else None
+        return None
 
     def _results(self) -> Section:
         parts: list[Table | Figures] = []
@@ -258,7 +256,7 @@ class _Look:
         return leakage.Known(utility, alpha, "PriME" if alpha is not None else "")
 
     def _storage(self) -> Section:
-        users = {path.stem for directory in self.recipes.values() for path in directory.glob("*.json")}
+        users = {one.user_id for place in self.recipes.values() for one in recipes.first_recipes(place, ())}
         homes = sorted(
             path for path in self.workspace.root.iterdir() if path.is_dir() and path != self.workspace.sharers
         )
@@ -275,9 +273,10 @@ class _Look:
         made |= {f"predictions/{name}.jsonl": info.provenance for name, info in self.infos.items()}
         made |= {f"metrics/{name}.json": found.provenance for name, found in self.metrics.items()}
         made |= {path.name: read_leakage(path).provenance for path in self.summaries}
-        for directory in self.recipes.values():
-            for path in sorted(directory.glob("*.json"))[:1]:
-                made[str(path.relative_to(root))] = typed_files.read_json(path, Recipe).provenance
+        for place in self.recipes.values():
+            for one in recipes.first_recipes(place, (), 1):
+                name = place if is_packed(place) else place / f"{one.user_id}.json"
+                made[str(name.relative_to(root))] = one.provenance
         if self.workspace.pool.exists():
             made["pool.json"] = open_pool(self.workspace.pool).manifest.provenance
         faulty = [one for one in status(self.workspace).steps if one.state in ("stale", "partial", "broken")]

@@ -154,7 +154,7 @@ Flags = Mapping[str, Mapping[str, Flag]]
 
 PLACED = frozenset(
     {
-        *("workspace", "users-file", "user", "users", "base-users", "task", "task-adapter", "model"),
+        *("workspace", "users-file", "user", "users", "shard", "base-users", "task", "task-adapter", "model"),
         *("embeddings", "pool", "recipes", "own", "adapter", "sharer", "traces", "out", "name", "record"),
         *("no-gates", "pareto", "save-merged", "force", "dry-run", "json", "quiet"),
     }

@@ -23,7 +23,7 @@ from perpcs_cli.artifacts.results import FILE as RESULTS
 from perpcs_cli.artifacts.results import Result, Results, open_results, verify_results
 from perpcs_cli.artifacts.settings import FILE
 from perpcs_cli.artifacts.sweep import Sweep, check_names
-from perpcs_cli.artifacts.users import read_users
+from perpcs_cli.artifacts.users import each_user
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.sweeps.grid import Cell, Flags, cells, check_flags
 from perpcs_cli.experiments.sweeps.pipeline import Kit, Step, StepWorkspace, pipeline
@@ -171,7 +171,7 @@ def evaluate(users: Path, predictions: Path, task: str) -> Metrics:
     """The metrics of one predictions file against all queries of the users that it answers for."""
     from perpcs_cli.methods.statistics.comparison import aligned, compare, read_answers, references_of, restricted
 
-    references = references_of(read_users(users), users)
+    references = references_of(each_user(users), users)
     answers = aligned(read_answers(predictions), references)
     inputs = {str(path): hashing.digest_file(path) for path in (users, predictions)}
     return compare(

@@ -73,7 +73,7 @@ class Reader:
             if not path.is_file():
                 raise DataError("no such file", where=path, hint="--resamples 0 gives a table without comparisons.")
             answers = read_answers(path)
-            references = restricted(references_of(self.users(row), row.root / row.result.users), answers.users)
+            references = restricted(references_of(self.users(row).values(), row.root / row.result.users), answers.users)
             found, _ = matched(task, references, {"": answers}, partial=False)
             part = per_example(
                 task, [answers.texts[key] or "" for key in found], [references.texts[key] or "" for key in found]

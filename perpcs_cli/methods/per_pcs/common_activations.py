@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from perpcs_cli.artifacts.settings import Scoring
-from perpcs_cli.methods.per_pcs.assembly import answer_positions, normalize
+from perpcs_cli.methods.per_pcs.gates import answer_tokens, normalize
 from perpcs_cli.model.engine.batching import Encoded, by_budget, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
 from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.transfers import Upload
 
 
 def common_activations(
@@ -40,24 +42,26 @@ def common_activations(
 class _Watch:
     """A router that applies nothing, and keeps the sum of the rows' mean activations, in float64."""
 
-    def __init__(self, rows: Tensor, positions: Tensor, scoring: Scoring) -> None:
-        self.rows, self.positions = rows, positions
+    def __init__(self, at: Tensor, shares: Tensor, scoring: Scoring) -> None:
+        self.at, self.shares = at, shares
         self.scoring = scoring
-        self.shares = 1 / torch.bincount(rows).double()[rows]
         self.sums: dict[str, Tensor] = {}
 
     def __call__(self, module: str, x: Tensor) -> Pieces | None:
         """Add up what this linear layer sees."""
-        self.sums[module] = self.shares @ normalize(x[self.rows, self.positions], self.scoring).double()
+        self.sums[module] = self.shares @ normalize(x.flatten(0, 1).index_select(0, self.at), self.scoring).double()
         return None
 
 
 @torch.inference_mode()
 def _pass(base: Base, rows: Sequence[Encoded], scoring: Scoring) -> dict[str, Tensor]:
     """The sum of the rows' means by linear layer, from one pass over them."""
-    batch = make_batch(base, rows)
-    places, positions = answer_positions(batch, scoring).nonzero(as_tuple=True)
-    watch = _Watch(places, positions, scoring)
+    lengths = np.array([len(row.answer) for row in rows])
+    tokens = answer_tokens(rows, range(len(rows)), scoring)
+    upload = Upload(base.device)
+    at, answers = upload.add(tokens.at), upload.add(np.repeat(lengths, lengths))
+    batch = make_batch(base, rows, upload)
+    watch = _Watch(at.tensor, 1 / answers.tensor.double(), scoring)
     with attached(base, watch):
         base.model.get_decoder()(**batch.inputs(), use_cache=False)
     return watch.sums

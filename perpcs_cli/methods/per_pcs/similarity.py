@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from perpcs_cli.artifacts.embeddings import Embeddings
 from perpcs_cli.artifacts.settings import Weighting
 from perpcs_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -33,11 +30,11 @@ class Neighbourhood:
 
     def __init__(self, embeddings: Embeddings, sharers: Iterable[str]) -> None:
         self.sharers = sorted(sharers)
-        vectors = [embeddings.vector(sharer).double().numpy() for sharer in self.sharers]
+        vectors = [embeddings.vector(sharer).astype(np.float64) for sharer in self.sharers]
         self._directions = _directions(np.stack(vectors)) if vectors else np.zeros((0, 1))
         self._places = {sharer: place for place, sharer in enumerate(self.sharers)}
 
-    def nearest(self, user_id: str, target: Tensor, own: Collection[str], count: int | None) -> list[Neighbour]:
+    def nearest(self, user_id: str, target: NDArray[Any], own: Collection[str], count: int | None) -> list[Neighbour]:
         """The `count` sharers, or all, most similar to a user with the embedding `target` [H], best first, ties by id.
 
         `own`: what the user is called here, never among them. Raises UsageError where there are fewer sharers, or none.
@@ -51,7 +48,7 @@ class Neighbourhood:
                 hint="Ask for fewer, or build a larger pool.",
             )
         others = np.delete(self._directions, away, axis=0) if away else self._directions
-        cosines = (_directions(target.double().numpy()[None]) @ others.T)[0]
+        cosines = (_directions(target.astype(np.float64)[None]) @ others.T)[0]
         # Of equal ones the first by id, and the best alone become objects.
         order = np.argsort(-cosines, kind="stable")[:wanted]
         places = np.delete(np.arange(len(self.sharers)), away)[order]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.trace import Evaluation, Tokens, Trace
@@ -11,7 +12,10 @@ from perpcs_cli.methods.prime.objective import Objective
 from perpcs_cli.methods.prime.racing import NO_RACE, Race, survivors
 from perpcs_cli.methods.prime.search import Generation
 from perpcs_cli.methods.prime.weight_space import Space, Vector
-from perpcs_cli.model.engine.recipe_router import Weights
+
+if TYPE_CHECKING:
+    # What a finished search tells of itself is read without torch.
+    from perpcs_cli.model.engine.recipe_router import Weights
 
 Answers = tuple[Tokens, ...]
 """A model's answers to a history's items, the first ones or all, as token ids."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -54,10 +54,10 @@ def read_answers(path: Path) -> Answers:
     return answers if info is None else replace(answers, task=info.task, model_label=info.model_label)
 
 
-def references_of(users: Mapping[str, User], path: Path) -> Answers:
+def references_of(users: Iterable[User], path: Path) -> Answers:
     """The outputs of all queries of `users`, None where there is none. Raises DataError for repeated ids."""
     texts: dict[Key, str | None] = {}
-    for user in users.values():
+    for user in users:
         for query in user.queries:
             if (user.user_id, query.id) in texts:
                 raise DataError(f"query {query.id!r} of user {user.user_id!r} occurs twice", where=path)

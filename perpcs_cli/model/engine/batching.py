@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from perpcs_cli.errors import DataError
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.loading.tokenizer_info import Reads
+from perpcs_cli.model.transfers import Upload, integers
 from perpcs_cli.tasks.prompts import Prompt
 
 
@@ -33,25 +36,27 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Left-padded rows: `ids`, `mask` and `positions` are [rows, tokens]; `answers` are the answers' lengths."""
+    """Left-padded rows: `ids`, `mask` and `positions` are [rows, tokens]; `answers` are the answers' lengths, and
+    `lengths` [rows] the same on the device."""
 
     ids: Tensor
     mask: Tensor
     positions: Tensor
     answers: list[int]
+    lengths: Tensor
+    padded: bool
+    """Any row is shorter than the longest."""
 
     def inputs(self) -> dict[str, Tensor]:
         """Arguments of the model's forward. A mask without padding is left out: attention is faster without."""
-        masks = {} if bool(self.mask.all()) else {"attention_mask": self.mask}
+        masks = {"attention_mask": self.mask} if self.padded else {}
         return {"input_ids": self.ids, "position_ids": self.positions, **masks}
 
     def targets(self) -> Tensor:
         """[rows, longest answer]: the answers' tokens, left-padded with -100."""
         width = max(self.answers)
-        targets = self.ids[:, -width:].clone()
-        lengths = torch.tensor(self.answers, device=targets.device)
-        targets[torch.arange(width, device=targets.device)[None, :] < (width - lengths)[:, None]] = -100
-        return targets
+        before = torch.arange(width, device=self.ids.device)[None, :] < width - self.lengths[:, None]
+        return self.ids[:, self.ids.shape[1] - width :].masked_fill(before, -100)
 
 
 def tokenize(reader: Reads, prompt: Prompt) -> Encoded:
@@ -70,7 +75,40 @@ def tokenize(reader: Reads, prompt: Prompt) -> Encoded:
 def shared_prefix(lines: Sequence[list[int]]) -> int:
     """How many tokens all lines begin with: as many as the first and the last of them in order."""
     low, high = min(lines), max(lines)
-    return next((i for i, (x, y) in enumerate(zip(low, high, strict=False)) if x != y), min(len(low), len(high)))
+    equal, differ = 0, min(len(low), len(high)) + 1
+    while differ - equal > 1:
+        middle = (equal + differ) // 2
+        if low[equal:middle] == high[equal:middle]:
+            equal = middle
+        else:
+            differ = middle
+    return equal
+
+
+class Beginnings:
+    """Prompts of some recipes in order, where those that begin alike stand together."""
+
+    def __init__(self, prompts: Iterable[tuple[int, list[int], int]] = ()) -> None:
+        """`prompts`: (recipe, prompt, place)."""
+        self._of: dict[int, list[tuple[list[int], int]]] = {}
+        for recipe, prompt, place in prompts:
+            self._of.setdefault(recipe, []).append((prompt, place))
+        for some in self._of.values():
+            some.sort()
+
+    def add(self, recipe: int, prompt: list[int], place: int) -> None:
+        """Let a prompt join."""
+        insort(self._of.setdefault(recipe, []), (prompt, place))
+
+    def closest(self, recipe: int, prompt: list[int]) -> tuple[int, int]:
+        """(place, tokens in common) of the recipe's prompt that begins most like this one; (0, 0) where none does.
+
+        A prompt's last token is never common: it must be run for what comes after it.
+        """
+        some, line = self._of.get(recipe, []), prompt[:-1]
+        at = bisect_left(some, line, key=lambda other: other[0])
+        near = ((place, shared_prefix([line, other])) for other, place in some[max(0, at - 1) : at + 1])
+        return max(near, key=lambda found: found[1], default=(0, 0))
 
 
 def encode(reader: Reads, prompt: Prompt, max_length: int, *, reserve: int = 0) -> Encoded:
@@ -153,17 +191,23 @@ def _open(reader: Reads, ids: list[int]) -> list[int]:
     return ids[:-1] if ids and ids[-1] in reader.stop else ids
 
 
-def make_batch(base: Base, rows: Sequence[Encoded]) -> Batch:
-    """Left-pad prompt and answer of some rows, so that all answers end at the last position."""
+def make_batch(base: Base, rows: Sequence[Encoded], upload: Upload | None = None) -> Batch:
+    """Left-pad prompt and answer of some rows, so that all answers end at the last position.
+
+    They go to the device with what is in `upload`, where it is given.
+    """
     width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), base.pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    ids = np.full((len(rows), width), base.pad, np.int64)
+    mask = np.zeros((len(rows), width), np.int64)
     for index, row in enumerate(rows):
-        ids[index, width - len(row) :] = torch.tensor(row.prompt + row.answer)
+        ids[index, width - len(row) :] = row.prompt + row.answer
         mask[index, width - len(row) :] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    place = base.device
-    return Batch(ids.to(place), mask.to(place), positions.to(place), [len(row.answer) for row in rows])
+    answers = [len(row.answer) for row in rows]
+    upload = upload or Upload(base.device)
+    parts = [upload.add(array) for array in (ids, mask, (mask.cumsum(1) - 1).clip(min=0), integers(answers))]
+    upload.send()
+    sent = [part.tensor for part in parts]
+    return Batch(sent[0], sent[1], sent[2], answers, sent[3], padded=any(len(row) < width for row in rows))
 
 
 def by_budget(lengths: Sequence[int], tokens: int, rows: int) -> Iterator[list[int]]:

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 import torch
 
 from perpcs_cli.artifacts.settings import Merge
-from perpcs_cli.model.engine.batching import Encoded, shared_prefix
-from perpcs_cli.model.engine.drafts import NO_DRAFT, Draft, Drafts, fixed_cost
+from perpcs_cli.model.engine.batching import Beginnings, Encoded
+from perpcs_cli.model.engine.drafts import NO_DRAFT, Draft, Drafts, Known, fixed_cost
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.memory import release, too_large, watched
 from perpcs_cli.model.engine.packed_attention import Rows, packed
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.engine.sampling import Sampling, drawing
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.transfers import Upload
 
 LEAST_PREFIX = 8
 """A shorter common beginning is not worth the trouble."""
@@ -50,12 +51,16 @@ class Row:
     computed: int = 0
     """Tokens of prompt and output whose keys and values are there."""
     draft: Draft = NO_DRAFT
+    known: Known | None = None
+    """What drafts are made from."""
     ended: bool = False
 
     @property
     def new(self) -> list[int]:
-        """The tokens of the next pass: what is known and not computed, then the draft."""
-        return [*(self.prompt + self.output)[self.computed :], *self.draft.tokens]
+        """The tokens of the next pass: what is there and not computed, then the draft."""
+        outside = self.computed - len(self.prompt)
+        there = self.output[outside:] if outside >= 0 else self.prompt[self.computed :] + self.output
+        return there + self.draft.tokens
 
 
 def generate(
@@ -116,13 +121,9 @@ def generate(
 
 def _unique(recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]], sampling: Sampling | None) -> list[Row]:
     """One row for each prompt, recipe and noise, recipe by recipe; recipes of equal weights are one."""
-    first: dict[object, int] = {}
-    same = {
-        number: first.setdefault(
-            tuple(sorted((m, *pair) for m, mix in recipes.recipes[number].items() for pair in mix if pair[1])), number
-        )
-        for number in dict.fromkeys(recipe for _, recipe in rows)
-    }
+    first: dict[bytes, int] = {}
+    numbers = dict.fromkeys(recipe for _, recipe in rows)
+    same = {number: first.setdefault(recipes.key(number), number) for number in numbers}
     found: dict[int, dict[tuple[int, ...], Row]] = {number: {} for number in first.values()}
     for index, (row, recipe) in enumerate(rows):
         number, stream = same[recipe], sampling.stream(row) if sampling else 0
@@ -185,6 +186,7 @@ class _Engine:
         return None
 
     def _run(self, rows: list[Row], places: int, capacity: int, ended: Callable[[list[Row], Drafts], None]) -> None:
+        self.recipes.begin()
         cache = Rows(self.base, places, capacity)
         alive: list[Row] = []
         waiting = rows
@@ -204,7 +206,9 @@ class _Engine:
         than that pass costs.
         """
         first, rest = waiting[: places - len(alive)], waiting[places - len(alive) :]
-        found = [_closest(row, alive) if self.techniques.prefix else (0, 0) for row in first]
+        recipes = {row.recipe for row in first}
+        there = Beginnings((row.recipe, row.prompt, place) for place, row in enumerate(alive) if row.recipe in recipes)
+        found = [there.closest(row.recipe, row.prompt) if self.techniques.prefix else (0, 0) for row in first]
         later = self._later(first, [common for _, common in found]) if self.techniques.prefix else set()
         copies = []
         for index, (row, (place, common)) in enumerate(zip(first, found, strict=True)):
@@ -218,35 +222,42 @@ class _Engine:
 
     def _later(self, rows: list[Row], had: list[int]) -> set[int]:
         """The numbers of the rows that should wait for what others of them compute; `had` is there without waiting."""
-        leaders: dict[int, list[Row]] = {}
+        leaders = Beginnings()
         saved: dict[int, int] = {}
         for index, row in enumerate(rows):
-            _, coming = _closest(row, leaders.get(row.recipe, []))
+            _, coming = leaders.closest(row.recipe, row.prompt)
             if coming >= had[index] + LEAST_PREFIX:
                 saved[index] = coming - had[index]
             else:
-                leaders.setdefault(row.recipe, []).append(row)
+                leaders.add(row.recipe, row.prompt, index)
         return set(saved) if sum(saved.values()) > self.fixed else set()
 
     def _pass(self, cache: Rows, running: list[tuple[int, Row]], *, waiting: bool) -> None:
         """One pass: feed each row what is known and a draft, and take over what the model says."""
         rows = [row for _, row in running]
         if self.techniques.drafts:
-            known = [(row.prompt, row.output) for row in rows]
+            known = [(self._known(row), row.output) for row in rows]
             plan = self.drafts.plan(known, self.limit, self.fixed, waiting=waiting)
             for row, draft in zip(rows, plan, strict=True):
                 row.draft = draft
         new = [row.new for row in rows]
-        self.recipes.use([row.recipe for row in rows], [len(tokens) for tokens in new])
+        upload = Upload(self.base.device)
+        self.recipes.use([row.recipe for row in rows], [len(tokens) for tokens in new], upload)
         choices = cache.run(
             [place for place, _ in running],
             [row.computed for row in rows],
             new,
             [len(row.draft.tokens) + 1 for row in rows],
-            drawing(self.sampling, [(row.stream, len(row.output), len(row.draft.tokens) + 1) for row in rows]),
+            drawing(self.sampling, [(row.stream, len(row.output), len(row.draft.tokens) + 1) for row in rows], upload),
+            upload,
         )
         for row, chosen in zip(rows, choices, strict=True):
             self._accept(row, chosen)
+
+    def _known(self, row: Row) -> Known:
+        if row.known is None:
+            row.known = self.drafts.of(row.prompt)
+        return row.known
 
     def _accept(self, row: Row, chosen: list[int]) -> None:
         """`chosen`: what the model says after the known tokens, and then after each token of the draft."""
@@ -262,18 +273,6 @@ class _Engine:
         row.ended = len(row.output) == self.limit
 
 
-def _closest(row: Row, others: list[Row]) -> tuple[int, int]:
-    """(place, tokens in common) of the one of its recipe whose prompt begins most like the row's.
-
-    A row's last token is never common: it must be run for what comes after it.
-    """
-    best = (0, 0)
-    for place, other in enumerate(others):
-        if other.recipe == row.recipe:
-            best = max(best, (place, shared_prefix([row.prompt[:-1], other.prompt])), key=lambda found: found[1])
-    return best
-
-
 def _kept(alive: list[Row], waiting: list[Row], places: int) -> list[Row]:
     """Rows that have ended but are still needed: for each recipe that waits and has no other row, one."""
     staying = [row for row in alive if not row.ended]
@@ -284,7 +283,8 @@ def _kept(alive: list[Row], waiting: list[Row], places: int) -> list[Row]:
 
 def _leave(cache: Rows, alive: list[Row], kept: list[Row]) -> list[Row]:
     """Take out the rows that have ended, but for `kept`; the last ones move into the places that fall free."""
-    stays = [not row.ended or row in kept for row in alive]
+    needed = set(kept)
+    stays = [not row.ended or row in needed for row in alive]
     size = sum(stays)
     free = [place for place in range(size) if not stays[place]]
     moves = list(zip((place for place in range(size, len(alive)) if stays[place]), free, strict=True))

@@ -6,9 +6,10 @@ never what comes out. What it costs and what it may save is weighed before it is
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -20,6 +21,10 @@ DECAY = 0.8
 """What an answer's weight is multiplied by whenever another answer to its prompt is added."""
 CONTEXT = (4, 3, 2)
 """Where no known answer begins as this one: so many last tokens are looked for inside the answers and the prompt."""
+ANSWERS = 64
+"""Answers to a prompt that are remembered at most."""
+KEPT_TOKENS = 1 << 18
+"""Tokens of prompts and answers that are remembered at most, at a few hundred bytes each."""
 FORGET = 256
 """A statistic that is so old is halved, as a search goes on and its candidates grow alike."""
 
@@ -47,34 +52,54 @@ Source = tuple[str, int]
 """Where a guess comes from, (how it was found, its share of the votes in quarters): guesses alike are judged alike."""
 
 
-class _Known:
+class Known:
     """What is known for one prompt: answers with their weights, newest last, and where each phrase occurs."""
 
     def __init__(self, prompt: Tokens) -> None:
+        self.prompt = prompt
         self.answers: dict[Tokens, float] = {}
         self.in_answers: dict[Tokens, list[tuple[Tokens, int]]] = defaultdict(list)
         """The last tokens of a context → [(answer, place of the token after them)]."""
-        self.in_prompt: dict[Tokens, list[tuple[Tokens, int]]] = defaultdict(list)
-        _index(prompt, self.in_prompt)
+
+    @cached_property
+    def in_prompt(self) -> dict[Tokens, list[tuple[Tokens, int]]]:
+        """The same of the prompt."""
+        places: dict[Tokens, list[tuple[Tokens, int]]] = defaultdict(list)
+        _index(self.prompt, places)
+        return places
+
+    @property
+    def size(self) -> int:
+        """Tokens that are kept."""
+        return len(self.prompt) + sum(map(len, self.answers))
 
     def add(self, answer: Tokens) -> None:
+        """Note an answer; of too many, the older half is forgotten, whose weights are next to nothing."""
         for other in self.answers:
             self.answers[other] *= DECAY
         if answer not in self.answers:
             _index(answer, self.in_answers)
         self.answers[answer] = self.answers.pop(answer, 0.0) + 1.0
+        if len(self.answers) > ANSWERS:
+            self.answers = dict(list(self.answers.items())[ANSWERS // 2 :])
+            self.in_answers.clear()
+            for other in self.answers:
+                _index(other, self.in_answers)
 
-    def paths(self, output: Tokens) -> tuple[str, list[Path]]:
+    def paths(self, output: Sequence[int]) -> tuple[str, list[Path]]:
         """(how they were found, the ways in which an answer that begins with `output` may go on)."""
         size = len(output)
-        if found := [(answer, size, weight) for answer, weight in self.answers.items() if answer[:size] == output]:
-            return "answer", found
+        if self.answers:
+            whole = tuple(output)
+            if found := [(answer, size, weight) for answer, weight in self.answers.items() if answer[:size] == whole]:
+                return "answer", found
         for length in CONTEXT:
-            last = output[-length:]
-            if places := self.in_answers.get(last):
-                return f"phrase {length}", [(answer, place, self.answers[answer]) for answer, place in places]
-            if places := self.in_prompt.get(last):
-                return f"prompt {length}", [(prompt, place, 1.0) for prompt, place in places]
+            if length <= size:
+                last = tuple(output[-length:])
+                if places := self.in_answers.get(last):
+                    return f"phrase {length}", [(answer, place, self.answers[answer]) for answer, place in places]
+                if places := self.in_prompt.get(last):
+                    return f"prompt {length}", [(prompt, place, 1.0) for prompt, place in places]
         return "", []
 
 
@@ -111,7 +136,8 @@ class Drafts:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Tokens, _Known] = {}
+        self._known: OrderedDict[Tokens, Known] = OrderedDict()
+        self._size = 0
         self._record: dict[Source, tuple[float, float]] = {}
         self.tried = 0
         """Tokens that were proposed and verified."""
@@ -123,32 +149,39 @@ class Drafts:
         """Note an answer to a prompt, as token ids, up to the first that is in `stop`."""
         ends = set(stop)
         length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
-        self._of(prompt).add(tuple(answer[:length]))
+        known = self.of(prompt)
+        before = known.size
+        known.add(tuple(answer[:length]))
+        self._grow(known.size - before)
         self._lengths[length] += 1
 
     def plan(
-        self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], limit: int, fixed: int, *, waiting: bool
+        self, rows: Sequence[tuple[Known, Sequence[int]]], limit: int, fixed: int, *, waiting: bool
     ) -> list[Draft]:
-        """What to draft in a pass for each of `rows`, (prompt, output so far), answers being `limit` tokens at most.
+        """What to draft in a pass for each of `rows`, (what is known of its prompt, output so far), answers being
+        `limit` tokens at most.
 
         Verifying a token costs what producing it costs, so drafts pay by making fewer passes, each of which costs
         `fixed` tokens beside its own. While others wait for a row's place, every row that ends early does that.
         Otherwise only the rows that would end last do: the others need no draft to end before the last one.
         """
         least = worth(len(rows), fixed)
-        drafts = [self.propose(prompt, output, limit - len(output) - 1, least) for prompt, output in rows]
+        drafts = [self.propose(known, output, limit - len(output) - 1, least) for known, output in rows]
         if waiting:
             return drafts
+        most = {done: self._left(done, limit) for done in {len(output) for _, output in rows}}
         left = [
-            len(draft.tokens) + 1 if draft.ends else self._left(len(output), limit)
+            len(draft.tokens) + 1 if draft.ends else most[len(output)]
             for draft, (_, output) in zip(drafts, rows, strict=True)
         ]
         passes = max(tokens / (1 + draft.expected) for tokens, draft in zip(left, drafts, strict=True))
         return [draft if tokens > passes else NO_DRAFT for tokens, draft in zip(left, drafts, strict=True)]
 
-    def propose(self, prompt: Sequence[int], output: Sequence[int], limit: int, least: float) -> Draft:
+    def propose(self, known: Known, output: Sequence[int], limit: int, least: float) -> Draft:
         """At most `limit` tokens that may follow `output`, as long as all of them are right with chance `least`."""
-        kind, paths = self._of(prompt).paths(tuple(output))
+        kind, paths = known.paths(output)
+        if not paths:
+            return NO_DRAFT
         tokens: list[int] = []
         sources: list[Source] = []
         chance, expected, ends = 1.0, 0.0, False
@@ -193,8 +226,16 @@ class Drafts:
         mean = sum(length * count for length, count in longer.items()) / sum(longer.values())
         return min(mean, limit) - done
 
-    def _of(self, prompt: Sequence[int]) -> _Known:
+    def of(self, prompt: Sequence[int]) -> Known:
+        """What is known for a prompt. Of too many prompts, those not asked for longest are forgotten."""
         key = tuple(prompt)
         if key not in self._known:
-            self._known[key] = _Known(key)
+            self._known[key] = Known(key)
+            self._grow(len(key))
+        self._known.move_to_end(key)
         return self._known[key]
+
+    def _grow(self, tokens: int) -> None:
+        self._size += tokens
+        while self._size > KEPT_TOKENS and len(self._known) > 1:
+            self._size -= self._known.popitem(last=False)[1].size

@@ -1,4 +1,4 @@
-"""The pieces layer: the only place where LoRA arithmetic happens.
+"""The pieces layer: how recipes run; pieces that are trained have `training.own_pieces`.
 
 Every model that perpcs runs is the base plus a recipe, a weight for each (linear layer, sharer). Rows of one batch
 may carry different recipes. The layer hangs on the linear layers as forward hooks, so that the transformers model
@@ -33,6 +33,8 @@ class Pieces:
     b: Tensor
     weights: Tensor
     gates: Tensor | None = None
+    product: Tensor | None = None
+    """x Aᵀ, [rows, tokens, U·r], where it is there already."""
 
 
 class Router(Protocol):
@@ -50,14 +52,18 @@ def update(x: Tensor, pieces: Pieces, merge: Merge, dropped: Tensor | None = Non
     With gates: W_s is multiplied by σ(g_sᵀ x) for each token (Per-PCs, equation 3).
     `dropped`: what dropout leaves of `x` for the factors; gates see the whole of it.
     """
-    a, b = pieces.a.to(x.dtype), pieces.b.to(x.dtype)
+    b = pieces.b.to(x.dtype)
     sharers = pieces.weights.shape[-1]
     weights = pieces.weights.to(x.dtype)
     if weights.dim() == 2:
         weights = weights[:, None, :]
     if pieces.gates is not None:
         weights = weights * torch.sigmoid(x @ pieces.gates.to(x.dtype).mT)
-    hidden = ((x if dropped is None else dropped) @ a.mT).unflatten(-1, (sharers, -1)) * weights[..., None]
+    if pieces.product is not None and dropped is None:
+        product = pieces.product
+    else:
+        product = (x if dropped is None else dropped) @ pieces.a.to(x.dtype).mT
+    hidden = product.unflatten(-1, (sharers, -1)) * weights[..., None]
     if merge == "factor":
         hidden = hidden.sum(-2, keepdim=True) * weights[..., None]
     return hidden.flatten(-2) @ b.mT

@@ -104,6 +104,21 @@ def free_bytes(device: torch.device) -> int:
         return free
 
 
+def total_bytes(device: torch.device) -> int:
+    """Bytes that a device has, a container's limit on the processor's; 0 where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        (line,) = (line for line in MEMINFO.read_text().splitlines() if line.startswith("MemTotal:"))
+        total = int(line.split()[1]) << 10
+    except (OSError, ValueError):
+        return 0
+    try:
+        return min(total, int((CGROUP / "memory.max").read_text()))
+    except (OSError, ValueError):
+        return total
+
+
 def release() -> None:
     """Give what is no longer used back to the device, so that pieces of it can become one again."""
     if torch.cuda.is_available():

@@ -10,18 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from perpcs_cli.errors import PerpcsError
+from perpcs_cli.model import transfers
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.transfers import Array, Sent, Upload, integers
 
 NAME = "perpcs_packed"
 SPREAD = 4
 """Rows whose numbers of new tokens differ by less than this factor share a call of the attention kernel."""
+
+
+Places = npt.NDArray[np.int64]
 
 
 def not_finite() -> PerpcsError:
@@ -34,25 +42,45 @@ def not_finite() -> PerpcsError:
 class Group:
     """Rows of a pass that share a call of the attention kernel, padded to the longest on the right."""
 
-    slots: Tensor | slice
-    """[rows] places in the buffers."""
-    take: Tensor
-    """[rows, queries] places in the line of tokens; the padding repeats a row's last token."""
-    put: Tensor
-    """[tokens] places among the rows · queries outputs that are no padding."""
-    tokens: Tensor
-    """[tokens] places in the line of tokens, in the order of `put`."""
-    positions: Tensor
+    rows: int
+    slots: Sent | None
+    """[rows] places in the buffers. None: the first ones."""
+    take: Sent | None
+    """[rows · queries] places in the line of tokens; the padding repeats a row's last token. None: the whole line."""
+    put: Sent | None
+    """[tokens] places among the rows · queries outputs that are no padding. None: all."""
+    tokens: Sent | None
+    """[tokens] places in the line of tokens, in the order of `put`. None: the whole line."""
+    positions: Sent
     """[rows, queries] positions of the queries."""
     width: int
     """The group's longest row, old and new tokens."""
     fresh: bool
     """No row has old tokens."""
 
+    @classmethod
+    def of(cls, members: Places, lengths: Places, first: Places, begin: Places, slots: Places, upload: Upload) -> Group:
+        """Of the rows `members`; of all rows their `lengths`, `first` places in the line, and positions there."""
+        own, start, used = lengths[members], begin[members], slots[members]
+        steps = np.arange(own.max())
+        inside = steps < own[:, None]
+        take = first[members, None] + np.minimum(steps, own[:, None] - 1)
+        alone, even = len(members) == len(lengths), bool(inside.all())
+        return cls(
+            rows=len(members),
+            slots=None if np.array_equal(used, np.arange(len(used))) else upload.add(used),
+            take=None if alone and even else upload.add(take.reshape(-1)),
+            put=None if even else upload.add(inside.reshape(-1).nonzero()[0]),
+            tokens=None if alone else upload.add(take[inside]),
+            positions=upload.add(take - first[members, None] + start[:, None]),
+            width=int((start + own).max()),
+            fresh=not start.any(),
+        )
+
     def mask(self, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
         """[rows, 1, groups · queries, width]: what is added to the scores; a query sees up to its own position."""
-        places = torch.arange(self.width, device=self.positions.device)
-        distance = self.positions[:, :, None] - places
+        positions = self.positions.tensor
+        distance = positions[:, :, None] - torch.arange(self.width, device=positions.device)
         hidden = distance < 0
         if window is not None:
             hidden |= distance >= window
@@ -76,8 +104,10 @@ class Rows:
         self.base = base
         self.shape = (rows, capacity)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self._line: Tensor
-        self._positions: Tensor
+        self._coming: list[tuple[Array, int]] = []
+        self._copies: list[tuple[Sent, int]] = []
+        self._places: Sent
+        """[tokens] places in the buffers, laid out as one line."""
         self._groups: list[Group] = []
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
@@ -88,52 +118,58 @@ class Rows:
         tokens: Sequence[Sequence[int]],
         logits: Sequence[int],
         draw: Callable[[Tensor], Tensor] | None = None,
+        upload: Upload | None = None,
     ) -> list[list[int]]:
         """Run each row's new `tokens` from position `starts[i]` on; the choices after its last `logits[i]`.
 
         `slots[i]` is the row's place in the buffers. A choice is the most probable token, or what `draw` makes of the
-        logits. The one wait for the device is for the choices. Raises PerpcsError where the largest logit is not
-        finite.
+        logits. The one wait for the device is for the choices, and what goes there goes with `upload`. Raises
+        PerpcsError where the largest logit is not finite.
         """
-        found = self.logits(slots, starts, tokens, logits)
+        found = self.logits(slots, starts, tokens, logits, upload)
         best = found.argmax(-1)
         # NaN and infinity are larger than all numbers: where there are any, one of them is the best.
         finite = found.gather(-1, best[:, None])[:, 0].isfinite()
-        chosen, whole = torch.stack([best if draw is None else draw(found), finite]).tolist()
+        chosen, whole = transfers.fetch(torch.stack([best if draw is None else draw(found), finite])).tolist()
         if not all(whole):
             raise not_finite()
         choices = iter(chosen)
-        return [[next(choices) for _ in range(count)] for count in logits]
+        return [list(islice(choices, count)) for count in logits]
 
     @torch.inference_mode()
     def logits(
-        self, slots: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], counts: Sequence[int]
+        self,
+        slots: Sequence[int],
+        starts: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        counts: Sequence[int],
+        upload: Upload | None = None,
     ) -> Tensor:
         """[Σ counts, vocabulary]: the same pass, and the logits after each row's last `counts[i]` tokens."""
-        lengths = [len(row) for row in tokens]
-        self._plan(slots, starts, lengths)
-        ends = torch.tensor(lengths).cumsum(0).tolist()
-        wanted = [place for end, count in zip(ends, counts, strict=True) for place in range(end - count, end)]
-        place = self.base.device
-        ids = torch.tensor([token for row in tokens for token in row])
+        upload = upload or Upload(self.base.device)
+        ids, positions, wanted = self.plan(slots, starts, tokens, counts, upload)
+        upload.send()
+        for pairs, length in self._copies:
+            source, target = pairs.tensor
+            for buffer in chain.from_iterable(self._layers.values()):
+                buffer[:, :length].index_copy_(0, target, buffer[:, :length].index_select(0, source))
         result = self.base.model(
-            input_ids=ids[None].to(place),
-            position_ids=self._positions[None],
+            input_ids=ids.tensor[None],
+            position_ids=positions.tensor[None],
             use_cache=False,
-            logits_to_keep=torch.tensor(wanted, dtype=torch.long).to(place),
+            logits_to_keep=wanted.tensor,
             perpcs_rows=self,
         )
         found: Tensor = result.logits[0]
         return found
 
-    @torch.inference_mode()
     def copy(self, pairs: Sequence[tuple[int, int]], length: int) -> None:
-        """For each (source, target) give a row the keys and values of another's first `length` positions."""
+        """For each (source, target) give a row the keys and values of another's first `length` positions.
+
+        It is done before the next pass, whose upload says which rows they are.
+        """
         if pairs:
-            source, target = torch.tensor(pairs).T.to(self.base.device)
-            for layer in self._layers.values():
-                for buffer in layer:
-                    buffer[target, :length] = buffer[source, :length]
+            self._coming.append((np.array(pairs, np.int64).T.copy(), length))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, kind: Kind) -> Tensor:
         """The attention's output [1, tokens, heads, dim]; inputs are [1, heads, tokens, dim]."""
@@ -143,18 +179,25 @@ class Rows:
             room = [x.new_zeros(*self.shape, *x.shape[1:]) for x in (key, value)]
             self._layers[layer] = (room[0], room[1])
         keys, values = self._layers[layer]
-        keys[self._line, self._positions] = key
-        values[self._line, self._positions] = value
-        output = query.new_empty(*query.shape[:2], value.shape[-1])
-        for index, group in enumerate(self._groups):
-            output[group.tokens] = self._group(index, group, query, keys, values, kind)
-        return output[None]
+        places = self._places.tensor
+        keys.flatten(0, 1).index_copy_(0, places, key)
+        values.flatten(0, 1).index_copy_(0, places, value)
+        outputs = [self._group(index, group, query, keys, values, kind) for index, group in enumerate(self._groups)]
+        if self._groups[0].tokens is None:
+            return outputs[0][None]
+        line = query.new_empty(*query.shape[:2], value.shape[-1])
+        for group, output in zip(self._groups, outputs, strict=True):
+            assert group.tokens is not None
+            line.index_copy_(0, group.tokens.tensor, output)
+        return line[None]
 
     def _group(self, index: int, group: Group, query: Tensor, keys: Tensor, values: Tensor, kind: Kind) -> Tensor:
         """[tokens, heads, dim] of one group. Heads that share keys are laid out as more queries, and none is copied."""
         shared = query.shape[1] // keys.shape[2]
-        q = query[group.take].unflatten(2, (-1, shared)).permute(0, 2, 3, 1, 4)
-        k, v = (buffer[group.slots, : group.width].transpose(1, 2) for buffer in (keys, values))
+        q = query if group.take is None else query.index_select(0, group.take.tensor)
+        q = q.unflatten(0, (group.rows, -1)).unflatten(2, (-1, shared)).permute(0, 2, 3, 1, 4)
+        some = slice(0, group.rows) if group.slots is None else group.slots.tensor
+        k, v = (buffer[some, : group.width].transpose(1, 2) for buffer in (keys, values))
         rows, heads, _, queries, dim = q.shape
         if group.fresh and not kind.softcap and (kind.window is None or group.width <= kind.window):
             unfolded = q.reshape(rows, heads * shared, queries, dim)
@@ -172,37 +215,38 @@ class Rows:
             else:
                 out = F.scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=kind.scale)
         out = out.reshape(rows, heads * shared, queries, -1).transpose(1, 2)
-        return out.flatten(0, 1)[group.put]
+        out = out.flatten(0, 1)
+        return out if group.put is None else out.index_select(0, group.put.tensor)
 
-    def _plan(self, slots: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> None:
-        """Lay the rows out: which place of the line is which row's, and which rows are attended together."""
-        place = self.base.device
-        count = torch.tensor(lengths)
-        first = count.cumsum(0) - count
-        begin = torch.tensor(starts)
-        self._line = torch.tensor(slots).repeat_interleave(count).to(place)
-        self._positions = ((begin - first).repeat_interleave(count) + torch.arange(int(count.sum()))).to(place)
-        self._groups, self._masks = [], {}
-        order = sorted(range(len(slots)), key=lambda i: lengths[i])
-        while order:
+    def plan(
+        self,
+        slots: Sequence[int],
+        starts: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        counts: Sequence[int],
+        upload: Upload,
+    ) -> tuple[Sent, Sent, Sent]:
+        """Lay the rows out: which place of the line is which row's, and which rows are attended together.
+
+        Returns the line's tokens, their positions, and the places whose logits are wanted.
+        """
+        lengths, kept, begin = integers(list(map(len, tokens))), integers(counts), integers(starts)
+        ends, total = lengths.cumsum(), int(lengths.sum())
+        first = ends - lengths
+        positions = np.repeat(begin - first, lengths) + np.arange(total)
+        places = np.repeat(integers(slots) * self.shape[1], lengths) + positions
+        wanted = np.repeat(ends - kept.cumsum(), kept) + np.arange(kept.sum())
+        ids = np.fromiter(chain.from_iterable(tokens), np.int64, total)
+        self._places = upload.add(places)
+        self._copies = [(upload.add(pairs), length) for pairs, length in self._coming]
+        self._groups, self._masks, self._coming = [], {}, []
+        order = lengths.argsort(kind="stable")
+        while len(order):
             # A group's padding stays below SPREAD - 1 tokens for each that is none.
-            size = sum(lengths[i] < SPREAD * lengths[order[0]] for i in order)
-            members, order = torch.tensor(sorted(order[:size])), order[size:]
-            steps = torch.arange(int(count[members].max()))
-            inside = steps < count[members, None]
-            take = first[members, None] + torch.minimum(steps, count[members, None] - 1)
-            used = [slots[i] for i in members.tolist()]
-            self._groups.append(
-                Group(
-                    slots=slice(0, len(used)) if used == list(range(len(used))) else torch.tensor(used).to(place),
-                    take=take.to(place),
-                    put=inside.flatten().nonzero()[:, 0].to(place),
-                    tokens=take[inside].to(place),
-                    positions=(take - first[members, None] + begin[members, None]).to(place),
-                    width=int((begin + count)[members].max()),
-                    fresh=not bool(begin[members].any()),
-                )
-            )
+            size = int(lengths[order].searchsorted(SPREAD * lengths[order[0]]))
+            members, order = np.sort(order[:size]), order[size:]
+            self._groups.append(Group.of(members, lengths, first, begin, integers(slots), upload))
+        return upload.add(ids), upload.add(positions), upload.add(wanted)
 
 
 def _attention(

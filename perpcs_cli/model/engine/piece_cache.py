@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from perpcs_cli.artifacts.adapter import Adapter
 from perpcs_cli.model.loading.base import Base
@@ -32,6 +33,7 @@ class PieceCache:
         adapter: Callable[[int], Adapter],
         gate: Callable[[str, int], Tensor | None] = ungated,
     ) -> None:
+        self.modules = list(base.targets)
         self.device = base.device
         self.dtype = base.dtype
         self.adapter = adapter
@@ -40,20 +42,30 @@ class PieceCache:
         self._bytes = 0
 
     def stack(self, module: str, sharers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(a [U·r, n], b [d, U·r]) of the named sharers' pieces, the scale folded into b."""
+        """(a [U·r, n], b [d, U·r]) of the named sharers' pieces, the scale folded into b.
+
+        r is the largest of their ranks; the factors of the others are filled with zeros, which add nothing.
+        """
         pieces = [self._piece(module, sharer) for sharer in sharers]
         if len(pieces) == 1:
             return pieces[0]
+        rank = max(len(a) for a, _ in pieces)
+        if any(len(a) < rank for a, _ in pieces):
+            pieces = [(pad(a, (0, 0, 0, rank - len(a))), pad(b, (0, rank - len(a)))) for a, b in pieces]
         return torch.cat([a for a, _ in pieces]), torch.cat([b for _, b in pieces], dim=1)
 
-    def gates(self, module: str, sharers: Sequence[int]) -> tuple[Tensor, list[bool]] | None:
-        """(gates [U, n], zeros where a sharer has none; who has one), or None where nobody has."""
+    def gated(self, module: str, sharers: Sequence[int]) -> list[bool]:
+        """Which of the named sharers' pieces have a gate."""
+        return [self.gate(module, sharer) is not None for sharer in sharers]
+
+    def gates(self, module: str, sharers: Sequence[int]) -> Tensor | None:
+        """Gates [U, n], zeros where a sharer has none, or None where nobody has one."""
         found = [self.gate(module, sharer) for sharer in sharers]
         some = next((gate for gate in found if gate is not None), None)
         if some is None:
             return None
         stacked = torch.stack([torch.zeros_like(some) if gate is None else gate for gate in found])
-        return stacked.to(self.device, self.dtype), [gate is not None for gate in found]
+        return stacked.to(self.device, self.dtype)
 
     def _piece(self, module: str, sharer: int) -> tuple[Tensor, Tensor]:
         key = (module, sharer)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch import Tensor
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.settings import PredictSettings, ProfileSettings
 from perpcs_cli.model.engine.batching import Encoded
+from perpcs_cli.model.transfers import Upload, integers
 
 UNITS = 1 << 40
 """Probabilities are added up as whole numbers of 1/UNITS: in any order, on any device, the sum is the same."""
@@ -39,9 +39,8 @@ class Sampling:
         """What the noise of a row depends on: seed, user, query and prompt."""
         return hashing.derive_seed(self.seed, "answers", row.who, row.key, *row.prompt)
 
-    def draw(self, logits: Tensor, states: Sequence[int]) -> Tensor:
-        """[N]: the tokens drawn by `logits` [N, vocabulary] with the noise of `states`, `state_at` of each."""
-        starts = torch.tensor(states, device=logits.device)
+    def draw(self, logits: Tensor, starts: Tensor) -> Tensor:
+        """[N]: the tokens drawn by `logits` [N, vocabulary] with the noise of `starts` [N], `state_at` of each."""
         size = max(1, AT_A_TIME // logits.shape[-1])
         return torch.cat(
             [
@@ -57,12 +56,16 @@ def sampling_of(settings: PredictSettings | ProfileSettings, seed: int) -> Sampl
     return Sampling(settings.temperature, settings.top_p, seed, top_k) if settings.temperature else None
 
 
-def drawing(sampling: Sampling | None, places: Sequence[tuple[int, int, int]]) -> Callable[[Tensor], Tensor] | None:
-    """How logits become tokens at some `places`, (a row's stream, the first place in its answer, how many)."""
+def drawing(
+    sampling: Sampling | None, places: Sequence[tuple[int, int, int]], upload: Upload
+) -> Callable[[Tensor], Tensor] | None:
+    """How logits become tokens at some `places`, (a row's stream, the first place in its answer, how many), once
+    `upload` was sent."""
     if sampling is None:
         return None
     states = [state_at(stream, first + at) for stream, first, count in places for at in range(count)]
-    return partial(sampling.draw, states=states)
+    sent = upload.add(integers(states))
+    return lambda logits: sampling.draw(logits, sent.tensor)
 
 
 def state_at(stream: int, place: int) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from perpcs_cli.artifacts.settings import Merge
+from perpcs_cli.model import transfers
 from perpcs_cli.model.engine.batching import Encoded, shared_prefix
 from perpcs_cli.model.engine.decode import LEAST_PREFIX
 from perpcs_cli.model.engine.drafts import fixed_cost
@@ -23,6 +24,7 @@ from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.engine.packed_attention import Rows, not_finite, packed
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.transfers import Upload, integers
 
 LOGITS_BYTES = 256 << 20
 """Logits that a pass may return, as float32; a row's own are always allowed."""
@@ -112,13 +114,15 @@ def _pass(base: Base, recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]]
     """One batch: the common beginnings, then all that is left. Raises PerpcsError for what is not finite."""
     # What follows the last token of an answer is not asked for.
     lines = [row.prompt + row.answer[:-1] for row, _ in rows]
+    recipes.begin()
     cache = Rows(base, len(rows), max(map(len, lines)))
     starts = _beginnings(base, cache, recipes, rows)
     new = [line[start:] for line, start in zip(lines, starts, strict=True)]
-    recipes.use([recipe for _, recipe in rows], [len(tokens) for tokens in new])
-    logits = cache.logits(range(len(rows)), starts, new, [len(row.answer) for row, _ in rows])
-    targets = torch.tensor([token for row, _ in rows for token in row.answer]).to(logits.device)
-    values = iter(moments(logits, targets).T.tolist())
+    upload = Upload(base.device)
+    recipes.use([recipe for _, recipe in rows], [len(tokens) for tokens in new], upload)
+    targets = upload.add(integers([token for row, _ in rows for token in row.answer]))
+    logits = cache.logits(range(len(rows)), starts, new, [len(row.answer) for row, _ in rows], upload)
+    values = iter(transfers.fetch(moments(logits, targets.tensor).T).tolist())
     found = []
     for row, _ in rows:
         logprobs, means, deviations = zip(*(next(values) for _ in row.answer), strict=True)
@@ -148,9 +152,10 @@ def _beginnings(base: Base, cache: Rows, recipes: RecipeRouter, rows: Sequence[t
         return [0] * len(rows)
     leaders = [groups[recipe][0] for recipe in common]
     lengths = list(common.values())
-    recipes.use(list(common), lengths)
+    upload = Upload(base.device)
+    recipes.use(list(common), lengths, upload)
     begun = [rows[place][0].prompt[:length] for place, length in zip(leaders, lengths, strict=True)]
-    cache.logits(leaders, [0] * len(leaders), begun, [0] * len(leaders))
+    cache.logits(leaders, [0] * len(leaders), begun, [0] * len(leaders), upload)
     pairs = [(groups[recipe][0], place) for recipe in common for place in groups[recipe][1:]]
     cache.copy(pairs, max(lengths))
     return [common.get(recipe, 0) for _, recipe in rows]

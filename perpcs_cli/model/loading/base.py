@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perpcs_cli.artifacts.adapter import Adapter
 from perpcs_cli.errors import DataError, PerpcsError
@@ -133,27 +135,39 @@ def find_targets(model: Any, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
     return found
 
 
-@torch.no_grad()
 def merge_adapter(model: nn.Module, adapter: Adapter) -> None:
     """Add an adapter's update, scale · B A, to the model's own weights; computed in float32.
 
     In a quantized layer it stays beside them. Raises DataError for an adapter that does not fit.
     """
+    merge_pieces(model, ((name, adapter.piece(name)) for name in adapter.modules), adapter.scale, where=adapter.path)
+
+
+@torch.no_grad()
+def merge_pieces(
+    model: nn.Module, pieces: Iterable[tuple[str, tuple[Tensor, Tensor]]], scale: float, *, where: Path
+) -> None:
+    """The same of pieces (A [r, n], B [d, r]) by linear layer. Raises DataError where one has no place in the model."""
     modules = dict(model.named_modules())
-    for name in adapter.modules:
+    for name, (a, b) in pieces:
         linear = modules.get(name)
         if not isinstance(linear, nn.Linear):
-            raise DataError(f"the adapter has a piece for {name!r}, which this model does not have", where=adapter.path)
-        a, b = adapter.piece(name)
+            raise DataError(f"the adapter has a piece for {name!r}, which this model does not have", where=where)
         if (linear.out_features, linear.in_features) != (b.shape[0], a.shape[1]):
             raise DataError(
                 f"the piece of {name!r} is for a {b.shape[0]} × {a.shape[1]} layer; the model's is "
                 f"{linear.out_features} × {linear.in_features}",
-                where=adapter.path,
+                where=where,
             )
         if is_quantized(linear):
-            put_adapter(linear, (a, b), adapter.scale)
+            put_adapter(linear, (a, b), scale)
             continue
-        update = (b.float() @ a.float()) * adapter.scale
+        update = (b.float() @ a.float()) * scale
         weight = linear.weight
         weight.copy_((weight.float() + update.to(weight.device)).to(weight.dtype))
+
+
+def save_model(base: Base, directory: Path) -> None:
+    """Write the model as it is now, with its tokenizer, as a plain model directory."""
+    base.model.save_pretrained(directory)
+    base.tokenizer.save_pretrained(directory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import platformdirs
 
+from perpcs_cli.artifacts.caches import cache_directory, expanded
 from perpcs_cli.artifacts.io import atomic, hashing, typed_files
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
 from perpcs_cli.model.loading.catalogue import CATALOGUE, Entry
@@ -54,20 +53,6 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="p
     files: dict[str, str]
 
 
-def cache_directory() -> Path:
-    """`$PERPCS_CACHE`, else the platform's place for caches: `~/.cache/perpcs` on Linux."""
-    if own := os.environ.get("PERPCS_CACHE"):
-        return _expand(own)
-    return platformdirs.user_cache_path("perpcs", appauthor=False)
-
-
-def _expand(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # `~name` where there is no such account
-        return Path(text)
-
-
 def model_directory(name: str) -> Path:
     """Where the catalogue's model `name` lies once it is fetched."""
     return cache_directory() / "models" / name
@@ -90,7 +75,7 @@ def resolve_model(name: str) -> str | Path:
                 hint=f"Fetch it once with: perpcs model fetch {name}",
             )
         return model_directory(name)
-    path = _expand(name)
+    path = expanded(name)
     if path.is_dir():
         return path
     if path.exists():

@@ -15,12 +15,10 @@ from pathlib import Path
 
 import msgspec
 
+from perpcs_cli.artifacts.caches import SETTLED_NS, cache_directory
 from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.errors import DataError, PerpcsError
-from perpcs_cli.model.loading.fetch import cache_directory, resolve_model
-
-SETTLED_NS = 2_000_000_000
-"""A file that was changed so lately may be changed again within one tick of its clock."""
+from perpcs_cli.model.loading.fetch import resolve_model
 
 
 class KnownIdentity(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="perpcs.identity/1"):
@@ -29,6 +27,8 @@ class KnownIdentity(msgspec.Struct, frozen=True, kw_only=True, tag_field="format
     state: str
     fingerprint: str
     description: dict[str, str]
+    chat: tuple[str, str] | msgspec.UnsetType | None = msgspec.UNSET
+    """What its chat template puts around a message, if that was looked at."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -71,14 +71,22 @@ def recall(asked: Asked) -> KnownIdentity | None:
     return known if known.state == asked.state() else None
 
 
-def remember(asked: Asked, state: str | None, fingerprint: str, description: dict[str, str]) -> None:
-    """Keep an identity that was found when all that it depends on had the `state`."""
+def remember(
+    asked: Asked,
+    state: str | None,
+    fingerprint: str,
+    description: dict[str, str],
+    chat: tuple[str, str] | msgspec.UnsetType | None = msgspec.UNSET,
+) -> None:
+    """Keep an identity that was found when all that it depends on had the `state`, and what was known besides."""
     if state is None:
         return
+    before = recall(asked)
+    if chat is msgspec.UNSET and before and before.state == state:
+        chat = before.chat
+    known = KnownIdentity(state=state, fingerprint=fingerprint, description=description, chat=chat)
     try:
-        typed_files.write_json(
-            asked.place, KnownIdentity(state=state, fingerprint=fingerprint, description=description)
-        )
+        typed_files.write_json(asked.place, known)
     except PerpcsError:
         # Where there is no place for caches, the model is looked at each time.
         return
@@ -103,4 +111,4 @@ def _machine() -> list[object]:
     """What decides of devices and number types where the settings leave it open, and the versions that look."""
     devices = sorted(str(path) for path in Path("/dev").glob("nvidia*"))
     visible = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")]
-    return [platform.node(), platform.machine(), devices, visible, version("torch"), version("perpcs")]
+    return [platform.node(), platform.machine(), devices, visible, *map(version, ("torch", "transformers", "perpcs"))]

@@ -20,10 +20,10 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
+from perpcs_cli.artifacts.caches import cache_directory
 from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
-from perpcs_cli.model.loading.fetch import cache_directory
 
 Name = Literal["float32", "bfloat16", "float16"]
 

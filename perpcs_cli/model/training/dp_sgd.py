@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,17 @@ from torch import Tensor
 from perpcs_cli.artifacts.privacy import Mechanism
 from perpcs_cli.artifacts.settings import TrainSettings
 from perpcs_cli.errors import PerpcsError
-from perpcs_cli.model.engine.batching import Encoded, make_batch
-from perpcs_cli.model.engine.lora_layer import Pieces, attached
+from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.memory import Halving
+from perpcs_cli.model.engine.packed_attention import packed
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.keyed_noise import SecretStream
+from perpcs_cli.model.training.line import Line, inputs
 from perpcs_cli.model.training.order import total_steps
+from perpcs_cli.model.training.own_pieces import Piece, attached
 from perpcs_cli.model.training.repeatable import repeatable
-from perpcs_cli.model.training.train import Job, answer_losses, new_optimizer, new_schedule
+from perpcs_cli.model.training.train import Job, new_optimizer, new_schedule
 
 
 @dataclass(frozen=True)
@@ -110,22 +113,28 @@ def train_private(
 
 def example_gradients(base: Base, job: Job, rows: Sequence[Encoded]) -> list[Tensor]:
     """Gradient of each row's mean loss per answer token, [rows, …] for each of the job's parameters, in their order."""
-    copies = [p.detach().expand(len(rows), *p.shape).clone().requires_grad_() for p in job.parameters]
+    copies = [p.detach().expand(len(rows), *p.shape).requires_grad_() for p in job.parameters]
     if not rows:
         return copies
-    batch = make_batch(base, rows)
-    ones = torch.ones(len(rows), 1, device=base.device)
-    own = iter(copies)
-    gates = {module: next(own)[:, None] for module in job.gates}
-    pieces = job.pieces if gates else {module: (next(own), next(own)) for module in job.pieces}
+    # A row's own factors are one of these, and so is its gradient.
+    own = iter([copy.unbind() for copy in copies])
+    gates = {module: next(own) for module in job.gates}
+    factors = {} if gates else {module: (next(own), next(own)) for module in job.pieces}
+    ends = list(accumulate(map(inputs, rows)))
+    spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
-    def router(module: str, x: Tensor) -> Pieces:  # noqa: ARG001
-        a, b = pieces[module]
-        return Pieces(a, b * job.scale, ones, gates.get(module))
+    def pieces(module: str) -> list[Piece]:
+        if gates:
+            return [
+                Piece(span, job.scale, *job.pieces[module], gate)
+                for span, gate in zip(spans, gates[module], strict=True)
+            ]
+        return [Piece(span, job.scale, a, b) for span, a, b in zip(spans, *factors[module], strict=True)]
 
-    with attached(base, router):
-        losses, counts = answer_losses(base, batch)
-        return list(torch.autograd.grad((losses / counts).sum(), copies))
+    line = Line(base, rows, [1 / len(row.answer) for row in rows])
+    with packed(base), attached(base, pieces):
+        _, gradients = line.gradients(copies)
+    return [gradient for gradient in gradients if gradient is not None]
 
 
 class NoisyOptimizer(DPOptimizer):
@@ -140,4 +149,4 @@ class NoisyOptimizer(DPOptimizer):
         deviation = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
             noise = torch.from_numpy(self.stream.normal(p.numel())).view(p.shape)
-            p.grad = (p.summed_grad.double().cpu() + deviation * noise).to(p)
+            p.grad = (p.summed_grad.double() + (deviation * noise).to(p.device)).to(p)

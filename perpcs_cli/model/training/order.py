@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TypeVar
 
 from perpcs_cli.artifacts.settings import TrainSettings
 
 Example = TypeVar("Example")
+
+MOST = 8192
+"""Tokens of a training pass: with more a device computes no faster."""
+CHUNK = 256
+"""Answer tokens whose distributions are in float32 at a time."""
 
 
 def total_steps(settings: TrainSettings, examples: int) -> int:
@@ -50,3 +56,16 @@ def side_by_side(
             {number: (step[place], 1 / len(step)) for number, step in steps.items() if place < len(step)}
             for place in range(max(map(len, steps.values())))
         ]
+
+
+def evenly(examples: Sequence[Example], sizes: Sequence[int], most: int) -> Iterator[list[Example]]:
+    """The examples in order, in Σ sizes / `most` parts of about the same size; one item is always allowed."""
+    total = sum(sizes)
+    parts = -(-total // most)
+    before, places = 0, []
+    for size in sizes:
+        # Where the middle of an item lies.
+        places.append(int((before + size / 2) * parts / total))
+        before += size
+    for _, some in groupby(zip(places, examples, strict=True), lambda one: one[0]):
+        yield [item for _, item in some]

@@ -1,4 +1,4 @@
-"""Training LoRAs and gates: the pieces layer with one-hot rows, so that several sharers can share their batches."""
+"""Training LoRAs and gates, of several sharers in the same passes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, islice, takewhile
+from itertools import accumulate, groupby, islice, takewhile
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.errors import PerpcsError, shortened
-from perpcs_cli.model.engine.batching import Batch, Encoded, make_batch
-from perpcs_cli.model.engine.lora_layer import Pieces, attached
+from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.memory import Halving
+from perpcs_cli.model.engine.packed_attention import packed
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.dropout import Drawn, Dropout
-from perpcs_cli.model.training.order import draw_steps, side_by_side, total_steps
+from perpcs_cli.model.training.line import Line, inputs
+from perpcs_cli.model.training.order import MOST, draw_steps, evenly, side_by_side, total_steps
+from perpcs_cli.model.training.own_pieces import Piece, attached
 from perpcs_cli.model.training.repeatable import repeatable
 
 What = Literal["lora", "gate"]
@@ -98,7 +99,8 @@ def new_gates(
 
 def new_optimizer(job: Job, settings: TrainSettings) -> torch.optim.Optimizer:
     """The AdamW of every training."""
-    return torch.optim.AdamW(job.parameters, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
+    how: Any = {"lr": settings.lr, "betas": (0.9, 0.95), "weight_decay": settings.weight_decay}
+    return torch.optim.AdamW(job.parameters, fused=True, **how)
 
 
 def new_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> Any:
@@ -126,31 +128,25 @@ def train(
     *,
     seed: int,
     dropout: float = 0.0,
+    tokens: int = MOST,
     report: Callable[[float], None] = lambda loss: None,
 ) -> None:
-    """Train all jobs, each step one batch of every unfinished job in one pass; fills each job's `log`.
+    """Train all jobs, each step one batch of every unfinished job side by side; fills each job's `log`.
 
     A job's batches and its dropout depend on the seed and its name alone, not on its neighbours. One whose loss or
-    gradient is no longer finite stops with a `failure`, and the others go on. Where the device's memory runs out, the
-    parts of a batch give the same step. Raises PerpcsError for a job without examples, and for a row that is too large.
+    gradient is no longer finite stops with a `failure`, and the others go on. A pass has about `tokens` tokens at most,
+    or one row, and fewer where the device's memory runs out; parts of a batch give the same step. Raises PerpcsError
+    for a job without examples, and for a row that is too large.
     """
     if empty := [job.name for job in jobs if not job.examples]:
         raise PerpcsError(f"{empty[0]!r} has no examples to train on")
     running = [_Run(job, settings, seed) for job in jobs]
-    passes = _Passes(base, dropout, seed)
-    with checkpointing(base, settings.checkpointing), repeatable(base.device):
+    passes = _Passes(base, dropout, seed, tokens)
+    with checkpointing(base, settings.checkpointing), repeatable(base.device), packed(base):
         for step in side_by_side([run.batches for run in running]):
+            passes.add([[(running[number], *batch) for number, batch in some.items()] for some in step])
             together = [running[number] for number in step[0]]
-            batches = [[(running[number], *batch) for number, batch in some.items()] for some in step]
-            passes.add(batches)
-            seen = _look(together)
-            if len(together) > 1 and not all(_finite(*one) for one in seen):
-                # Zero times infinity is NaN: what is wrong with one job shows in all. Each alone tells whose it is.
-                for run in together:
-                    run.forget()
-                    passes.add([[one for one in some if one[0] is run] for some in batches])
-                seen = _look(together)
-            for run, (loss, norm) in zip(together, seen, strict=True):
+            for run, (loss, norm) in zip(together, _look(together), strict=True):
                 if run.apply(loss, norm):
                     report(loss)
 
@@ -173,17 +169,14 @@ class _Run:
         self.losses[-1] = self.losses[-1] + loss
         for parameter, gradient in zip(self.job.parameters, gradients, strict=True):
             if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                # The fused step takes it for granted that both lie in memory in the same order.
+                gradient = gradient.contiguous()
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
     def look(self) -> Tensor:
         """The step's loss, and the norm of its gradient, which is clipped."""
         norm = torch.nn.utils.clip_grad_norm_(self.job.parameters, self.settings.clip or math.inf)
         return torch.stack([torch.stack(self.losses).mean(), norm])
-
-    def forget(self) -> None:
-        """Begin the step again."""
-        self.losses.clear()
-        self.optimizer.zero_grad()
 
     def apply(self, loss: float, norm: float) -> bool:
         """Step, or fail where something is not finite; whether it went well."""
@@ -195,7 +188,8 @@ class _Run:
             self.job.log.append(Step(self.step, loss, norm, rate))
         else:
             self.job.failure = f"its loss is {loss} and its gradient {norm} at step {self.step + 1}"
-        self.forget()
+        self.losses.clear()
+        self.optimizer.zero_grad()
         return not self.job.failure
 
 
@@ -221,70 +215,53 @@ Batches = Sequence[tuple[_Run, list[Encoded], float]]
 
 
 class _Passes:
-    """Passes of several jobs' batches, in parts where the device's memory runs out."""
+    """Passes of several jobs' batches, in parts that fit into the device's memory."""
 
-    def __init__(self, base: Base, dropout: float, seed: int) -> None:
+    def __init__(self, base: Base, dropout: float, seed: int, tokens: int) -> None:
         self.base = base
         self.dropout = dropout
         self.seed = seed
+        self.tokens = tokens
         self._fitting = Halving[_Row](lambda row: [row.encoded])
 
     def add(self, step: Sequence[Batches]) -> None:
         """Add the losses and gradients of a step's passes to their runs."""
         for place, batches in enumerate(step):
-            if not batches:
-                continue
             rows = [_Row(i, at, row) for i, (_, batch, _) in enumerate(batches) for at, row in enumerate(batch)]
             for run, _, _ in batches:
                 run.losses.append(torch.zeros((), device=self.base.device))
-            for part in self._fitting.run(rows, partial(self._part, batches, place)):
-                for run, loss, gradients in part:
-                    run.add(loss, gradients)
+            for some in evenly(rows, [inputs(row.encoded) for row in rows], self.tokens):
+                for part in self._fitting.run(some, partial(self._part, batches, place)):
+                    for run, loss, gradients in part:
+                        run.add(loss, gradients)
 
     def _part(
         self, batches: Batches, place: int, rows: Sequence[_Row]
     ) -> list[tuple[_Run, Tensor, tuple[Tensor | None, ...]]]:
         """What some rows of a pass add to their jobs' mean losses per answer token, and to the gradients of those."""
         found = [(*batches[job], list(some)) for job, some in groupby(rows, lambda row: row.job)]
-        jobs = [run.job for run, *_ in found]
-        counts = [len(some) for *_, some in found]
-        batch = make_batch(self.base, [row.encoded for row in rows])
-        owners = torch.arange(len(jobs)).repeat_interleave(torch.tensor(counts))
-        weights = F.one_hot(owners, len(jobs)).float().to(self.base.device)
-        # What is kept counts for more, so that its expectation stays.
-        scales = [job.scale / (1 - self.dropout) for job in jobs]
-
-        def router(module: str, x: Tensor) -> Pieces:  # noqa: ARG001
-            a = torch.cat([job.pieces[module][0] for job in jobs])
-            b = torch.cat([job.pieces[module][1] * scale for job, scale in zip(jobs, scales, strict=True)], dim=1)
-            gates = torch.stack([job.gates[module] for job in jobs]) if jobs[0].gates else None
-            return Pieces(a, b, weights, gates)
-
+        counts = [sum(len(row.answer) for row in whole) for _, whole, *_ in found]
+        weights = [share / count for (*_, share, some), count in zip(found, counts, strict=True) for _ in some]
         drawn = [
-            Drawn((*run.job.draws_as, run.step, place), whole, [row.place for row in some])
+            Drawn((*run.job.draws_as, run.step, place), [inputs(row) for row in whole], [row.place for row in some])
             for run, whole, _, some in found
         ]
         dropout = Dropout(self.dropout, self.seed, drawn) if self.dropout else None
+        scale = dropout.scale if dropout else 1.0
+        ends = list(accumulate(sum(inputs(row.encoded) for row in some) for *_, some in found))
+        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+        def pieces(module: str) -> list[Piece]:
+            own = [(span, run.job, *run.job.pieces[module]) for span, (run, *_) in zip(spans, found, strict=True)]
+            return [Piece(span, job.scale * scale, a, b, job.gates.get(module)) for span, job, a, b in own]
+
+        line = Line(self.base, [row.encoded for row in rows], weights)
         # Checkpointing runs the layers again in the backward pass, which must find the pieces attached.
-        with attached(self.base, router, dropout=dropout):
-            losses, _ = answer_losses(self.base, batch)
-            means = [
-                own.sum() / sum(len(row.answer) for row in whole)
-                for own, (_, whole, *_) in zip(losses.split(counts), found, strict=True)
-            ]
-            total = torch.stack([mean * share for mean, (_, _, share, _) in zip(means, found, strict=True)]).sum()
-            gradients = torch.autograd.grad(total, [p for job in jobs for p in job.parameters], allow_unused=True)
+        with attached(self.base, pieces, dropout):
+            losses, gradients = line.gradients([p for run, *_ in found for p in run.job.parameters])
+        own = losses.split([sum(len(row.encoded.answer) for row in some) for *_, some in found])
         left = iter(gradients)
         return [
-            (run, mean.detach(), tuple(islice(left, len(run.job.parameters))))
-            for mean, (run, *_) in zip(means, found, strict=True)
+            (run, loss.sum() / count, tuple(islice(left, len(run.job.parameters))))
+            for (run, *_), loss, count in zip(found, own, counts, strict=True)
         ]
-
-
-def answer_losses(base: Base, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(summed loss [rows], answer tokens [rows]) of a batch's answers, in nats. Float32."""
-    targets = batch.targets()
-    width = targets.shape[1]
-    logits = base.model(**batch.inputs(), logits_to_keep=width + 1, use_cache=False).logits[:, -width - 1 : -1]
-    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
-    return losses.view(targets.shape).sum(1), (targets != -100).sum(1)

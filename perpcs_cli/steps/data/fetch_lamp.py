@@ -8,13 +8,13 @@ from typing import Literal
 
 import msgspec
 
+from perpcs_cli.artifacts.caches import cache_directory
 from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.atomic import check_writable
 from perpcs_cli.artifacts.io.download import check_url, download
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.settings import read_settings
 from perpcs_cli.errors import PerpcsError, UsageError
-from perpcs_cli.model.loading.fetch import cache_directory
 from perpcs_cli.steps.data.import_users import import_users
 from perpcs_cli.steps.job import Outcome
 from perpcs_cli.steps.report import SILENT, Report

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from perpcs_cli.artifacts.io import atomic, hashing
-from perpcs_cli.artifacts.io.journal import Header, end_journal, open_journal, partial_path, read_journal
+from perpcs_cli.artifacts.io.journal import Header, open_journal, partial_path, read_journal
 from perpcs_cli.artifacts.io.provenance import Provenance, check_beside, check_same
 from perpcs_cli.artifacts.predictions import info_path
 from perpcs_cli.artifacts.profiles import Profile, ProfilesInfo, read_info, read_profiles, write_info, write_profiles
@@ -20,6 +20,7 @@ from perpcs_cli.steps.answers import answer
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, Output, run
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.shards import end_journals, journal_of, rows_of_shards
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.profile_prompts import profile_lines, profile_prompt
 from perpcs_cli.tasks.prompts import Prompt
@@ -44,12 +45,10 @@ def profile(
     settings.
 
     By default it is asked as in a chat where the model has a chat template. Who has a profile of the same prompt keeps
-    it; a run that was stopped goes on from `profiles.partial.jsonl`. With a task adapter in the settings the adapted
+    it; a run that was stopped goes on from `profiles.partial.jsonl`; a shard keeps its profiles in such a file of its
+    own, and the step without one takes them over. With a task adapter in the settings the adapted
     model is asked.
     """
-    from perpcs_cli.model.engine.chat_prompts import chat_ends
-    from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
-
     settings, how = workspace.settings, workspace.settings.profile
     path = out or workspace.profiles
     shown = {
@@ -61,7 +60,7 @@ def profile(
     if not shown:
         raise DataError("no user has a history to describe", where=who.path(workspace))
     model = StepModel(workspace, report, pieces=False)
-    turn = None if how.chat is False else chat_ends(load_vocabulary(model.identity.directory).tokenizer)
+    turn = None if how.chat is False else model.chat
     if how.chat and not turn:
         raise UsageError(f"{settings.model} has no chat template", where="--chat", hint="Ask with --no-chat.")
     ask = {user: partial(profile_prompt, workspace.task, user, turn=turn or ("", "")) for user in shown}
@@ -75,18 +74,30 @@ def profile(
         """Looked at when the file is locked."""
         return _known(path, provenance, shown.keys(), force=force)
 
+    @cache
+    def kept() -> dict[str, Profile]:
+        """What this shard has made before."""
+        if not who.shard or not journal_of(path, who.shard).exists():
+            return {}
+        begun, rows = read_journal(journal_of(path, who.shard), Header, Profile)
+        check_same(begun.provenance, provenance, where=journal_of(path, who.shard))
+        return {row.user_id: row for row in rows}
+
     def finished(user: str) -> Profile | None:
-        found = known().get(user)
-        return found if found and found.source == sources[user] else None
+        some = (known().get(user), kept().get(user))
+        return next((found for found in some if found and found.source == sources[user]), None)
 
     def tidy() -> None:
         """The journal holds what other users still wait for, unless the file has all of it."""
         if partial_path(path).exists():
             _, rows = read_journal(partial_path(path), Header, Profile)
             if all(known().get(row.user_id) == row for row in rows):
-                end_journal(path)
+                end_journals(path)
 
-    outputs = [Output(user, path, partial(finished, user), tidy) for user in shown]
+    if who.shard:
+        outputs = [Output(user, journal_of(path, who.shard), partial(finished, user)) for user in who.mine(list(shown))]
+    else:
+        outputs = [Output(user, path, partial(finished, user), tidy) for user in shown]
 
     def make(todo: Sequence[Output[Profile]], keep: Any) -> None:
         from perpcs_cli.model.engine.piece_cache import PieceCache
@@ -96,45 +107,55 @@ def profile(
         wanted = {one.name: one for one in todo}
         header = Header(of=FORMAT, provenance=provenance)
         atomic.check_writable(path)
-        journal = open_journal(partial_path(path), header, Profile, force=force)
-        if not journal.rows:
-            # All of the old ones, so that the journal alone says what the file will be.
-            journal.add([row for user, row in known().items() if user not in wanted])
+        journal = open_journal(journal_of(path, who.shard), header, Profile, force=force)
+        if not who.shard:
+            if not journal.rows:
+                # All of the old ones, so that the journal alone says what the file will be.
+                journal.add([row for user, row in known().items() if user not in wanted])
+            there = {row.user_id for row in journal.rows}
+            made = {row.user_id: row for row in rows_of_shards(path, header, Profile, force=force)}
+            journal.add([row for user, row in made.items() if user in wanted.keys() - there])
         have = {row.user_id: row for row in journal.rows if row.source == sources.get(row.user_id, row.source)}
         asked = list(wanted)
         done = {place for place, user in enumerate(asked) if user in have}
         if done:
             report.note(f"{len(done)} of {len(wanted)} users have a profile already")
-        try:
-            rows = _encode(model, {user: (ask[user], shown[user]) for user in asked}, how.max_new_tokens, report)
-        except DataError:
-            if not journal.rows:
-                # Nothing was made that another run would have to respect.
-                end_journal(path)
-            raise
-        answer(
-            model,
-            RecipeRouter(PieceCache(model.base, [].__getitem__), [{}]),
-            [(row, 0) for row in rows],
-            journal,
-            lambda place, text: Profile(user_id=asked[place], profile=text, source=sources[asked[place]]),
-            report,
-            label="writing profiles",
-            max_new_tokens=how.max_new_tokens,
-            sampling=sampling_of(how, settings.seed),
-            known=done,
-        )
+        if len(done) < len(asked):
+            try:
+                rows = _encode(model, {user: (ask[user], shown[user]) for user in asked}, how.max_new_tokens, report)
+            except DataError:
+                if not journal.rows:
+                    # Nothing was made that another run would have to respect.
+                    journal.path.unlink(missing_ok=True)
+                raise
+            answer(
+                model,
+                RecipeRouter(PieceCache(model.base, [].__getitem__), [{}]),
+                [(row, 0) for row in rows],
+                journal,
+                lambda place, text: Profile(user_id=asked[place], profile=text, source=sources[asked[place]]),
+                report,
+                label="writing profiles",
+                max_new_tokens=how.max_new_tokens,
+                sampling=sampling_of(how, settings.seed),
+                known=done,
+            )
         profiles = {**have, **{row.user_id: row for row in journal.rows if row.user_id in wanted}}
-        write_profiles(path, profiles)
-        info = ProfilesInfo(task=workspace.task.name, sha256=hashing.digest_file(path), provenance=provenance)
-        write_info(path, info)
-        end_journal(path)
+        if not who.shard:
+            write_profiles(path, profiles)
+            info = ProfilesInfo(task=workspace.task.name, sha256=hashing.digest_file(path), provenance=provenance)
+            write_info(path, info)
+            end_journals(path)
         for user, one in wanted.items():
             keep(one, profiles[user])
         if silent := [user for user in wanted if not profiles[user].profile]:
             report.warn(f"the model says nothing of {len(silent)} users, {silent[0]!r} for example")
 
-    return run(outputs, make, place=path, dry_run=dry_run, report=report, force=force)
+    outcomes = run(outputs, make, place=path, shard=who.shard, dry_run=dry_run, report=report, force=force)
+    if dry_run:
+        left = {one.name: (ask[one.name], shown[one.name]) for one in outcomes if one.state == "to do"}
+        _encode(model, left, how.max_new_tokens, report)
+    return outcomes
 
 
 def _known(path: Path, provenance: Provenance, asked: Collection[str], *, force: bool) -> dict[str, Profile]:
@@ -171,7 +192,7 @@ def _encode(
     short = []
     for user, (ask, lines) in asked.items():
         try:
-            row, left_out = encode_items(model.base, ask, lines, model.settings.max_length, reserve=reserve)
+            row, left_out = encode_items(model.reader, ask, lines, model.settings.max_length, reserve=reserve)
         except DataError as error:
             raise DataError(error.what, where=f"user {user}", hint=error.hint) from None
         rows.append(replace(row, who=f"user {user}"))

@@ -112,4 +112,4 @@ def _vectors(workspace: Workspace, path: Path | None, what: What, users: list[Us
                 hint=f"Write it with `perpcs profile --user {user.user_id}`, then `perpcs embed --what profile`.",
             )
         found.check_texts(user.user_id, hashing.digest_value(texts))
-    return np.stack([found.vector(user.user_id).double().numpy() for user in users])
+    return np.stack([found.vector(user.user_id).astype(np.float64) for user in users])

@@ -14,7 +14,7 @@ from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import UsageError
 from perpcs_cli.methods.membership.protocols import Suspect
-from perpcs_cli.steps.evaluate.models_to_run import ModelsToRun, recipes_name, recipes_over
+from perpcs_cli.steps.models_to_run import ModelsToRun, recipes_name, recipes_over
 from perpcs_cli.steps.share.gate import sharer_names
 from perpcs_cli.steps.workspace import Workspace
 

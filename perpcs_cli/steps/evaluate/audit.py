@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts.mia import summaries_in
+from perpcs_cli.artifacts.packed_recipes import files_in
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
 from perpcs_cli.artifacts.pools.secret import existing_secret
@@ -28,16 +29,16 @@ def audit(
     summaries: Sequence[Path] | None = None,
     users_file: Path | None = None,
 ) -> Audit:
-    """The report on a pool. `recipes`: directories of recipes; `summaries`: of attacks, files or directories."""
+    """The report on a pool. `recipes`: places of recipes; `summaries`: of attacks, files or directories."""
     from perpcs_cli.artifacts.pools.audit import audit_pool
 
     opened = open_pool(pool or places.pool)
     file = users_file or places.users
     users = read_users(file) if users_file or file.exists() else None
-    directories = places.recipe_directories if recipes is None else recipes
+    found = places.recipe_places if recipes is None else recipes
     return audit_pool(
         opened,
-        recipes=sorted(path for directory in directories for path in directory.glob("*.json")),
+        recipes=sorted({file for place in found for file in files_in(place)}),
         summaries=summaries_in(summaries if summaries is not None else [places.mia] if places.mia.is_dir() else []),
         users=list(users.values()) if users else None,
         ids=_ids(opened, places, list(users or ())),

@@ -10,7 +10,7 @@ from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import Metrics
 from perpcs_cli.artifacts.settings import Settings
-from perpcs_cli.artifacts.users import choose_users, read_users
+from perpcs_cli.artifacts.users import each_user, read_chosen
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.job import Output, run_one, same_bytes
 from perpcs_cli.steps.report import SILENT, Report
@@ -174,11 +174,13 @@ def by_users(path: Path, wanted: Sequence[str], systems: dict[str, Answers]) -> 
     """References and systems of the wanted users; by default of all users that any file answers for."""
     from perpcs_cli.methods.statistics.comparison import aligned, references_of, restricted
 
-    users = read_users(path)
-    references = references_of(users, path)
+    ids = {user.user_id for user in read_chosen(path, wanted)} if wanted else set()
+    named = ids or {user for answers in systems.values() for user in answers.users}
+    # Where a file names no users, whose its answers are is told by the ids of everybody's queries.
+    everyone = not all(answers.names_users for answers in systems.values())
+    references = references_of((user for user in each_user(path) if everyone or user.user_id in named), path)
     systems = {name: aligned(answers, references) for name, answers in systems.items()}
     if wanted:
-        ids = {user.user_id for user in choose_users(users, wanted, where=path)}
         systems = {name: restricted(answers, ids) for name, answers in systems.items()}
     else:
         ids = {user for answers in systems.values() for user in answers.users}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perpcs_cli.artifacts.io import atomic, typed_files
-from perpcs_cli.artifacts.io.journal import Header, end_journal, open_journal, partial_path
-from perpcs_cli.artifacts.io.provenance import Provenance
+from perpcs_cli.artifacts.io.journal import Header, open_journal, read_journal
+from perpcs_cli.artifacts.io.provenance import check_same
 from perpcs_cli.artifacts.io.safe_paths import check_name
 from perpcs_cli.artifacts.metrics import Resampling
 from perpcs_cli.artifacts.mia import (
@@ -32,13 +32,14 @@ from perpcs_cli.steps.evaluate.attack_targets import Attacked, AttackedModels, f
 from perpcs_cli.steps.evaluate.membership_items import collect_items, find_owners
 from perpcs_cli.steps.job import Outcome, Output, made_from, run_one
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.shards import end_journals, journal_of, rows_of_shards
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.prompts import digest
 
 if TYPE_CHECKING:
-    from perpcs_cli.methods.membership.attacks import Observed
     from perpcs_cli.methods.membership.protocols import Item
     from perpcs_cli.model.engine.batching import Encoded
+    from perpcs_cli.tasks.prompts import Prompt
 
 FORMAT = str(Leakage.__struct_config__.tag)
 PROTOCOLS: tuple[Protocol, ...] = ("published", "held-out")
@@ -60,15 +61,18 @@ def mia(
     force: bool = False,
     dry_run: bool = False,
     report: Report = SILENT,
-) -> Outcome[Leakage]:
+) -> Outcome[Leakage | int]:
     """Attack models by membership inference: the recipes of the target users, or as `what` says.
 
     `protocols`: where non-members come from; `attacks`: which, by name, or all; `references`: RMIA's reference sharers
     for each item; `max_items`: at most so many trained and held-out items of each user, drawn by seed. Which items, in
     which prompts, is said by the section `mia` of the settings. Writes `NAME.json` (or `out`), and beside it each
-    item's scores and the ROC curves.
+    item's scores and the ROC curves. A shard only scores its part of all batches, and its outcome has their number: the
+    step without one takes the scores of all shards over.
     """
-    from perpcs_cli.methods.membership.attacks import compressed_bytes
+    import numpy as np
+
+    from perpcs_cli.methods.membership.attacks import Observed, compressed_bytes
     from perpcs_cli.methods.membership.auc_summary import score_suspect, summarize
     from perpcs_cli.methods.membership.protocols import drawn, duplicate, rows_to_run
 
@@ -84,6 +88,11 @@ def mia(
         workspace, what or Attacked(), pool, who.select(workspace, "target", among=users)
     )
     owners = find_owners(workspace, models.owners, users)
+    for user_id, owner in owners.items():
+        if owner.adapter.card and owner.adapter.card.adopted:
+            report.warn(
+                f"{user_id}: was adopted; nothing says what it was trained on, and the whole history is taken for it"
+            )
     every_item, prompts = collect_items(workspace.task, owners, settings.mia, existing_secret(workspace.root))
     chosen = drawn(every_item, max_items, settings.seed)
     items = [every_item[index] for index in chosen]
@@ -109,14 +118,53 @@ def mia(
         model.fingerprint,
     )
 
+    header = Header(of=FORMAT, provenance=provenance)
+    kept = journal_of(path, who.shard)
+
+    @cache
+    def encoded() -> list[Encoded]:
+        mine: dict[str, list[Prompt]] = {user_id: [] for user_id in models.owners}
+        for index in chosen:
+            mine[every_item[index].user_id].append(prompts[index])
+        return [row for user_id, some in mine.items() for row in model.encode(some, who=f"user {user_id}")]
+
+    def wanted_rows() -> set[tuple[int, int]]:
+        """The shard's, in whole batches, so that it scores what the step without shards would."""
+        batches = list(_batches(model, models, encoded(), rows))
+        return {row for batch in who.mine(batches) for row in batch}
+
+    def observe() -> dict[tuple[int, int], Observation]:
+        atomic.check_writable(path)
+        journal = open_journal(kept, header, Observation, force=force)
+        seen = {(one.item, one.model): one for one in journal.rows}
+        if not who.shard:
+            others = {(one.item, one.model): one for one in rows_of_shards(path, header, Observation, force=force)}
+            journal.add([one for row, one in others.items() if row not in seen])
+            seen |= others
+        asked = wanted_rows() if who.shard else set(rows)
+        if done := len(seen.keys() & asked):
+            report.note(f"{done} of {len(asked)} answers are scored already")
+        if left := asked - seen.keys():
+            if opened:
+                check_layers(opened, model.base.shapes)
+            _observe(model, models, encoded(), rows, left, journal.add, report)
+        return {(one.item, one.model): one for one in journal.rows}
+
+    def score_shard() -> int:
+        return len(observe())
+
+    def shard_finished() -> Leakage | int | None:
+        if whole := made_from(provenance, path, read_leakage)():
+            return whole
+        if not kept.exists():
+            return None
+        begun, seen = read_journal(kept, Header, Observation)
+        check_same(begun.provenance, provenance, where=kept)
+        return len(seen) if wanted_rows() <= {(one.item, one.model) for one in seen} else None
+
     def make() -> Leakage:
-        if opened:
-            check_layers(opened, model.base.shapes)
-        encoded = []
-        for user_id in models.owners:
-            mine = [prompts[index] for index in chosen if every_item[index].user_id == user_id]
-            encoded += model.encode(mine, who=f"user {user_id}")
-        seen = _observe(model, models, encoded, rows, path, provenance, report, force=force)
+        arrays = ("logprobs", "means", "deviations")
+        seen = {row: Observed(*(np.array(getattr(one, name)) for name in arrays)) for row, one in observe().items()}
         compressed = [compressed_bytes((prompts[index].answer or "").strip()) for index in chosen]
         shared: dict[str, Any] = {"protocols": protocols, "attacks": wanted, "seed": settings.seed}
         scored = [
@@ -142,11 +190,19 @@ def mia(
             provenance=provenance,
         )
         write_leakage(path, leakage)
-        end_journal(path)
+        end_journals(path)
         return leakage
 
-    output = Output(path.stem, path, made_from(provenance, path, read_leakage), partial(end_journal, path))
-    return run_one(output, make, force=force, dry_run=dry_run, report=report)
+    output: Output[Leakage | int]
+    if who.shard:
+        output = Output(path.stem, kept, shard_finished)
+    else:
+        output = Output(path.stem, path, made_from(provenance, path, read_leakage), partial(end_journals, path))
+    act: Callable[[], Leakage | int] = score_shard if who.shard else make
+    outcome = run_one(output, act, place=path, shard=who.shard, force=force, dry_run=dry_run, report=report)
+    if dry_run and outcome.state == "to do":
+        encoded()
+    return outcome
 
 
 def _attacks(names: Sequence[str] | None, references: int) -> list[str]:
@@ -162,34 +218,35 @@ def _attacks(names: Sequence[str] | None, references: int) -> list[str]:
     return [name for name in NAMES if name in asked and (references or name != RMIA)]
 
 
+def _batches(
+    model: StepModel, models: AttackedModels, encoded: Sequence[Encoded], rows: Sequence[tuple[int, int]]
+) -> Iterator[list[tuple[int, int]]]:
+    """The batches in which (item, model) pairs are scored."""
+    from perpcs_cli.model.engine.scoring import plan
+
+    settings = model.settings.predict
+    for _, group in models.passes(rows):
+        lines = [(encoded[item], number) for item, number in group]
+        batches = plan(lines, settings.batch_tokens, settings.batch_rows, len(model.reader.tokenizer))
+        yield from ([group[index] for index in batch] for batch in batches)
+
+
 def _observe(
     model: StepModel,
     models: AttackedModels,
     encoded: Sequence[Encoded],
     rows: Sequence[tuple[int, int]],
-    path: Path,
-    provenance: Provenance,
+    left: set[tuple[int, int]],
+    add: Callable[[list[Observation]], object],
     report: Report,
-    *,
-    force: bool,
-) -> dict[tuple[int, int], Observed]:
-    """Run each (item, model) once; what a stopped run has found already is not run again."""
-    import numpy as np
-
-    from perpcs_cli.methods.membership.attacks import Observed
+) -> None:
+    """Run each (item, model) that is `left` once, in the batches of all; `add` is called after each batch."""
     from perpcs_cli.model.engine.recipe_router import RecipeRouter
     from perpcs_cli.model.engine.scoring import TokenScores, score
 
-    atomic.check_writable(path)
-    header = Header(of=FORMAT, provenance=provenance)
-    journal = open_journal(partial_path(path), header, Observation, force=force)
-    seen = {(one.item, one.model): one for one in journal.rows}
-    if seen:
-        report.note(f"{len(seen)} of {len(rows)} answers are scored already")
     settings = model.settings.predict
     pieces = models.pieces(model.base)
-    with report.progress("scoring", len(rows)) as bar:
-        bar.advance(len(seen))
+    with report.progress("scoring", len(left)) as bar:
         for merge, group in models.passes(rows):
 
             def keep(scored: dict[int, TokenScores], group: list[tuple[int, int]] = group) -> None:
@@ -202,10 +259,9 @@ def _observe(
                         deviations=one.deviations,
                     )
                     for index, one in scored.items()
-                    if group[index] not in seen
+                    if group[index] in left
                 ]
-                journal.add(new)
-                seen.update({(one.item, one.model): one for one in new})
+                add(new)
                 bar.advance(len(new))
 
             score(
@@ -215,11 +271,9 @@ def _observe(
                 batch_tokens=settings.batch_tokens,
                 batch_rows=settings.batch_rows,
                 merge=merge,
-                known={index for index, row in enumerate(group) if row in seen},
+                known={index for index, row in enumerate(group) if row not in left},
                 done=keep,
             )
-    arrays = ("logprobs", "means", "deviations")
-    return {key: Observed(*(np.array(getattr(one, name)) for name in arrays)) for key, one in seen.items()}
 
 
 def _reasons(models: AttackedModels, items: Sequence[Item], protocols: Sequence[Protocol]) -> str:

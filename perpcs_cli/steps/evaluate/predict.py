@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts.io import atomic, hashing
-from perpcs_cli.artifacts.io.journal import Header, Journal, end_journal, open_journal, partial_path
+from perpcs_cli.artifacts.io.journal import Header, Journal, open_journal, partial_path, read_journal
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.io.safe_paths import check_name
 from perpcs_cli.artifacts.pool import open_pool
@@ -25,15 +25,16 @@ from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.answers import answer
 from perpcs_cli.steps.base import StepModel
-from perpcs_cli.steps.evaluate.models_to_run import (
+from perpcs_cli.steps.job import Outcome, Output, run_one
+from perpcs_cli.steps.models_to_run import (
     ModelsToRun,
     base_alone,
     recipes_name,
     recipes_over,
     single_adapters,
 )
-from perpcs_cli.steps.job import Outcome, Output, run_one
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.shards import end_journals, journal_of, rows_of_shards
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import query_prompts
 from perpcs_cli.tasks.prompts import PLAIN, Shown, digest
@@ -68,7 +69,8 @@ def predict(
     The model is the base, each user's recipe from the directory `recipes` (or one file for all), one sharer, one
     adapter, or each user's `own` adapter; by default the workspace's recipes. With `swap` each user gets another's, as
     a control. Answers are greedy, or drawn at `predict.temperature` by seed, user and query. A run that was stopped
-    goes on from `NAME.partial.jsonl`. Raises UsageError for two models.
+    goes on from `NAME.partial.jsonl`; a shard keeps its answers in such a file of its own, and the step without one
+    takes them over. Raises UsageError for two models.
     """
     given = {"--base": base or None, "--recipes": recipes, "--sharer": sharer, "--adapter": adapter, "--own": own}
     chosen = [flag for flag, value in given.items() if value is not None]
@@ -106,27 +108,54 @@ def predict(
         model.fingerprint,
     )
 
+    header = Header(of=FORMAT, provenance=provenance)
+    kept, mine = journal_of(path, who.shard), who.mine(users)
+
+    def told(answers: Path, count: int) -> PredictionsInfo:
+        return PredictionsInfo(
+            task=workspace.task.name,
+            model_label=name or path.stem,
+            count=count,
+            sha256=hashing.digest_file(answers),
+            provenance=provenance,
+        )
+
     def make() -> PredictionsInfo:
         atomic.check_writable(path)
-        header = Header(of=FORMAT, provenance=provenance)
-        journal = open_journal(partial_path(path), header, Prediction, force=force)
-        _answer(models, model, users, prompts, journal, report)
+        journal = open_journal(kept, header, Prediction, force=force)
+        if not who.shard:
+            have = {(row.user_id, row.id) for row in journal.rows}
+            others = rows_of_shards(path, header, Prediction, force=force)
+            journal.add(list({k: row for row in others if (k := (row.user_id, row.id)) not in have}.values()))
+        _answer(models, model, mine, prompts, journal, report)
+        if who.shard:
+            return told(kept, len(journal.rows))
         order = {(u.user_id, q.id): n for n, (u, q) in enumerate((u, q) for u in users for q in u.queries)}
         answers = sorted(journal.rows, key=lambda row: order[row.user_id, row.id])
         write_predictions(path, answers)
-        info = PredictionsInfo(
-            task=workspace.task.name,
-            model_label=name or path.stem,
-            count=len(answers),
-            sha256=hashing.digest_file(path),
-            provenance=provenance,
-        )
+        info = told(path, len(answers))
         write_info(path, info)
-        end_journal(path)
+        end_journals(path)
         return info
 
-    output = Output(path.stem, path, lambda: _finished(path, provenance), partial(end_journal, path))
-    return run_one(output, make, force=force, dry_run=dry_run, report=report)
+    def shard_finished() -> PredictionsInfo | None:
+        if whole := _finished(path, provenance):
+            return whole
+        if not kept.exists():
+            return None
+        begun, rows = read_journal(kept, Header, Prediction)
+        check_same(begun.provenance, provenance, where=kept)
+        return told(kept, len(rows)) if len(rows) == sum(len(user.queries) for user in mine) else None
+
+    if who.shard:
+        output = Output(path.stem, kept, shard_finished)
+    else:
+        output = Output(path.stem, path, lambda: _finished(path, provenance), partial(end_journals, path))
+    outcome = run_one(output, make, place=path, shard=who.shard, force=force, dry_run=dry_run, report=report)
+    if dry_run and outcome.state == "to do":
+        for user_id, some in prompts.items():
+            model.encode(some, who=f"user {user_id}", reserve=settings.predict.max_new_tokens)
+    return outcome
 
 
 def _finished(path: Path, provenance: Provenance) -> PredictionsInfo | None:
@@ -163,7 +192,6 @@ def _answer(
     from perpcs_cli.model.engine.recipe_router import RecipeRouter
     from perpcs_cli.model.engine.sampling import sampling_of
 
-    models.check_layers(model)
     settings = model.settings.predict
     done = {(row.user_id, row.id) for row in journal.rows}
     asked = {(user.user_id, prompt.key) for user in users for prompt in prompts[user.user_id]}
@@ -173,6 +201,10 @@ def _answer(
             where=journal.path,
             hint="Use --force to begin again.",
         )
+    if done == asked:
+        # A shard, or all of them, have answered.
+        return
+    models.check_layers(model)
     rows: list[tuple[Encoded, int]] = []
     owners: list[str] = []
     for user in users:

@@ -14,10 +14,12 @@ import msgspec
 from perpcs_cli.artifacts import (
     adapter,
     embeddings,
+    exported,
     gate,
     labels,
     metrics,
     mia,
+    packed_recipes,
     pool,
     predictions,
     profiles,
@@ -111,6 +113,8 @@ def _of_lines(path: Path) -> Kind | None:
         if not isinstance(first, dict):
             return None
         if "format" in first:
+            if _name(first["format"]) == "perpcs.recipe":
+                return PACKED
             return BY_FORMAT.get(_name(first["format"]))
         return next((kind for keys, kind in BY_KEYS.items() if keys <= set(first)), None)
     raise DataError("is empty", where=path)
@@ -142,12 +146,29 @@ def _recipe_problems(path: Path, content: recipe.Recipe) -> list[str]:
     beside = path.parent.parent / "pool.json"
     if not beside.exists():
         return []
+    return _over(pool.open_pool(beside), path, content)
+
+
+def _packed_problems(path: Path, content: list[recipe.Recipe]) -> list[str]:
+    beside = path.parent / "pool.json"
+    if not beside.exists():
+        return []
     there = pool.open_pool(beside)
+    return [f"{one.user_id}: {problem}" for one in content for problem in _over(there, path, one)]
+
+
+def _over(there: pool.OpenPool, path: Path, content: recipe.Recipe) -> list[str]:
+    """What is wrong with a recipe over a pool."""
     if content.pool != there.digest:
-        return [f"is of another pool than {beside}"]
+        return [f"is of another pool than {there.path}"]
     named = recipe.unpack(content, there.modules, where=path)
     used = {sharer for mix in named.values() for sharer, _ in mix}
     return [f"uses {name!r}, who is not in the pool" for name in sorted(used - set(there.places))]
+
+
+def _export_problems(path: Path, _content: exported.Exported) -> list[str]:
+    exported.read_exported(path.parent)
+    return []
 
 
 def _prediction_problems(path: Path, content: list[predictions.Prediction]) -> list[str]:
@@ -202,6 +223,7 @@ BESIDE_WEIGHTS = Kind(
     lambda path, content: _adapter_problems(path.parent, content),
 )
 LABELS = Kind("LaMP's labels", labels.read_labels)
+PACKED = Kind("packed recipes", lambda path: list(packed_recipes.each_recipe(path)), _packed_problems)
 USERS = Kind("users", users.read_users)
 PREDICTIONS = Kind("predictions", predictions.read_predictions, _prediction_problems)
 BY_FORMAT = {
@@ -216,6 +238,7 @@ BY_FORMAT = {
     "perpcs.pool": Kind("pool", pool.open_pool, lambda path, content: verify_pool(content)),
     "perpcs.embeddings": Kind("embeddings", _embedded),
     "perpcs.recipe": Kind("recipe", _typed(recipe.Recipe), _recipe_problems),
+    "perpcs.export": Kind("export", _typed(exported.Exported), _export_problems),
     "perpcs.trace": Kind("trace", trace.read_trace),
     "perpcs.pareto": Kind("Pareto fronts", _typed(trace.Pareto)),
     "perpcs.predictions": Kind("sidecar of predictions", _typed(predictions.PredictionsInfo)),

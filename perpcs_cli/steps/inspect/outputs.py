@@ -13,9 +13,11 @@ from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.journal import partial_path
 from perpcs_cli.artifacts.metrics import Source, read_metrics
 from perpcs_cli.artifacts.mia import read_leakage
+from perpcs_cli.artifacts.packed_recipes import each_recipe, files_in, is_packed
 from perpcs_cli.artifacts.predictions import PredictionsInfo, info_path
 from perpcs_cli.errors import shortened
 from perpcs_cli.steps.inspect.step_state import Found, Step, looked
+from perpcs_cli.steps.shards import journals, without_shard
 from perpcs_cli.steps.workspace import Places
 
 STOPPED = ".partial.jsonl"
@@ -31,34 +33,40 @@ class Outputs:
     """Those of the split; empty where there is none."""
 
     def recipes(self) -> list[Step]:
-        """One step for each directory of recipes; at least that of `perpcs assemble`."""
+        """One step for each place of recipes; at least that of `perpcs assemble`."""
         known = {self.places.recipes: "assemble"}
         known |= {self.places.recipes_of(method): method for method in ("retrieve", "prime")}
-        found = self.places.recipe_directories
+        found = self.places.recipe_places
         steps = []
         for path in [self.places.recipes] * (not found) + found:
             method = known.get(path, path.name)
             command = f"perpcs {method}" if path in known else f"perpcs assemble --out {path.name}"
             optional = path != self.places.recipes and bool(found)
-            steps.append(self._one(method, path, command, partial(self._recipe_files, path), optional=optional))
+            there, look = bool(files_in(path)), partial(self._recipe_files, path)
+            steps.append(self._one(method, path, command, look, optional=optional, there=there))
         return steps
 
     def _recipe_files(self, path: Path) -> Found:
-        files = sorted(path.glob("*.json"))
-        stale = [file.stem for file in files if typed_files.read_json(file, _Bound).pool != self.pool]
-        wanted = self.targets or [file.stem for file in files]
-        missing = [name for name in wanted if not (path / f"{name}.json").exists()]
-        what = f"{len(files)} recipes" if not missing else f"{len(wanted) - len(missing)} of {len(wanted)} targets"
+        if is_packed(path):
+            pools = {recipe.user_id: recipe.pool for file in files_in(path) for recipe in each_recipe(file)}
+        else:
+            pools = {file.stem: typed_files.read_json(file, _Bound).pool for file in files_in(path)}
+        stale = [user for user, pool in pools.items() if pool != self.pool]
+        wanted = self.targets or list(pools)
+        missing = [name for name in wanted if name not in pools]
+        what = f"{len(pools)} recipes" if not missing else f"{len(wanted) - len(missing)} of {len(wanted)} targets"
         if stale:
             return "stale", what, f"of another pool: {shortened(stale)}"
         if missing:
-            return ("partial" if files else "missing"), what, f"no recipe: {shortened(missing)}"
-        return ("done" if files else "missing"), what, ""
+            return ("partial" if pools else "missing"), what, f"no recipe: {shortened(missing)}"
+        if is_packed(path) and partial_path(path).exists():
+            return "partial", what, "it was stopped; the same command goes on"
+        return ("done" if pools else "missing"), what, ""
 
     def predictions(self) -> list[Step]:
         """One step for each file of predictions, those that were stopped before there was one included."""
         directory = self.places.predictions
-        stopped = {path.name.removesuffix(STOPPED) for path in directory.glob(f"*{STOPPED}")}
+        stopped = {without_shard(path.name.removesuffix(STOPPED)) for path in directory.glob(f"*{STOPPED}")}
         names = {path.stem for path in directory.glob("*.jsonl") if not path.name.endswith(STOPPED)} | stopped
         if not names:
             return [self._one("predict", directory, "perpcs predict", _nothing)]
@@ -72,6 +80,8 @@ class Outputs:
     def _prediction(self, path: Path) -> Found:
         if partial_path(path).exists():
             return "partial", "", "it was stopped; the same command goes on"
+        if shards := journals(path):
+            return "partial", f"{len(shards)} shards", "the command without --shard puts them together"
         if not info_path(path).exists():
             return "done", f"{sum(1 for _ in typed_files.lines(path))} answers", ""
         info = typed_files.read_json(info_path(path), PredictionsInfo)

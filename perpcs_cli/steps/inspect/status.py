@@ -38,6 +38,7 @@ NEXT = {
     "adapt": "perpcs train-sharer",
     "select": "perpcs train-sharer",
     "train-sharer": "perpcs gate",
+    "adopt": "perpcs gate",
     "gate": "perpcs pool build",
     "pool build": "perpcs assemble",
     "embed": "perpcs prime",

@@ -18,7 +18,7 @@ from perpcs_cli.artifacts.users import User, newest
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, run
-from perpcs_cli.steps.personalize.recipes import recipe_output, write
+from perpcs_cli.steps.personalize.recipes import RecipePlace, check_shard, make_recipe
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
@@ -39,7 +39,7 @@ def assemble(
     dry_run: bool = False,
     report: Report = SILENT,
 ) -> list[Outcome[Recipe]]:
-    """Write OUT/USER.json for each target user, by the section `assemble` of the settings.
+    """Write OUT/USER.json, or lines of OUT.jsonl, of each target user, by the section `assemble` of the settings.
 
     The history runs through the model once; at each linear layer gate scores choose and weight pieces, which shape
     what the next layer sees. A user who shares is not offered its own pieces, and with `assemble.similar` a user is
@@ -49,7 +49,6 @@ def assemble(
     """
     settings = workspace.settings
     users = who.select(workspace, "target")
-    directory = out or workspace.recipes
     opened = open_pool(pool or workspace.pool)
     offered = _offered(workspace, users, pool, embeddings)
     similar = settings.assemble.similar
@@ -70,7 +69,7 @@ def assemble(
         )
         for user in users
     }
-    others = _others(workspace, replace(who, ids=base_users), shown)
+    others = _others(workspace, replace(who, ids=base_users, shard=None), shown)
     model = StepModel(workspace, report)
     check_base(opened, model.fingerprint, settings.model)
     changes = {"assemble": settings.assemble, "prompts": shown, "max_length": settings.max_length, **model.describe()}
@@ -87,12 +86,16 @@ def assemble(
         )
         for name, some in prompts.items()
     }
-    outputs = [recipe_output(directory / f"{name}.json", opened, origin) for name, origin in origins.items()]
+    place = RecipePlace(out or workspace.recipes, opened, origins, report)
+    check_shard(place.place, who.shard)
+    # Who shares a pass is decided over all users, so that a shard's recipes are those of the whole command.
+    outputs = [place.output(name, origins[name]) for name in who.mine(list(origins))]
 
     def make(todo: Any, keep: Any) -> None:
-        from perpcs_cli.methods.per_pcs.assembly import Assembler, make_batches
+        from perpcs_cli.methods.per_pcs.assembler import Assembler
         from perpcs_cli.methods.per_pcs.assembly import assemble as assemble_all
         from perpcs_cli.methods.per_pcs.common_activations import common_activations
+        from perpcs_cli.methods.per_pcs.history_batches import make_batches
         from perpcs_cli.model.engine.piece_cache import PieceCache
 
         check_layers(opened, model.base.shapes)
@@ -114,15 +117,22 @@ def assemble(
         with report.progress("assembling", len(left)) as bar:
 
             def done(user_id: str, weights: dict[str, list[tuple[int, float]]]) -> None:
-                output = left[user_id]
                 named = {module: [(opened.ids[i], w) for i, w in mix] for module, mix in weights.items()}
                 merge = settings.assemble.merge
-                keep(output, write(output.path, user_id, "per-pcs", merge, opened, named, origins[user_id], report))
+                recipe = make_recipe(user_id, "per-pcs", merge, opened, named, origins[user_id])
+                place.add([recipe])
+                keep(left[user_id], recipe)
                 bar.advance(1, user_id)
 
             assemble_all(assembler, batches, batch_tokens=limit, wanted=left, done=done)
+        place.end()
 
-    return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
+    outcomes = run(outputs, make, place=place.place, shard=who.shard, force=force, dry_run=dry_run, report=report)
+    if dry_run:
+        model.check_room(prompts, outcomes)
+        if others and any(one.state == "to do" for one in outcomes):
+            model.encode(others, who="the base users")
+    return outcomes
 
 
 def _offered(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.pool import OpenPool
-from perpcs_cli.steps.personalize.prime_search import Found, UserSearch
+from perpcs_cli.steps.personalize.prime_search import UserSearch
+from perpcs_cli.steps.personalize.recipes import RecipePlace
+from perpcs_cli.steps.personalize.search_result import Found
 from perpcs_cli.steps.report import Bar
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ def groups(searches: Sequence[UserSearch], base: Base, pool: OpenPool) -> list[l
     return found
 
 
-def run_group(group: Sequence[UserSearch], directory: Path, bar: Bar, *, force: bool) -> Iterator[tuple[Found, Path]]:
-    """Search for users in step, and write the recipes, below `directory`: (what was found, where it is written).
+def run_group(
+    group: Sequence[UserSearch], places: Mapping[float, RecipePlace], bar: Bar, *, force: bool
+) -> Iterator[Found]:
+    """Search for users in step, and write the recipes of each α into its place: what was found.
 
     Raises DataError where a trace is of other settings.
     """
@@ -78,4 +81,4 @@ def run_group(group: Sequence[UserSearch], directory: Path, bar: Bar, *, force: 
         ]
         choices = search_in_step(users, engine)
     for one, some in zip(group, choices, strict=True):
-        yield from one.write(some, directory)
+        yield from one.write(some, places)

@@ -12,7 +12,9 @@ from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Outcome, run
 from perpcs_cli.steps.personalize.in_flight import groups, run_group
 from perpcs_cli.steps.personalize.pareto_front import check_front, write_front
-from perpcs_cli.steps.personalize.prime_search import Found, UserSearch, described
+from perpcs_cli.steps.personalize.prime_search import UserSearch, described
+from perpcs_cli.steps.personalize.recipes import RecipePlace, check_shard, places_of
+from perpcs_cli.steps.personalize.search_result import Found
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
@@ -38,9 +40,9 @@ def prime(
 
     Candidates are scored on each history item once, after what `shown` shows, or with `prime.prompts = "both"` as in
     training: plain, and again after what `shown` shows, by default the profile and the best earlier item. Users whose
-    candidates alone are too few to keep the device busy are searched in step. Writes
-    OUT/USER.json, or OUT-ALPHA/USER.json for each of several α, and TRACES/USER.jsonl, from which a search that was
-    stopped goes on. `pareto`: a file for the candidates that none beats in both scores.
+    candidates alone are too few to keep the device busy are searched in step. Writes OUT/USER.json, or
+    OUT-ALPHA/USER.json for each of several α (or lines of OUT.jsonl, or OUT-ALPHA.jsonl), and TRACES/USER.jsonl, from
+    which a search that was stopped goes on. `pareto`: a file for the candidates that none beats in both scores.
     """
     from perpcs_cli.methods.prime.objective import check_metric
     from perpcs_cli.methods.prime.optimizers import make_optimizer
@@ -48,7 +50,10 @@ def prime(
     from perpcs_cli.methods.prime.weight_space import make_space
 
     settings = workspace.settings
-    users = who.select(workspace, "target")
+    if pareto is not None and who.shard:
+        hint = "Give it to the command without --shard, when all shards have ended."
+        raise UsageError("is one file for all users", where="--pareto", hint=hint)
+    users = who.mine(who.select(workspace, "target"))
     near = open_similar(workspace, pool, embeddings)
     check_metric(workspace.task, settings.prime.metric)
     # A missing package is found here, before the model is loaded.
@@ -73,7 +78,13 @@ def prime(
     directory = out or workspace.recipes_of("prime")
     if len(set(settings.prime.alpha)) > 1 and not directory.name:
         raise UsageError("names no directory to put the alphas beside", where="--out", hint="Give --out DIR.")
-    outputs = [output for one in searches for output in one.outputs(directory)]
+    check_shard(directory, who.shard)
+    ids = {user.user_id for user in users}
+    places = {
+        alpha: RecipePlace(place, near.pool, ids, report)
+        for alpha, place in places_of(directory, settings.prime.alpha).items()
+    }
+    outputs = [output for one in searches for output in one.outputs(places)]
 
     def make(todo: Any, keep: Any) -> None:
         check_layers(near.pool, model.base.shapes)
@@ -83,8 +94,8 @@ def prime(
         with report.progress("searching", total) as bar:
             for group in groups(searches, model.base, near.pool):
                 some = [one for one in group if one.user.user_id in names]
-                for found, path in run_group(some, directory, bar, force=force):
-                    output = left.get((found.user_id, path))
+                for found in run_group(some, places, bar, force=force):
+                    output = left.get((found.user_id, places[found.alpha].path_of(found.user_id)))
                     if output is not None:
                         keep(output, found)
                         if found.base:
@@ -92,9 +103,15 @@ def prime(
                                 f"{found.user_id}, alpha {found.alpha:g}: no candidate beats the base; "
                                 "the recipe is the base"
                             )
+        for place in places.values():
+            place.end()
 
-    things = "recipes"
-    rows = run(outputs, make, place=directory, things=things, force=force, dry_run=dry_run, report=report)
+    how: dict[str, Any] = {"shard": who.shard, "force": force, "dry_run": dry_run, "report": report}
+    rows = run(outputs, make, place=directory, things="recipes", **how)
+    if dry_run:
+        asked = {one.user.user_id: one.asked for one in searches}
+        # Answers are as long for everyone.
+        model.check_room(asked, rows, reserve=next((one.predict.max_new_tokens for one in searches), 0))
     # Without its traces, a front that is there stays as it is.
     if pareto is not None and not dry_run and (not pareto.exists() or all(one.has_trace() for one in searches)):
         write_front(pareto, {one.user.user_id: (one.trace, one.header()) for one in searches}, front)

@@ -12,14 +12,15 @@ import msgspec
 
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same, differences
 from perpcs_cli.artifacts.pool import OpenPool
-from perpcs_cli.artifacts.recipe import Recipe
+from perpcs_cli.artifacts.recipe import Recipe, mean_weights
 from perpcs_cli.artifacts.settings import PredictSettings, PrimeSettings
 from perpcs_cli.artifacts.trace import Trace, TraceHeader, open_trace, read_trace
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.job import Output
-from perpcs_cli.steps.personalize.recipes import recipe_output, write
+from perpcs_cli.steps.personalize.recipes import RecipePlace, make_recipe
+from perpcs_cli.steps.personalize.search_result import Found, found_by
 from perpcs_cli.steps.report import Report
 from perpcs_cli.steps.workspace import Workspace
 from perpcs_cli.tasks.prompts import Prompt, Shown, digest
@@ -29,24 +30,6 @@ if TYPE_CHECKING:
     from perpcs_cli.methods.prime.evaluator import Evaluator
     from perpcs_cli.methods.prime.search import Choice, Search
     from perpcs_cli.methods.prime.weight_space import Space
-
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a search found for one α. Scores are None where the recipe is finished and its trace is gone."""
-
-    user_id: str
-    alpha: float
-    base: bool
-    """Whether the recipe is the base model, because no candidate beats it."""
-    reward: float | None = None
-    base_reward: float | None = None
-    utility: float | None = None
-    similarity: float | None = None
-    """The mean over sharers."""
-    metrics: dict[str, float] = {}
-    candidates: int | None = None
-    stopped: int | None = None
-    """Those of them that were stopped in a race."""
 
 
 @dataclass(frozen=True)
@@ -89,25 +72,32 @@ class UserSearch:
         task, predict = self.workspace.task, self.workspace.settings.predict
         return msgspec.structs.replace(predict, max_new_tokens=task.generates_history or predict.max_new_tokens)
 
-    def outputs(self, out: Path) -> list[Output[Found]]:
+    @property
+    def asked(self) -> list[Prompt]:
+        """The items without their answers: a known one must not shape its own prompt, neither how much is cut nor the
+        tokens where they meet."""
+        return [replace(item, answer=None) for item in self.items]
+
+    def outputs(self, places: Mapping[float, RecipePlace]) -> list[Output[Found]]:
         """One recipe for each α."""
         return [
-            Output(self.user.user_id, path, partial(self._finished, alpha, path))
-            for alpha, path in self._paths(out).items()
+            Output(name, place.path_of(name), partial(self._finished, alpha, place), place.end)
+            for name in [self.user.user_id]
+            for alpha, place in places.items()
         ]
 
-    def _finished(self, alpha: float, path: Path) -> Found | None:
-        recipe = recipe_output(path, self.pool, self._origin(alpha)).finished()
+    def _finished(self, alpha: float, place: RecipePlace) -> Found | None:
+        recipe = place.finished(self.user.user_id, self._origin(alpha))
         return self._known(alpha, recipe) if recipe else None
 
-    def write(self, choices: Iterable[Choice], out: Path) -> Iterable[tuple[Found, Path]]:
+    def write(self, choices: Iterable[Choice], places: Mapping[float, RecipePlace]) -> Iterable[Found]:
         """Write the recipe of each α."""
-        paths = self._paths(out)
         for choice in choices:
             weights = self.space.named(choice.evaluation.weights)
-            path, origin = paths[choice.alpha], self._origin(choice.alpha)
-            write(path, self.user.user_id, "prime", self.settings.merge, self.pool, weights, origin, self.report)
-            yield _found(self.user, choice), path
+            origin, merge = self._origin(choice.alpha), self.settings.merge
+            recipe = make_recipe(self.user.user_id, "prime", merge, self.pool, weights, origin)
+            places[choice.alpha].add([recipe])
+            yield found_by(self.user, choice, recipe)
 
     def open_trace(self, *, force: bool) -> Trace:
         """Its trace, to go on with; begun anew with `force`. Raises DataError where it is of other settings."""
@@ -147,14 +137,14 @@ class UserSearch:
         """What is known of a finished recipe: all scores where the trace has every candidate of the search."""
         from perpcs_cli.methods.prime.search import replay
 
-        bare = Found(user_id=self.user.user_id, alpha=alpha, base=not recipe.sharers)
+        bare = Found(user_id=self.user.user_id, alpha=alpha, base=not recipe.sharers, weights=mean_weights(recipe))
         if not self.has_trace():
             return bare
         try:
             choices = replay(self.search(), Trace(self.trace, *read_trace(self.trace)).known)
         except LookupError:
             return bare
-        return next(_found(self.user, choice) for choice in choices if choice.alpha == alpha)
+        return next(found_by(self.user, choice, recipe) for choice in choices if choice.alpha == alpha)
 
     def has_trace(self) -> bool:
         """Whether the trace is there and of these settings: a later search with others begins it anew."""
@@ -166,17 +156,8 @@ class UserSearch:
         from perpcs_cli.model.engine.batching import tokenize
 
         base, places = self.model.base, [self.pool.places[sharer] for sharer in self.space.sharers]
-        # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
-        bare = [replace(item, answer=None) for item in self.items]
-        rows = self.model.encode(bare, who=f"user {self.user.user_id}", reserve=self.predict.max_new_tokens)
+        rows = self.model.encode(self.asked, who=f"user {self.user.user_id}", reserve=self.predict.max_new_tokens)
         return History(rows, tuple(tuple(tokenize(base, item).answer) for item in self.items), places)
-
-    def _paths(self, out: Path) -> dict[float, Path]:
-        """Where each α's recipe goes: OUT/U.json for a single α, OUT-ALPHA/U.json for each of several."""
-        alphas = list(dict.fromkeys(self.settings.alpha))
-        names = {alpha: f"{out.name}-{repr(alpha).removesuffix('.0')}" for alpha in alphas}
-        directories = {alpha: out if len(alphas) == 1 else out.with_name(names[alpha]) for alpha in alphas}
-        return {alpha: directory / f"{self.user.user_id}.json" for alpha, directory in directories.items()}
 
     def _changes(self) -> dict[str, Any]:
         """What changes the outputs of candidates: the embeddings do by the sharers that they chose, for example."""
@@ -211,19 +192,3 @@ def described(settings: PrimeSettings) -> Mapping[str, Any]:
     """The settings of a search for a provenance; without a race nothing of it."""
     found: dict[str, Any] = msgspec.to_builtins(settings)
     return found if settings.race is not None else {key: found[key] for key in found if not key.startswith("race")}
-
-
-def _found(user: User, choice: Choice) -> Found:
-    row = choice.evaluation
-    return Found(
-        user_id=user.user_id,
-        alpha=choice.alpha,
-        base=choice.is_base,
-        reward=choice.reward,
-        base_reward=choice.base_reward,
-        utility=row.utility,
-        similarity=sum(row.similarity) / len(row.similarity),
-        metrics=row.metrics,
-        candidates=choice.candidates,
-        stopped=choice.stopped,
-    )

@@ -12,11 +12,13 @@ from perpcs_cli.artifacts.recipe import Method, Recipe
 from perpcs_cli.artifacts.settings import Merge, Weighting
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.job import Outcome, run
-from perpcs_cli.steps.personalize.recipes import recipe_output, write
+from perpcs_cli.steps.personalize.recipes import RecipePlace, check_shard, make_recipe
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.similar_sharers import open_similar
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 
+TOGETHER = 256
+"""Recipes that are written at once."""
 METHODS: dict[Weighting, Method] = {"softmax": "retrieve", "uniform": "uniform", "single": "single"}
 
 
@@ -35,19 +37,18 @@ def retrieve(
     dry_run: bool = False,
     report: Report = SILENT,
 ) -> list[Outcome[Recipe]]:
-    """Write OUT/USER.json for each target user: the whole LoRAs of the `similar` most similar sharers.
+    """Write OUT/USER.json, or lines of OUT.jsonl, of each target user: the whole LoRAs of the most similar sharers.
 
-    Weighted by the softmax of the cosines of their embeddings / `temperature` (PEFT retrieval), equally, or the
-    nearest alone. `similar` and `merge` are those of the section `prime` by default. Raises UsageError for a
-    temperature that is not above 0.
+    `similar` of them, weighted by the softmax of the cosines of their embeddings / `temperature` (PEFT retrieval),
+    equally, or the nearest alone. `similar` and `merge` are those of the section `prime` by default. Raises UsageError
+    for a temperature that is not above 0.
     """
     if not temperature > 0:
         raise UsageError(f"the temperature must be above 0, and is {temperature}", where="--temperature")
-    users = who.select(workspace, "target")
+    users = who.mine(who.select(workspace, "target"))
     near = open_similar(workspace, pool, embeddings)
     method = METHODS[weights]
     rule = merge or workspace.settings.prime.merge
-    directory = out or workspace.recipes_of(method)
     count = 1 if weights == "single" else similar or workspace.settings.prime.similar
 
     from perpcs_cli.methods.per_pcs.similarity import weigh
@@ -68,13 +69,21 @@ def retrieve(
         )
         for user in users
     }
-    outputs = [recipe_output(directory / f"{name}.json", near.pool, origin) for name, origin in origins.items()]
+    place = RecipePlace(out or workspace.recipes_of(method), near.pool, origins, report)
+    check_shard(place.place, who.shard)
+    outputs = [place.output(name, origin) for name, origin in origins.items()]
 
     def make(todo: Any, keep: Any) -> None:
-        for one in todo:
-            mix = mixes[one.name]
-            space = make_space(near.pool, [sharer for sharer, _ in mix])
-            named = space.named([weight for _, weight in mix])
-            keep(one, write(one.path, one.name, method, rule, near.pool, named, origins[one.name], report))
+        for first in range(0, len(todo), TOGETHER):
+            some, recipes = todo[first : first + TOGETHER], []
+            for one in some:
+                mix = mixes[one.name]
+                space = make_space(near.pool, [sharer for sharer, _ in mix])
+                named = space.named([weight for _, weight in mix])
+                recipes.append(make_recipe(one.name, method, rule, near.pool, named, origins[one.name]))
+            place.add(recipes)
+            for one, recipe in zip(some, recipes, strict=True):
+                keep(one, recipe)
+        place.end()
 
-    return run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
+    return run(outputs, make, place=place.place, shard=who.shard, force=force, dry_run=dry_run, report=report)

@@ -103,6 +103,8 @@ def adapt(
 
     things = "outputs" if save_merged else ""
     adapted, *_ = run(outputs, make, place=target, things=things, force=force, dry_run=dry_run, report=report)
+    if dry_run and adapted.state == "to do":
+        model.encode(prompts, who="base users")
     if adapted.state == "finished" and not dry_run:
         named()
     return adapted
@@ -110,13 +112,12 @@ def adapt(
 
 def _merge(base: Base, adapter: Path, directory: Path, provenance: Provenance, report: Report) -> Merged:
     """Write the base with the adapter in its weights as a model directory."""
-    from perpcs_cli.model.loading.base import merge_adapter
+    from perpcs_cli.model.loading.base import merge_adapter, save_model
 
     card = Merged(provenance=provenance)
     merge_adapter(base.model, open_adapter(adapter))
     with atomic.replacing_directory(directory) as temporary:
-        base.model.save_pretrained(temporary)
-        base.tokenizer.save_pretrained(temporary)
+        save_model(base, temporary)
         typed_files.write_json(temporary / MERGED_FILE, card)
     report.note(f"wrote {directory}")
     return card

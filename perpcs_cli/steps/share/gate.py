@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from perpcs_cli.artifacts.adapter import CARD, Adapter, check_same_adapter, divided, link_adapter, open_adapter
+from perpcs_cli.artifacts.adapter import CARD, Adapter, divided, open_adapter
 from perpcs_cli.artifacts.gate import FILE, GateCard, read_fitting_gates, write_gates
+from perpcs_cli.artifacts.linked_adapter import check_same_adapter, link_adapter
 from perpcs_cli.artifacts.pools.removal import check_removable
 from perpcs_cli.artifacts.users import newest
 from perpcs_cli.errors import DataError
@@ -17,7 +18,7 @@ from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, note_losses, told, train_with_guarantee
-from perpcs_cli.steps.share.train_loras import check_room, side_by_side
+from perpcs_cli.steps.share.train_loras import side_by_side, trained_together
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
@@ -34,7 +35,7 @@ def gate(
     *,
     shown: Shown = PUBLISHED,
     recent: int | None = None,
-    together: int = 1,
+    together: int | None = None,
     budget: Budget | None = None,
     sharers: Path | None = None,
     out: Path | None = None,
@@ -47,9 +48,7 @@ def gate(
     What `hold_out` kept away from the LoRA is kept away here, too. With `out` the sharers stay as they are, and others
     with the same LoRAs and these gates are made there. The other arguments are those of `train_sharer`.
     """
-    from perpcs_cli.model.training.order import total_steps
-    from perpcs_cli.model.training.train import new_gates, train
-
+    together = trained_together(together, private=budget is not None)
     if budget:
         budget.check(shown, together)
         budget = replace(budget, dry_run=dry_run)
@@ -59,7 +58,7 @@ def gate(
         who = replace(who, ids=sharer_names(source))
         if not who.ids:
             raise DataError("holds no sharers", where=source, hint="Train them with `perpcs train-sharer`.")
-    users = {user.user_id: user for user in who.select(workspace)}
+    users = {user.user_id: user for user in who.mine(who.select(workspace), together)}
     adapters = {name: open_adapter(source / name) for name in users}
     if plain := [name for name, adapter in adapters.items() if adapter.card is None]:
         hint = "No pool would take its gates. Train it with `perpcs train-sharer`, or leave it out with --users."
@@ -92,6 +91,10 @@ def gate(
     outputs = [Output(name, directory / name / FILE, partial(finished, name)) for name in users]
 
     def make(todo: Any, keep: Any) -> None:
+        from perpcs_cli.model.training.order import total_steps
+        from perpcs_cli.model.training.pass_size import pass_tokens
+        from perpcs_cli.model.training.train import new_gates, train
+
         for one in todo if out is not None else ():
             link_adapter(source / one.name, directory / one.name, force=force)
         failures = Failures(report)
@@ -110,8 +113,8 @@ def gate(
             else:
                 steps = sum(total_steps(settings.gate, len(job.examples)) for job in jobs)
                 with report.progress(jobs[0].name if len(jobs) == 1 else f"{len(jobs)} sharers", steps) as bar:
-                    dropout = settings.gate.dropout
-                    train(model.base, jobs, settings.gate, seed=settings.seed, dropout=dropout, report=bar.loss)
+                    how: Any = {"dropout": settings.gate.dropout, "tokens": pass_tokens(model.base)}
+                    train(model.base, jobs, settings.gate, seed=settings.seed, report=bar.loss, **how)
             for one, job in zip(group, jobs, strict=True):
                 if one not in todo or failures.note(job, one.path.parent):
                     continue
@@ -126,9 +129,18 @@ def gate(
                 _warn_of_halves(adapters[one.name], card, report)
         failures.end()
 
-    outcomes = run(outputs, make, place=directory, things="sharers", force=force, dry_run=dry_run, report=report)
+    outcomes = run(
+        outputs,
+        make,
+        place=directory,
+        things="sharers",
+        shard=who.shard,
+        force=force,
+        dry_run=dry_run,
+        report=report,
+    )
     if dry_run:
-        check_room(model, prompts, outcomes)
+        model.check_room(prompts, outcomes)
     return outcomes
 
 

@@ -19,7 +19,7 @@ from perpcs_cli.tasks.prompts import Shown
 
 def remake(lost: Lost, workspace: Path, pool: Path, sharers: int, report: Report) -> None:
     """Make a recipe of Per-PCs or of retrieval again, over a pool that has `sharers` sharers now."""
-    settings, who, out = lost.provenance.settings, Who((lost.user_id,)), Path(lost.path).parent
+    settings, who, out = lost.provenance.settings, Who((lost.user_id,)), lost.place
     if lost.method == "per-pcs":
         found = {**settings["assemble"], **_fewer(settings["assemble"], sharers)}
         opened = open_workspace(workspace, **_base(lost), assemble=found)
@@ -37,7 +37,7 @@ def command_line(lost: Lost, workspace: Path, pool: Path, sharers: int) -> tuple
         return ()
     settings = lost.provenance.settings
     places = ["--workspace", str(workspace), "--pool", str(pool), "--user", lost.user_id]
-    places += ["--out", str(Path(lost.path).parent)]
+    places += ["--out", str(lost.place)]
     if lost.method not in ("per-pcs", "prime"):
         given = {key: settings[key] for key in ("weights", "temperature", "merge")}
         given |= {"task": settings["task"], "similar": min(settings["top_k"], sharers)}

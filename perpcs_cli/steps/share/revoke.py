@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from perpcs_cli.artifacts.embeddings import without_users
 from perpcs_cli.artifacts.io.leftovers import sweep
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import Provenance
@@ -32,6 +33,7 @@ from perpcs_cli.artifacts.pools.secret import existing_secret, workspace_secret
 from perpcs_cli.artifacts.pools.text_leaks import files_below, find_names
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.report import SILENT, Report
+from perpcs_cli.steps.shards import paths
 from perpcs_cli.steps.share.remake import command_line, remake
 from perpcs_cli.steps.workspace import Places
 
@@ -73,8 +75,8 @@ def revoke(
 ) -> Revoked:
     """Take sharers, by their ids or pseudonyms, out of a pool and its recipes; none to finish what was stopped.
 
-    `recipes`: directories of recipes; `recipes_then`: what becomes of those that use the sharers; `keep_files`: keep
-    the sharers' own directories. Raises UsageError where there are recipes in the way, or nothing to do.
+    `recipes`: places of recipes; `recipes_then`: what becomes of those that use the sharers; `keep_files`: keep the
+    sharers' own directories. Raises UsageError where there are recipes in the way, or nothing to do.
     """
     path = pool or places.pool
     lock = nullcontext() if dry_run else locked(path, report.note)
@@ -124,7 +126,7 @@ def _revoke(
         opened,
         names,
         "renormalize" if recipes_then == "renormalize" else "delete",
-        recipes=places.recipe_directories if recipes is None else recipes,
+        recipes=places.recipe_places if recipes is None else recipes,
         traces=traces or places.traces,
         embeddings=places.embeddings(),
         directories=_directories(opened, names, places, keep_files=keep_files),
@@ -133,10 +135,7 @@ def _revoke(
     left = len(opened.ids) - len(names)
     again: list[Lost] = []
     if recipes_then == "reassemble" and left:
-        again = [
-            Lost(path=str(file.resolve()), user_id=one.user_id, method=one.method, provenance=_unnamed(one.provenance))
-            for file, one in affected
-        ]
+        again = [msgspec.structs.replace(one, provenance=_unnamed(one.provenance)) for one in affected]
         todo = msgspec.structs.replace(todo, lost=tuple(one for one in again if one.method != "prime"))
     lines = {
         prime: [
@@ -151,7 +150,7 @@ def _revoke(
         revoked=list(names),
         left=left,
         recipes_then=recipes_then,
-        recipes=[str(file) for file, _ in affected],
+        recipes=[one.named for one in affected],
         traces=[str(file) for file in affected_traces(todo)],
         deleted=list(todo.directories),
         commands=lines[False],
@@ -204,6 +203,8 @@ def _finish_stopped(path: Path, secret: bytes | None, report: Report) -> list[st
 def _finish(path: Path, todo: Revocation, secret: bytes, report: Report) -> None:
     """Do what is to be done while nobody embeds: what is being embedded would bring them back."""
     with locked(Path(todo.embeddings), report.note):
+        for shard in paths(Path(todo.embeddings)):
+            without_users(shard, todo.names)
         finish(path, todo, secret)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +16,7 @@ from perpcs_cli.artifacts.privacy import Guarantee
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.artifacts.training_log import FILE as LOG_FILE
 from perpcs_cli.model.loading.catalogue import hub_name
-from perpcs_cli.steps.base import StepModel
-from perpcs_cli.steps.job import Outcome, Output
+from perpcs_cli.steps.job import Output
 from perpcs_cli.steps.report import Report
 from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, told, train_with_guarantee
@@ -26,9 +25,16 @@ if TYPE_CHECKING:
     from perpcs_cli.model.engine.batching import Encoded
     from perpcs_cli.model.loading.base import Base
     from perpcs_cli.model.training.train import Job
-    from perpcs_cli.tasks.prompts import Prompt
 
 T = TypeVar("T")
+
+TOGETHER = 8
+"""Sharers that are trained side by side where nothing else is asked for; passes are divided as memory has it."""
+
+
+def trained_together(asked: int | None, private: bool) -> int:
+    """How many sharers are trained side by side: with differential privacy one alone."""
+    return asked or (1 if private else TOGETHER)
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,6 @@ def side_by_side(outputs: Sequence[Output[T]], todo: Sequence[Output[T]], togeth
     return [group for group in groups if any(one in todo for one in group)]
 
 
-def check_room(model: StepModel, prompts: Mapping[str, Sequence[Prompt]], outcomes: Sequence[Outcome[T]]) -> None:
-    """Raise DataError where an example of who is still to be trained does not fit: the real run would end there."""
-    for one in outcomes:
-        if one.state == "to do":
-            model.encode(prompts[one.name], who=f"user {one.name}")
-
-
 def train_loras(
     base: Base,
     work: Sequence[LoraWork],
@@ -90,6 +89,7 @@ def train_loras(
     With a budget each is trained alone, with a guarantee.
     """
     from perpcs_cli.model.training.order import total_steps
+    from perpcs_cli.model.training.pass_size import pass_tokens
     from perpcs_cli.model.training.train import new_lora, train
 
     for one in work:
@@ -107,7 +107,8 @@ def train_loras(
         steps = sum(total_steps(settings, len(job.examples)) for job in jobs)
         label = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} users"
         with report.progress(label, steps) as bar:
-            train(base, jobs, settings, seed=seed, dropout=lora.dropout, report=bar.loss)
+            tokens = pass_tokens(base)
+            train(base, jobs, settings, seed=seed, dropout=lora.dropout, tokens=tokens, report=bar.loss)
     return [
         _write(job, one, base, lora, bound) if one.wanted and not failures.note(job, one.directory) else None
         for job, one, bound in zip(jobs, work, spent, strict=True)

@@ -15,7 +15,7 @@ from perpcs_cli.steps.job import Outcome, Output, made_from, run
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.share.failures import Failures
 from perpcs_cli.steps.share.privacy import Budget, note_losses
-from perpcs_cli.steps.share.train_loras import LoraWork, check_room, read_trained, side_by_side, train_loras
+from perpcs_cli.steps.share.train_loras import LoraWork, read_trained, side_by_side, train_loras, trained_together
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 from perpcs_cli.tasks.examples import training_prompts
 from perpcs_cli.tasks.prompts import PUBLISHED, Shown, digest
@@ -28,7 +28,7 @@ def train_sharer(
     shown: Shown = PUBLISHED,
     recent: int | None = None,
     hold_out: float = 0.0,
-    together: int = 1,
+    together: int | None = None,
     budget: Budget | None = None,
     out: Path | None = None,
     force: bool = False,
@@ -39,13 +39,15 @@ def train_sharer(
 
     The users are those of splits/sharer.txt by default, or of splits/candidate.txt. `shown`: what examples show of the
     history; `recent`: only so many newest items; `hold_out`: the share of them that training never sees; `together`:
-    users in the same batches; `budget`: with differential privacy.
+    users trained side by side, 8 or, with a budget, one; `budget`: with differential privacy.
     """
+    together = trained_together(together, private=budget is not None)
     if budget:
         budget.check(shown, together)
         budget = replace(budget, dry_run=dry_run)
     settings = workspace.settings
-    users = who.select(workspace, "sharer", "candidate")
+    # Whole groups, so that each user shares batches with whom it would without shards.
+    users = who.mine(who.select(workspace, "sharer", "candidate"), together)
     directory = out or workspace.sharers
     if hold_out and shown.profile is not False and any(user.profile for user in users):
         report.warn(
@@ -103,7 +105,7 @@ def train_sharer(
                         note_losses(report, one.name, card)
         failures.end()
 
-    outcomes = run(outputs, make, place=directory, force=force, dry_run=dry_run, report=report)
+    outcomes = run(outputs, make, place=directory, shard=who.shard, force=force, dry_run=dry_run, report=report)
     if dry_run:
-        check_room(model, prompts, outcomes)
+        model.check_room(prompts, outcomes)
     return outcomes

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,10 +47,15 @@ def started(program: str, place: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def shared(place: Path) -> AbstractContextManager[subprocess.Popen[str]]:
+    """The same of a process that shares the lock."""
+    return held(place, HOLD.replace("print)", "print, shared=True)"))
+
+
 @contextmanager
-def held(place: Path) -> Iterator[subprocess.Popen[str]]:
+def held(place: Path, program: str = HOLD) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock of `place` until it is given a line, and then writes it."""
-    with started(HOLD, place) as other:
+    with started(program, place) as other:
         try:
             assert other.stdout.readline() == "held\n"
             yield other
@@ -128,6 +133,41 @@ def test_several_that_wait_come_one_after_the_other(tmp_path):
         process.communicate()
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert (place.read_text(), names(tmp_path)) == ("15", ["count"])
+
+
+def test_those_who_share_hold_it_at_once(tmp_path):
+    place = tmp_path / "place"
+    with shared(place) as one, shared(place) as other:
+        with locked(place, pytest.fail, shared=True):
+            pass
+        # Who still holds it keeps the file.
+        assert names(tmp_path) == [".place.perpcs.lock"]
+        told = []
+
+        def waiting(message):
+            told.append(message)
+            one.communicate("go on\n")
+            other.communicate("go on\n")
+
+        with locked(place, waiting):
+            assert (one.returncode, other.returncode) == (0, 0)
+    assert len(told) == 1
+    assert names(tmp_path) == ["place"]
+
+
+def test_who_shares_waits_for_who_does_not(tmp_path):
+    place = tmp_path / "place"
+    told = []
+    with held(place) as other:
+
+        def waiting(message):
+            told.append(message)
+            other.communicate("go on\n")
+
+        with locked(place, waiting, shared=True):
+            assert place.read_text() == "theirs"
+    assert told == [f"waiting for process {other.pid} on {socket.gethostname()}, which writes {place}"]
+    assert names(tmp_path) == ["place"]
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

@@ -109,18 +109,6 @@ def test_another_base(tiny, root):
     refused(tiny, root, "s1: trained on another base model than .*s0")
 
 
-def test_another_rank(tiny, root):
-    shutil.rmtree(root / "sharers" / "s1")
-    write_sharer(root / "sharers" / "s1", tiny, 1, rank=2)
-    refused(tiny, root, "s1: rank 2 and scale 1.0 differ")
-
-
-def test_another_scale(tiny, root):
-    edit_json(root / "sharers" / "s1" / CONFIG, lora_alpha=8)
-    edit_json(root / "sharers" / "s1" / CARD, scale=2.0)
-    refused(tiny, root, "s1: rank 4 and scale 2.0 differ")
-
-
 @pytest.mark.parametrize("sharer", ["s0", "s1"])
 def test_missing_and_unexpected_pieces(tiny, root, sharer):
     weights = root / "sharers" / sharer / WEIGHTS
@@ -192,5 +180,28 @@ def test_the_manifest_holds_no_more_than_its_fields(pool):
         *("format", "base", "model", "rank", "scale", "modules", "sharers", "share_ratio", "gates", "provenance"),
         *("pseudonyms", "embeddings", "max_norm"),
     }
-    assert all(set(sharer) <= {"user_id", "path", "adapter", "gate", "shared"} for sharer in content["sharers"])
+    assert all(
+        set(sharer) <= {"user_id", "path", "adapter", "pieces", "gate", "shared"} for sharer in content["sharers"]
+    )
     assert msgspec.convert(content, type(pool.manifest)) == pool.manifest
+
+
+def test_sharers_of_several_ranks_and_scales(tiny, root):
+    write_sharer(root / "sharers" / "s3", tiny, 3, rank=6)
+    config, card = root / "sharers" / "s1" / CONFIG, root / "sharers" / "s1" / CARD
+    edit_json(config, lora_alpha=8)
+    edit_json(card, scale=2.0)
+    pool = write_pool(root, tiny, 4)
+    assert (pool.manifest.rank, pool.manifest.scale) == (6, 1.0)
+    told = [(one.user_id, one.rank, one.scale) for one in pool.manifest.sharers]
+    assert told == [("s0", 4, None), ("s1", 4, 2.0), ("s2", 4, None), ("s3", None, None)]
+    assert verify_pool(pool) == []
+    edit_json(config, lora_alpha=4)
+    edit_json(card, scale=1.0)
+    (problem,) = verify_pool(open_pool(pool.path))
+    assert "has rank 4 and scale 1, and the pool says 4 and 2" in problem
+    edit_json(pool.path, rank=5)
+    assert any("has rank 6 and scale 1, and the pool says 5" in one for one in verify_pool(open_pool(pool.path)))
+    edit_json(pool.path, rank=3)
+    with pytest.raises(DataError, match="'s0' has a larger rank than 3, the pool's"):
+        open_pool(pool.path)

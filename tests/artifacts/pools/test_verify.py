@@ -21,7 +21,7 @@ def test_an_empty_manifest(pool):
     edit_json(pool.path, sharers=[])
     (problem,) = verify_pool(open_pool(pool.path))
     assert "have shape" in problem
-    edit_json(pool.path, gates="")
+    edit_json(pool.path, gates=[])
     assert (open_pool(pool.path).ids, verify_pool(open_pool(pool.path))) == ([], [])
 
 
@@ -67,13 +67,12 @@ def test_verify_reads_gates_that_are_gone(pool, root):
 def test_gates_and_embeddings_are_no_integers(tiny, pool, root):
     first = next(iter(tiny.targets))
     edit_tensor(gates_path(pool.path), first, torch.ones(3, 64, dtype=torch.int32))
-    edit_json(pool.path, gates=hashing.digest_file(gates_path(pool.path)))
     (problem,) = verify_pool(open_pool(pool.path))
     assert "holds I32, and no floating-point numbers" in problem
     card = EmbeddingsCard(encoder="e", users=dict.fromkeys(pool.ids, ""), provenance=provenance())
     named = {"embeddings": torch.ones(3, 4, dtype=torch.int64)}
     tensors.write_tensors(embeddings_path(pool.path), named, tensors.card_metadata(card))
-    edit_json(pool.path, gates="", embeddings=hashing.digest_file(embeddings_path(pool.path)))
+    edit_json(pool.path, gates=[], embeddings=hashing.digest_file(embeddings_path(pool.path)))
     (problem,) = verify_pool(open_pool(pool.path))
     assert "holds I64, and no floating-point numbers" in problem
 
@@ -84,4 +83,4 @@ def test_verifying_digests_each_file_once(pool, root, monkeypatch):
     monkeypatch.setattr(hashing, "digest_file", lambda path: read.append(path) or digest_file(path))
     assert verify_pool(pool) == []
     own = [root / "sharers" / name / file for name in pool.ids for file in (WEIGHTS, GATE_FILE)]
-    assert sorted(read) == sorted([*own, gates_path(pool.path)])
+    assert sorted(read) == sorted(own)

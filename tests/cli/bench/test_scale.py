@@ -16,8 +16,13 @@ STEPS = [
     "retrieve",
     "assemble",
     "assemble, finished",
+    "one user",
+    "one user, again",
+    "one packed recipe",
+    "one recipe, again",
     "audit",
     "pool revoke",
+    "pool revoke, packed",
 ]
 
 

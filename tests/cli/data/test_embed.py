@@ -43,7 +43,7 @@ def test_users_who_are_there_are_skipped_and_changed_ones_made_again(shell: Shel
     write_users(shell.root / "users.jsonl", users)
     assert "7 of 8" in shell(named(shell, EMBED)).stderr
     after = read_embeddings(shell.root / FILE)
-    same = [user.user_id for user in users if after.vector(user.user_id).equal(before.vector(user.user_id))]
+    same = [user.user_id for user in users if (after.vector(user.user_id) == before.vector(user.user_id)).all()]
     assert same == [user.user_id for user in users[1:]]
 
 

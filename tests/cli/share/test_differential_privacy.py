@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import read_gates
 from perpcs_cli.artifacts.io.hashing import digest_value
 from perpcs_cli.artifacts.io.typed_files import read_json
-from perpcs_cli.artifacts.pool import open_pool
+from perpcs_cli.artifacts.pool import open_pool, pieces_path
 from perpcs_cli.artifacts.pools.secret import FILE as SECRET
 from perpcs_cli.artifacts.pools.verify import verify_pool
 from perpcs_cli.artifacts.users import read_users, write_users
@@ -188,8 +189,10 @@ def test_a_manifest_that_promises_more_than_its_files(private, tmp_path):
             msgspec.structs.replace(pool.manifest, sharers=(msgspec.structs.replace(entry, privacy=false),))
         )
     )
+    shutil.copy(pieces_path(pool.path), private.root / "false.pieces.txt")
     problems = verify_pool(open_pool(private.root / "false.json"))
-    (private.root / "false.json").unlink()
+    for name in ("false.json", "false.pieces.txt"):
+        (private.root / name).unlink()
     assert any("does not guarantee the privacy that the manifest says" in problem for problem in problems)
 
 

@@ -65,7 +65,7 @@ def test_some_sharers(shell: Shell) -> None:
     for chosen in (f"{second},{first}", "@few.txt"):
         assert shell(f"pool build --users {chosen} --out few.json --force").exit_code == 0
         assert open_pool(shell.root / "few.json").ids == [first, second]
-    assert open_pool(shell.root / "few.json").gates().path == shell.root / "few.gates.safetensors"
+    assert open_pool(shell.root / "few.json").gates().file.path == shell.root / "few.gates.safetensors"
 
 
 def test_it_needs_no_workspace(shell: Shell) -> None:

@@ -50,7 +50,7 @@ def test_the_pool_consists_of_copies(ready: Shell) -> None:
     assert all(re.fullmatch("s-[0-9a-f]{16}", name) for name in opened.ids)
     files = ["adapter_config.json", "adapter_model.safetensors", "gate.safetensors", "sharer.json"]
     assert sorted(shared_files(ready)) == sorted(
-        ["pool.json", "pool.gates.safetensors", "pool.embeddings.safetensors"]
+        ["pool.json", "pool.gates.safetensors", "pool.pieces.txt", "pool.embeddings.safetensors"]
         + [f"pool-files/{name}/{file}" for name in opened.ids for file in files]
     )
     assert ready("pool verify").stdout == "pool.json: 4 sharers, all whole\n"

@@ -10,7 +10,7 @@ from shell import Shell
 from valid_files import write_all
 
 from perpcs_cli.cli.workspace.views import VIEWS
-from perpcs_cli.steps.inspect.kinds import BY_FORMAT, BY_KEYS, kind_of
+from perpcs_cli.steps.inspect.kinds import BY_FORMAT, BY_KEYS, PACKED, kind_of
 from perpcs_cli.steps.inspect.validate import validate
 
 
@@ -24,7 +24,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_kind_is_found(everything: Path) -> None:
     found = {one.kind for one in validate(everything)}
-    known = {kind.name for kind in (*BY_FORMAT.values(), *BY_KEYS.values())}
+    known = {kind.name for kind in (PACKED, *BY_FORMAT.values(), *BY_KEYS.values())}
     assert set(VIEWS) <= known
     assert known - found == set()
 

@@ -16,7 +16,7 @@ from perpcs_cli.artifacts.gate import FILE as GATES
 from perpcs_cli.artifacts.io import tensors
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.experiments.costs import flops_and_bytes
-from perpcs_cli.experiments.costs.flops_and_bytes import BatchShape, Lora, Training
+from perpcs_cli.experiments.costs.flops_and_bytes import LineShape, Lora, Training
 from perpcs_cli.experiments.costs.model_shape import Shape, shape_of
 from perpcs_cli.model.engine.batching import make_batch
 from perpcs_cli.model.engine.packed_attention import Rows, packed
@@ -126,17 +126,17 @@ def test_activations_are_what_autograd_keeps(
     settings = TrainSettings(batch_size=3, lr=1e-3, steps=1, checkpointing=checkpointing)
     with Kept(base, job) as kept:
         train(base, [job], settings, seed=0, dropout=dropout)
-    batch = BatchShape(rows=3, width=68, kept=9, padded=padded)
+    line = LineShape(sum(len(row) - 1 for row in rows), sum(len(row.answer) for row in rows))
     how = Training(what, dtype, dropout > 0, checkpointing)
-    assert flops_and_bytes.saved_bytes(shape, LORA, batch, how) == pytest.approx(kept.bytes, rel=0.03)
+    assert flops_and_bytes.saved_bytes(shape, LORA, line, how) == pytest.approx(kept.bytes, rel=0.03)
 
 
 def test_checkpointing_keeps_less_of_a_deep_model() -> None:
     from perpcs_cli.experiments.costs.model_shape import KNOWN
 
-    batch = BatchShape(rows=6, width=500, kept=8)
+    line = LineShape(3000, 48)
     whole, less = (
-        flops_and_bytes.saved_bytes(KNOWN["llama-2-7b"], LORA, batch, Training("lora", "bfloat16", True, on))
+        flops_and_bytes.saved_bytes(KNOWN["llama-2-7b"], LORA, line, Training("lora", "bfloat16", True, on))
         for on in (False, True)
     )
     assert less < whole / 10
@@ -158,7 +158,7 @@ def test_training_frozen_layers_costs_two_passes(shape: Shape) -> None:
     forward = flops_and_bytes.forward_flops(shape, LORA, 100, 10, sharers=0, logits=3)
     piece = 2 * 100 * LORA.parameters(shape)
     cost: Callable[[bool], float] = lambda on: flops_and_bytes.training_flops(  # noqa: E731
-        shape, LORA, 100, 10, jobs=1, logits=3, checkpointing=on
+        shape, LORA, 100, 10, logits=3, checkpointing=on
     )
     assert cost(False) == 2 * forward + 3 * piece
     assert cost(True) == 3 * forward + 4 * piece

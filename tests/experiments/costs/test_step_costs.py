@@ -24,7 +24,7 @@ DEVICE = Device(
 
 def test_training_sees_every_example_in_every_epoch() -> None:
     load = step_costs.training(MODEL, [[Length(10, 2)] * 5], SETTINGS, dropout=True)
-    assert load.tokens == 3 * 5 * 12
+    assert load.tokens == 3 * 5 * 11
     assert len(load.passes) == 3 * 3
 
 
@@ -35,9 +35,17 @@ def test_steps_win_over_epochs_and_accumulation_takes_more_batches(accumulate: i
     assert len(step_costs.training(MODEL, [[Length(10, 2)] * 5], settings, dropout=False).passes) == batches
 
 
-def test_padding_counts() -> None:
+def test_training_has_no_padding_and_runs_no_last_token() -> None:
     load = step_costs.training(MODEL, [[Length(10, 2), Length(30, 2)]], SETTINGS, dropout=False)
-    assert load.tokens == 3 * 2 * 32
+    assert load.tokens == 3 * (11 + 31)
+
+
+def test_a_large_step_is_divided_into_passes_of_about_the_same_size() -> None:
+    jobs = [[Length(998, 3)] * 2] * 9
+    load = step_costs.training(MODEL, jobs, SETTINGS, dropout=False, together=9)
+    assert len(load.passes) == 3 * 3
+    third = step_costs.training(MODEL, jobs[:3], SETTINGS, dropout=False, together=3)
+    assert load.peak["activations"] == third.peak["activations"]
 
 
 def test_the_peak_is_that_of_the_longest_examples() -> None:

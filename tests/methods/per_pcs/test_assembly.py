@@ -1,9 +1,10 @@
-"""Gate scores and choices against the equations in float64, and assembly against merging layer after layer by hand."""
+"""Assembly against merging layer after layer by hand, in float64."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from types import MappingProxyType
 
 import pytest
@@ -15,19 +16,11 @@ from perpcs_cli.artifacts.pool import gates_path
 from perpcs_cli.artifacts.settings import AssembleSettings
 from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.methods.per_pcs import assembly
-from perpcs_cli.methods.per_pcs.assembly import (
-    Assembler,
-    HistoryBatch,
-    answer_positions,
-    assemble,
-    average,
-    choose,
-    gate_scores,
-    make_batches,
-    normalize,
-)
+from perpcs_cli.methods.per_pcs import gates as gates_room
+from perpcs_cli.methods.per_pcs.assembler import Assembler
+from perpcs_cli.methods.per_pcs.assembly import assemble, average
 from perpcs_cli.methods.per_pcs.common_activations import common_activations
-from perpcs_cli.model.engine.batching import Encoded, make_batch
+from perpcs_cli.methods.per_pcs.history_batches import HistoryBatch, make_batches
 from perpcs_cli.model.engine.piece_cache import PieceCache
 
 SCORINGS = ["published", "paper"]
@@ -35,10 +28,6 @@ SCORINGS = ["published", "paper"]
 
 def settings(**changes):
     return AssembleSettings(**{"top_k": 2, "batch_size": 3, **changes})
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def by_hand(vector, scoring):
@@ -57,147 +46,6 @@ def softmax(scores):
 def approx(mix, abs=1e-5):
     """A mix whose weights may differ a little."""
     return [(sharer, pytest.approx(weight, abs=abs)) for sharer, weight in mix]
-
-
-@pytest.mark.parametrize("scoring", SCORINGS)
-def test_normalize(scoring):
-    vectors = torch.randn(2, 3, 16, generator=seeded()) * 5 + 1
-    found = normalize(vectors.bfloat16(), scoring)
-    assert found.dtype == torch.float32
-    for row in range(2):
-        for token in range(3):
-            expected = by_hand(vectors.bfloat16()[row, token], scoring)
-            torch.testing.assert_close(found[row, token].double(), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_a_zero_gate_scores_zero():
-    for scoring in SCORINGS:
-        assert not normalize(torch.zeros(4), scoring).any()
-
-
-@pytest.mark.parametrize("scoring", SCORINGS)
-def test_gate_scores(scoring):
-    """published: the mean over a row's answer tokens of x · g / √n; paper: the sum of cosines, divided by √n."""
-    n, owners = 16, [0, 0, 0, 1, 1]
-    tokens, gates = torch.randn(5, n, generator=seeded(1)), torch.randn(3, n, generator=seeded(2))
-    found = gate_scores(normalize(tokens, scoring), normalize(gates, scoring), torch.tensor(owners), 2, scoring)
-    for row in range(2):
-        mine = [token for token, owner in zip(tokens, owners, strict=True) if owner == row]
-        for sharer in range(3):
-            g = by_hand(gates[sharer], scoring)
-            total = sum(float(by_hand(token, scoring) @ g) / math.sqrt(n) for token in mine)
-            expected = total / len(mine) if scoring == "published" else total
-            assert float(found[row, sharer]) == pytest.approx(expected, abs=1e-5)
-
-
-def test_answer_positions(tiny):
-    """Rows end together: [p p a], [p a a a], with padding on the left of the first."""
-    batch = make_batch(tiny, [Encoded("", [5, 6], [7]), Encoded("", [5], [6, 7, 8])])
-    assert answer_positions(batch, "paper").int().tolist() == [[0, 0, 0, 1], [0, 1, 1, 1]]
-    assert answer_positions(batch, "published").int().tolist() == [[0, 0, 1, 0], [1, 1, 1, 0]]
-
-
-SCORES = torch.tensor([0.1, 2.0, -1.0, 1.5, 0.3])
-
-
-def test_top_k():
-    first, second = softmax([2.0, 1.5])
-    assert choose(SCORES, settings(top_k=2), seeded()) == approx([(1, first), (3, second)])
-    assert choose(SCORES, settings(top_k=1), seeded()) == [(1, 1.0)]
-    assert [sharer for sharer, _ in choose(SCORES, settings(top_k=9), seeded())] == [1, 3, 4, 0, 2]
-
-
-def test_ties_go_to_the_first():
-    assert choose(torch.zeros(4), settings(top_k=2), seeded()) == [(0, 0.5), (1, 0.5)]
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_only_the_best_are_sorted_and_that_changes_nothing(seed):
-    # Few values, so that many are equal, also where the k best end; some are not on offer.
-    scores = torch.randint(6, (200,), generator=seeded(seed)).float()
-    scores[scores == 0] = -torch.inf
-    ranked = sorted(range(200), key=lambda place: (-float(scores[place]), place))
-    for k in (1, 3, 40, 150):
-        assert [sharer for sharer, _ in choose(scores, settings(top_k=k), seeded())] == ranked[:k]
-
-
-def test_uniform():
-    third = 1 / 3
-    found = choose(SCORES, settings(top_k=3, aggregate="uniform"), seeded())
-    assert found == approx([(1, third), (3, third), (4, third)])
-
-
-def test_temperature():
-    first, second = softmax([2.0 / 0.5, 1.5 / 0.5])
-    assert choose(SCORES, settings(temperature=0.5), seeded()) == approx([(1, first), (3, second)])
-    assert choose(SCORES, settings(temperature=1e-320), seeded()) == [(1, 1.0), (3, 0.0)]
-
-
-def test_top_p_takes_the_fewest_that_add_up():
-    chances = sorted(softmax(SCORES.tolist()), reverse=True)
-    order = [1, 3, 4, 0, 2]
-    for count in range(1, 6):
-        enough = settings(top_p=min(1.0, sum(chances[:count]) - 1e-6))
-        found = choose(SCORES, enough, seeded())
-        assert [sharer for sharer, _ in found] == order[:count]
-        assert found == approx(zip(order, softmax(SCORES[order[:count]].tolist()), strict=False))
-    assert len(choose(SCORES, settings(top_p=1e-9), seeded())) == 1
-
-
-def test_sampling_draws_from_the_best_and_by_their_softmax():
-    draws = [choose(SCORES, settings(top_k=1, sample=True, sample_from=3), seeded(n)) for n in range(600)]
-    counts = {s: sum(mix[0][0] == s for mix in draws) / len(draws) for s in range(5)}
-    expected = softmax(SCORES[[1, 3, 4]].tolist())
-    assert counts[0] == counts[2] == 0
-    assert [counts[1], counts[3], counts[4]] == pytest.approx(expected, abs=0.07)
-
-
-def test_sampling_is_without_replacement_and_repeatable():
-    drawn = settings(top_k=3, sample=True, sample_from=4)
-    for seed in range(20):
-        mix = choose(SCORES, drawn, seeded(seed))
-        sharers = [sharer for sharer, _ in mix]
-        assert len(set(sharers)) == 3
-        assert mix == approx(zip(sharers, softmax(SCORES[sharers].tolist()), strict=True))
-        assert mix == choose(SCORES, drawn, seeded(seed))
-    assert len({tuple(s for s, _ in choose(SCORES, drawn, seeded(seed))) for seed in range(20)}) > 1
-
-
-def test_sampling_among_the_top_p():
-    drawn = settings(top_k=2, sample=True, top_p=0.7)
-    assert {s for seed in range(40) for s, _ in choose(SCORES, drawn, seeded(seed))} == {1, 3}
-
-
-def test_sampling_may_keep_as_many_as_it_draws():
-    few = {"sample": True, "top_k": 2, "top_p": 1e-6}
-    assert [s for s, _ in choose(SCORES, settings(**few), seeded())] == [1], "top-p alone leaves the best"
-    for seed in range(20):
-        found = choose(SCORES, settings(**few, keep_k=True), seeded(seed))
-        assert sorted(s for s, _ in found) == [1, 3], "the two best, as the published code keeps"
-    assert choose(SCORES, settings(top_k=2, top_p=1e-6, keep_k=True), seeded()) == [(1, 1.0)], "only where it draws"
-    wide = settings(sample=True, top_k=2, top_p=0.95, keep_k=True)
-    assert {s for seed in range(80) for s, _ in choose(SCORES, wide, seeded(seed))} > {1, 3}
-
-
-def test_sampling_where_chances_vanish():
-    """A softmax that underflows still draws as many as were asked for."""
-    found = choose(torch.tensor([0.0, 900.0, -900.0]), settings(top_k=2, sample=True), seeded())
-    assert len(found) == 2
-    assert found[0] == (1, 1.0)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"top_k": 5}, {"top_p": 1.0}, {"sample": True, "top_k": 5}, {"aggregate": "uniform", "top_k": 5}],
-    ids=str,
-)
-def test_what_is_not_offered_is_never_chosen(changes):
-    withheld = SCORES.clone()
-    withheld[[1, 4]] = -torch.inf
-    found = choose(withheld, settings(**changes), seeded())
-    assert sorted(sharer for sharer, _ in found) == [0, 2, 3]
-    assert sum(weight for _, weight in found) == pytest.approx(1)
-    assert choose(torch.full((5,), -torch.inf), settings(**changes), seeded()) == []
 
 
 def test_batches_and_average(tiny):
@@ -413,19 +261,93 @@ def test_memory_that_runs_out_divides_a_pass_between_batches(tiny, pool, monkeyp
         assemble(assembler, batches, batch_tokens=1000, wanted=["u"], done=told.__setitem__)
 
 
-@pytest.mark.parametrize(("kept", "reads"), [(0, 24), (3, 18), (8, 8)])
-def test_gates_are_read_once_as_far_as_there_is_room(tiny, pool, monkeypatch, kept, reads):
-    """Three passes over the 8 linear layers; half of what is free holds the gates of `kept` of these."""
-    rows = [dataclasses.replace(row, who="user u") for row in random_rows(tiny, [(6, 2)] * 3)]
-    batches = make_batches("u", rows, settings(batch_size=1))
-    expected = {}
+def streaming(monkeypatch, pool, kept=0, beside=1 << 40):
+    """Room for the gates of `kept` linear layers, and for passes that hold `beside` bytes side by side."""
+    monkeypatch.setattr(gates_room, "free_bytes", lambda _: 2 * kept * 4 * 64 * len(pool.ids))
+    monkeypatch.setattr(gates_room, "GATE_CACHE_BYTES", 0)
+    monkeypatch.setattr(assembly, "free_bytes", lambda _: 4 * beside)
+
+
+def gates_read(monkeypatch, pool):
+    """The linear layers whose gates are read from the file from now on."""
+    seen, read = [], TensorFile.read
+
+    def reading(file, key):
+        if file.path == gates_path(pool.path):
+            seen.append(key)
+        return read(file, key)
+
+    monkeypatch.setattr(TensorFile, "read", reading)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("kept", "beside", "reads"), [(0, 0, 24), (3, 0, 18), (8, 0, 8), (0, 1 << 40, 8), (3, 1 << 40, 8)]
+)
+@pytest.mark.parametrize("activations", ["assembled", "base"])
+def test_gates_are_read_once_as_far_as_there_is_room(tiny, pool, monkeypatch, kept, beside, reads, activations):
+    """Three passes over the 8 linear layers, where the gates of `kept` of these stay; one after the other, or side by
+    side. It changes no number."""
+    wanted = settings(activations=activations)
+    batches = make_batches("u", random_rows(tiny, [(6, 2), (5, 3), (8, 1)]), settings(batch_size=1))
+    expected, found = {}, {}
+    whole = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), wanted, 0)
+    assemble(whole, batches, batch_tokens=1, wanted=["u"], done=expected.__setitem__)
+    streaming(monkeypatch, pool, kept, beside)
+    seen = gates_read(monkeypatch, pool)
+    tight = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), wanted, 0)
+    assemble(tight, batches, batch_tokens=1, wanted=["u"], done=found.__setitem__)
+    assert len(seen) == reads
+    assert found == expected
+    assert list(found["u"]) == list(tiny.targets), "in the order in which the model runs them"
+
+
+def test_as_many_passes_side_by_side_as_there_is_room_for(tiny, pool, monkeypatch):
+    batches = make_batches("u", random_rows(tiny, [(6, 2)] * 5), settings(batch_size=1))
+    assembler = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(), 0)
+    each = assembler.bytes_held(batches[:1])
+    assert each == 4 * 8 * 64 * 4, "four tensors of 8 tokens, as wide as the widest layer"
+    streaming(monkeypatch, pool, beside=2 * each)
+    tight, seen = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(), 0), gates_read(monkeypatch, pool)
+    assemble(tight, batches, batch_tokens=1, wanted=["u"], done=lambda *_: None)
+    assert len(seen) == 3 * 8
+
+
+def test_what_fails_side_by_side(tiny, pool, monkeypatch):
+    """Memory that runs out leaves one pass at a time; what is no number is an error as ever; threads end."""
+    batches = make_batches("u", random_rows(tiny, [(6, 2), (5, 3), (8, 1)]), settings(batch_size=1))
+    expected, found = {}, {}
     whole = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(), 0)
     assemble(whole, batches, batch_tokens=1, wanted=["u"], done=expected.__setitem__)
-    monkeypatch.setattr(assembly, "free_bytes", lambda _: 2 * kept * 4 * 64 * len(pool.ids))
-    monkeypatch.setattr(assembly, "GATE_CACHE_BYTES", 0)
-    seen, read, found = [], TensorFile.read, {}
-    monkeypatch.setattr(TensorFile, "read", lambda file, key: seen.append((file.path, key)) or read(file, key))
+    streaming(monkeypatch, pool)
     tight = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), settings(), 0)
+    last, calls = tiny.targets[list(tiny.targets)[-1]], []
+
+    def fail(*_):
+        calls.append(None)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+
+    before = threading.active_count()
+    handle = last.register_forward_pre_hook(fail)
     assemble(tight, batches, batch_tokens=1, wanted=["u"], done=found.__setitem__)
-    assert sum(path == gates_path(pool.path) for path, _ in seen) == reads
+    handle.remove()
     assert found == expected
+    handle = tiny.model.get_input_embeddings().register_forward_hook(lambda _, inputs, output: output * torch.inf)
+    with pytest.raises(PerpcsError, match=r"the gate scores of '.*layers\.0.*q_proj' are not finite"):
+        assemble(tight, batches, batch_tokens=1, wanted=["u"], done=found.__setitem__)
+    handle.remove()
+    assert threading.active_count() <= before + 1, "the reader of gates alone"
+
+
+@pytest.mark.parametrize("changes", [{}, {"top_p": 0.7}, {"sample": True}, {"top_k": 5}], ids=str)
+@pytest.mark.parametrize("merge", ["product", "factor"])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_pieces_that_stay_on_the_device(tiny, batches, tmp_path, monkeypatch, share, merge, changes):
+    """Each row with its own pieces, out of all that the pool has: the same as those of all rows, side by side."""
+    some = write_pool(tmp_path, tiny, 5, share_ratio=share)
+    wanted = settings(merge=merge, **changes)
+    expected = run(tiny, some, batches, wanted)
+    monkeypatch.setattr(Assembler, "_fits", lambda _: True)
+    for found, one in zip(run(tiny, some, batches, wanted), expected, strict=True):
+        assert_same(found, one)

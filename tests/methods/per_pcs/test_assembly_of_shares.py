@@ -15,7 +15,9 @@ from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.pools.build import build_pool
 from perpcs_cli.artifacts.pools.pseudonyms import Copies, copies_root
 from perpcs_cli.artifacts.settings import AssembleSettings
-from perpcs_cli.methods.per_pcs.assembly import Assembler, assemble, make_batches
+from perpcs_cli.methods.per_pcs.assembler import Assembler
+from perpcs_cli.methods.per_pcs.assembly import assemble
+from perpcs_cli.methods.per_pcs.history_batches import make_batches
 from perpcs_cli.methods.prime.weight_space import make_space
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.loading.base import Base

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import random_rows, short_of_memory
 
-from perpcs_cli.methods.per_pcs.assembly import normalize
 from perpcs_cli.methods.per_pcs.common_activations import common_activations
+from perpcs_cli.methods.per_pcs.gates import normalize
 
 LENGTHS = [(8, 3), (5, 2), (11, 4), (6, 1)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import provenance
@@ -19,7 +20,7 @@ VECTORS = {"u": [1.0, 0.0], "near": [2.0, 0.2], "far": [-1.0, 0.0], "twin": [4.0
 
 def embeddings(vectors: dict[str, list[float]] = VECTORS) -> Embeddings:
     card = EmbeddingsCard(encoder="e", users=dict.fromkeys(vectors, "digest"), provenance=provenance())
-    return Embeddings(Path("embeddings.safetensors"), card, torch.tensor(list(vectors.values())))
+    return Embeddings(Path("embeddings.safetensors"), card, np.array(list(vectors.values()), np.float32))
 
 
 def nearest(known: Embeddings, user: str, sharers: list[str], count: int | None) -> list[Neighbour]:
@@ -73,7 +74,7 @@ def test_one_neighbourhood_answers_for_many_users_what_each_alone_is_told() -> N
         user = f"u{place}"
         others = sorted(set(sharers) - {user})
         exact = cosine_similarity(
-            known.vector(user).double().numpy()[None], torch.stack([known.vector(o).double() for o in others]).numpy()
+            known.vector(user).astype(float)[None], np.stack([known.vector(o).astype(float) for o in others])
         )[0]
         expected = sorted(zip(others, exact.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
         # To the last bit: the weights of retrieval are written down as they are.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from perpcs_cli.errors import DataError
-from perpcs_cli.model.engine.batching import Encoded, by_budget, encode, make_batch, tokenize
+from perpcs_cli.model.engine.batching import Beginnings, Encoded, by_budget, encode, make_batch, shared_prefix, tokenize
 from perpcs_cli.tasks.prompts import Prompt
 
 PROMPT = Prompt(
@@ -195,3 +195,24 @@ def test_batches_keep_to_the_budget(lengths, tokens, rows):
 def test_batches_are_as_large_as_the_budget_allows():
     assert list(by_budget([3, 9, 4, 4], tokens=12, rows=8)) == [[1], [2, 3, 0]]
     assert list(by_budget([1, 1, 1], tokens=100, rows=2)) == [[0, 1], [2]]
+
+
+TOKENS = st.lists(st.integers(0, 2), max_size=8)
+
+
+@given(TOKENS, TOKENS)
+def test_what_two_lines_begin_with(one, other):
+    naive = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), min(len(one), len(other)))
+    assert shared_prefix([one, other]) == naive
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), TOKENS), max_size=12), TOKENS.filter(bool))
+def test_the_closest_beginning_is_the_longest_of_all(prompts, prompt):
+    begun = Beginnings((recipe, line, place) for place, (recipe, line) in enumerate(prompts[::2]))
+    for place, (recipe, line) in enumerate(prompts[1::2]):
+        begun.add(recipe, line, 100 + place)
+    lines = {place: line for place, (recipe, line) in enumerate(prompts[::2]) if not recipe}
+    lines |= {100 + place: line for place, (recipe, line) in enumerate(prompts[1::2]) if not recipe}
+    place, common = begun.closest(0, prompt)
+    assert common == max((shared_prefix([prompt[:-1], line]) for line in lines.values()), default=0)
+    assert common == (shared_prefix([prompt[:-1], lines[place]]) if lines else 0)

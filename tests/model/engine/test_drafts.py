@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perpcs_cli.model.engine.drafts import FORGET, Drafts, fixed_cost, worth
+from perpcs_cli.model.engine import drafts as drafts_room
+from perpcs_cli.model.engine.drafts import ANSWERS, FORGET, Drafts, fixed_cost, worth
 
 PROMPT = [10, 11, 12, 13, 14]
 
@@ -18,7 +19,7 @@ def known(*answers):
 
 
 def proposed(drafts, output=(), limit=20, least=0.0):
-    return drafts.propose(PROMPT, list(output), limit, least).tokens
+    return drafts.propose(drafts.of(PROMPT), list(output), limit, least).tokens
 
 
 def test_nothing_known_nothing_proposed():
@@ -81,7 +82,7 @@ def test_what_was_wrong_is_trusted_less_and_what_was_right_more():
         drafts = known([1, 2, 3, 4])
         before = drafts.chance(("answer", 4))
         for _ in range(20):
-            drafts.learn(drafts.propose(PROMPT, [], 20, 0.0), right)
+            drafts.learn(drafts.propose(drafts.of(PROMPT), [], 20, 0.0), right)
         assert (drafts.chance(("answer", 4)) > before) == better
         assert (drafts.tried, drafts.right) == (80, 20 * right)
 
@@ -90,13 +91,13 @@ def test_tokens_after_the_first_wrong_one_say_nothing():
     """One right, one wrong: a half, whatever came after."""
     drafts = known([1, 2, 3, 4])
     for _ in range(1000):
-        drafts.learn(drafts.propose(PROMPT, [], 20, 0.0), 1)
+        drafts.learn(drafts.propose(drafts.of(PROMPT), [], 20, 0.0), 1)
     assert drafts.chance(("answer", 4)) == pytest.approx(0.5, abs=0.02)
 
 
 def test_old_lessons_are_forgotten():
     drafts = known([1])
-    guess = drafts.propose(PROMPT, [], 1, 0.0)
+    guess = drafts.propose(drafts.of(PROMPT), [], 1, 0.0)
     for right, times in ((0, 4 * FORGET), (1, 2 * FORGET)):
         for _ in range(times):
             drafts.learn(guess, right)
@@ -104,7 +105,7 @@ def test_old_lessons_are_forgotten():
 
 
 def planned(drafts, *outputs, waiting=False):
-    rows = [(prompt, list(output)) for prompt, output in outputs]
+    rows = [(drafts.of(prompt), list(output)) for prompt, output in outputs]
     return [draft.tokens for draft in drafts.plan(rows, 10, 100, waiting=waiting)]
 
 
@@ -143,3 +144,24 @@ def test_a_lone_row_tries_more_than_a_full_batch():
         < fixed_cost(cpu, torch.bfloat16)
         < fixed_cost(torch.device("cuda"), torch.bfloat16)
     )
+
+
+def test_old_answers_of_a_prompt_are_forgotten():
+    drafts = Drafts()
+    for number in range(ANSWERS + 1):
+        drafts.add(PROMPT, [number, 100 + number, 200 + number, 7])
+    assert proposed(drafts, [ANSWERS]) == [100 + ANSWERS, 200 + ANSWERS, 7]
+    assert len(drafts.of(PROMPT).answers) == ANSWERS // 2 + 1
+    assert proposed(drafts, [9, 100 + ANSWERS, 200 + ANSWERS]) == [7]
+    assert proposed(drafts, [9, 100, 200]) == []
+
+
+def test_prompts_not_asked_for_longest_are_forgotten(monkeypatch):
+    monkeypatch.setattr(drafts_room, "KEPT_TOKENS", 20)
+    drafts = Drafts()
+    drafts.add(PROMPT, [1, 2])
+    drafts.add([5, 6, 7], [3, 4])
+    assert proposed(drafts) == [1, 2]
+    drafts.add([8, 8, 8, 8], [5, 5, 5, 5, 5])
+    assert proposed(drafts) == [1, 2]
+    assert drafts.propose(drafts.of([5, 6, 7]), [], 20, 0.0).tokens == []

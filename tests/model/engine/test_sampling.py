@@ -86,7 +86,7 @@ def test_what_is_drawn_follows_the_truncated_softmax(temperature: float, top_p: 
     assert scores.softmax(0).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     count = 20_000
     drawn = Sampling(temperature, top_p, 0, top_k).draw(
-        torch.tensor(logits).expand(count, -1), [state_at(11, place) for place in range(count)]
+        torch.tensor(logits).expand(count, -1), torch.tensor([state_at(11, place) for place in range(count)])
     )
     shares = torch.bincount(drawn, minlength=len(logits)).double() / count
     assert (shares[torch.tensor(expected) == 0] == 0).all()
@@ -95,7 +95,7 @@ def test_what_is_drawn_follows_the_truncated_softmax(temperature: float, top_p: 
 
 def test_memory_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(30, 40, generator=torch.Generator().manual_seed(0))
-    states = [state_at(1, place) for place in range(30)]
+    states = torch.tensor([state_at(1, place) for place in range(30)])
     whole = DRAWN.draw(logits, states)
     monkeypatch.setattr(room, "AT_A_TIME", 100)
     assert torch.equal(DRAWN.draw(logits, states), whole)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from perpcs_cli.artifacts.settings import TrainSettings
-from perpcs_cli.model.training.order import draw_steps, side_by_side, total_steps
+from perpcs_cli.model.training.order import draw_steps, evenly, side_by_side, total_steps
 
 
 def settings(**changes: Any) -> TrainSettings:
@@ -65,3 +65,19 @@ def test_side_by_side_each_training_sees_what_it_sees_alone() -> None:
             assert sum(some[number][1] for some in passes if number in some) == pytest.approx(1)
             found[number].append([some[number][0] for some in passes if number in some])
     assert found == alone
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "expected"),
+    [
+        ([3, 3, 3], 9, [3]),
+        ([3, 3, 3, 3], 9, [2, 2]),
+        ([20, 1, 1], 9, [1, 2]),
+        ([5] * 10, 1, [1] * 10),
+        ([4] * 7, 10, [2, 3, 2]),
+    ],
+)
+def test_parts_are_few_and_of_about_the_same_size(sizes, most, expected):
+    parts = list(evenly(range(len(sizes)), sizes, most))
+    assert [item for part in parts for item in part] == list(range(len(sizes)))
+    assert [len(part) for part in parts] == expected

@@ -109,3 +109,11 @@ def test_the_command(walked: Shell) -> None:
     found = json.loads(walked("status --json").stdout)
     assert found["next"] == "perpcs audit" and isinstance(found["steps"], list)
     assert Status.__struct_fields__ == ("steps", "next")
+
+
+def test_shards_are_no_predictions_of_their_own(shell: Shell) -> None:
+    done = shell("predict --base --name parts --max-new-tokens 2 --shard 1/2")
+    assert done.exit_code == 0, done.stderr
+    steps = look(shell)
+    (found,) = [step for name, step in steps.items() if "parts" in name]
+    assert (found.name, found.state, found.what) == ("predict parts", "partial", "1 shards")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.io import hashing
+from perpcs_cli.artifacts.packed_recipes import find_recipes, is_packed
 from perpcs_cli.artifacts.pool import OpenPool, check_base, check_layers
-from perpcs_cli.artifacts.recipe import read_recipe, unpack
+from perpcs_cli.artifacts.recipe import of_pool, read_recipe, unpack
 from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, UsageError
@@ -78,26 +79,22 @@ def recipes_over(path: Path, pool: OpenPool, users: Sequence[User]) -> ModelsToR
     """The users' recipes over the adapters that they use."""
     if not path.exists():
         raise DataError("there are no recipes", where=path, hint="Make them with `perpcs assemble`, or use --base.")
-    files = [path if path.is_file() else path / f"{user.user_id}.json" for user in users]
-    if missing := [(file, user.user_id) for file, user in zip(files, users, strict=True) if not file.exists()]:
-        file, user_id = missing[0]
-        raise DataError(
-            f"{len(missing)} of {len(users)} users have no recipe",
-            where=file,
-            hint=f"Make it with `perpcs assemble --user {user_id}`, or choose other users with --users.",
-        )
-    loaded = [read_recipe(file, pool=pool.digest) for file in files]
-    for file, user, recipe in zip(files, users, loaded, strict=True):
-        if path.is_dir() and recipe.user_id != user.user_id:
+    if path.is_file() and not is_packed(path):
+        shared = read_recipe(path, pool=pool.digest)
+        loaded = [shared for _ in users]
+    else:
+        found = find_recipes(path, [user.user_id for user in users])
+        if missing := [user.user_id for user in users if user.user_id not in found]:
             raise DataError(
-                f"is the recipe of {recipe.user_id!r}, and not of {user.user_id!r}",
-                where=file,
-                hint="To answer with one recipe for all, give its file to --recipes.",
+                f"{len(missing)} of {len(users)} users have no recipe, {missing[0]!r} for example",
+                where=path,
+                hint=f"Make it with `perpcs assemble --user {missing[0]}`, or choose other users with --users.",
             )
+        loaded = [of_pool(found[user.user_id], pool.digest, where=f"{path}, {user.user_id}") for user in users]
     merges = {recipe.merge for recipe in loaded}
     if len(merges) > 1:
         raise DataError("the recipes differ in their merge, product and factor", where=path, hint="Predict them apart.")
-    named = [unpack(recipe, pool.modules, where=file) for recipe, file in zip(loaded, files, strict=True)]
+    named = [unpack(recipe, pool.modules, where=f"{path}, {recipe.user_id}") for recipe in loaded]
     used = sorted({sharer for weights in named for mix in weights.values() for sharer, _ in mix})
     if unknown := [sharer for sharer in used if sharer not in pool.places]:
         raise DataError(f"the recipe uses {unknown[0]!r}, who is not in the pool", where=path)
@@ -109,5 +106,6 @@ def recipes_over(path: Path, pool: OpenPool, users: Sequence[User]) -> ModelsToR
 
 
 def recipes_name(path: Path) -> str:
-    """What a directory of recipes is called in tables: `recipes` is Per-PCs', `recipes-prime-1` is `prime-1`."""
-    return "per-pcs" if path.name == "recipes" else path.name.removesuffix(".json").removeprefix("recipes-")
+    """What a place of recipes is called in tables: `recipes` is Per-PCs', `recipes-prime-1` is `prime-1`."""
+    name = path.stem if is_packed(path) else path.name.removesuffix(".json")
+    return "per-pcs" if name == "recipes" else name.removeprefix("recipes-")

@@ -1,0 +1,131 @@
+"""Pieces of several trainings in one line of tokens, each for tokens of its own, with gradients.
+
+No training's numbers ever meet another's: what is infinite in one is nothing to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.training.dropout import Dropout
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one training adds at a linear layer: scale · B A x for its own tokens of the line.
+
+    `a`: [r, n]; `b`: [d, r]; `gate`: [n], where the piece runs as gated by σ(gᵀ x) (Per-PCs, equation 3).
+    """
+
+    tokens: slice
+    scale: float
+    a: Tensor
+    b: Tensor
+    gate: Tensor | None = None
+
+
+@contextmanager
+def attached(base: Base, pieces: Callable[[str], Sequence[Piece]], dropout: Dropout | None = None) -> Iterator[None]:
+    """Run the base with the `pieces` of each linear layer while the block lasts; they cover all tokens.
+
+    `dropout`: drops numbers of what the factors see of a layer's input; a gate sees the whole of it.
+    """
+
+    def hook(module: str) -> Any:
+        def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            found = pieces(module)
+            draws = dropout.draw(module, inputs[0]) if dropout else None
+            factors = [factor for one in found for factor in (one.a, one.b, one.gate)]
+            result: Tensor = _Add.apply(output, inputs[0], draws, dropout, found, *factors)
+            return result
+
+        return add
+
+    with ExitStack() as stack:
+        for name, layer in base.targets.items():
+            stack.enter_context(layer.register_forward_hook(hook(name)))
+        yield
+
+
+class _Add(torch.autograd.Function):
+    """A linear layer's output with the pieces', and its gradient; of what is kept for it, only the input is large."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        x: Tensor,
+        draws: Tensor | None,
+        dropout: Dropout | None,
+        pieces: Sequence[Piece],
+        *factors: Tensor | None,
+    ) -> Tensor:
+        lines, before = x.flatten(0, -2), output.flatten(0, -2)
+        dropped = lines if draws is None or dropout is None else dropout.kept(draws, x.dtype).mul_(lines)
+        result = torch.empty_like(before)
+        hidden, opened = [], []
+        for one, a, b, gate in _each(pieces, factors, x.dtype):
+            h = dropped[one.tokens] @ a.mT
+            hidden.append(h)
+            if gate is not None:
+                opened.append(torch.sigmoid(lines[one.tokens] @ gate)[:, None])
+                h = h * opened[-1]
+            torch.addmm(before[one.tokens], h, b.mT, out=result[one.tokens])
+        ctx.pieces, ctx.dropout = pieces, dropout
+        ctx.save_for_backward(x, draws, *factors, *hidden, *opened)
+        return result.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pieces: Sequence[Piece] = ctx.pieces
+        x, draws, *rest = ctx.saved_tensors
+        factors, inner = rest[: 3 * len(pieces)], rest[3 * len(pieces) :]
+        hidden, opened = inner[: len(pieces)], iter(inner[len(pieces) :])
+        lines, slopes = x.flatten(0, -2), gradient.flatten(0, -2)
+        kept = None if draws is None else ctx.dropout.kept(draws, x.dtype)
+        dropped = lines if kept is None else lines * kept
+        back = torch.empty_like(lines) if ctx.needs_input_grad[1] else None
+        found: list[Tensor | None] = []
+        through = []
+        for place, (one, a, b, gate) in enumerate(_each(pieces, factors, x.dtype)):
+            wanted = ctx.needs_input_grad[5 + 3 * place : 8 + 3 * place]
+            slope, h = slopes[one.tokens], hidden[place]
+            down = slope @ b
+            of_gate = None
+            if gate is not None:
+                share = next(opened)
+                turn = ((down * h).sum(-1, keepdim=True) * share * (1 - share))[:, 0]
+                of_gate = turn @ lines[one.tokens] if wanted[2] else None
+                through.append((one.tokens, turn, gate))
+                down, h = down * share, h * share
+            # The scale is in b, as it is used; b's own gradient has it once more.
+            of_a = down.mT @ dropped[one.tokens] if wanted[0] else None
+            of_b = (slope.mT @ h) * one.scale if wanted[1] else None
+            found += (None if own is None else own.float() for own in (of_a, of_b, of_gate))
+            if back is not None:
+                torch.mm(down, a, out=back[one.tokens])
+        if back is not None:
+            if kept is not None:
+                back *= kept
+            for tokens, turn, gate in through:
+                back[tokens].addr_(turn, gate)
+            back = back.view_as(x)
+        return gradient, back, None, None, None, *found
+
+
+def _each(
+    pieces: Sequence[Piece], factors: Sequence[Tensor | None], dtype: torch.dtype
+) -> Iterator[tuple[Piece, Tensor, Tensor, Tensor | None]]:
+    """Each piece with its a, scaled b and gate in the number type of the model."""
+    for place, one in enumerate(pieces):
+        a, b, gate = factors[3 * place : 3 * place + 3]
+        assert a is not None
+        assert b is not None
+        yield one, a.to(dtype), (b * one.scale).to(dtype), None if gate is None else gate.to(dtype)
