@@ -25,7 +25,7 @@ def report(
             help="Directory of a workspace, or of a sweep's results.",
         ),
     ] = Path(),
-    answers: Annotated[int, flags.answers_option("5")] = 5,
+    answers: Annotated[int | None, flags.answers_option("5")] = None,
     mia: flags.SummariesOption = None,
     out: Annotated[Path | None, flags.out_option("report.html there", "file")] = None,
 ) -> None:
@@ -37,8 +37,9 @@ def report(
     makes it. Answers are users' own words: --answers 0 leaves them out, and --user and --users choose whose are shown.
     Nothing is run.
     """
-    from perpcs_cli.experiments.report.write import write_report
+    from perpcs_cli.experiments.report.write import ANSWERS, write_report
 
-    outcome = write_report(place, who.who(), answers=answers, mia=mia or (), out=out, **write.mode(console))
+    shown = ANSWERS if answers is None else answers
+    outcome = write_report(place, who.who(), answers=shown, mia=mia or (), out=out, **write.mode(console))
     text = f"{outcome.path}\t{outcome.state}" + (f"\t{outcome.path.stat().st_size} bytes" if outcome.value else "")
     console.result({"path": str(outcome.path), "state": outcome.state}, text)

@@ -112,8 +112,8 @@ def storage_section(
 ) -> Section:
     """Bytes and time as target users grow, against an adapter for each (OPPU).
 
-    recipes: {method: directory or packed file}; own: the directory of the targets' own adapters; missing: what to say where there
-    are no bytes, and where there are no times.
+    recipes: {method: directory or packed file}; own: the directory of the targets' own adapters; missing: what to say
+    where there are no bytes, and where there are no times.
     """
     parts: list[Table | Figures] = []
     figures = []

@@ -111,7 +111,7 @@ class _Look:
         there = {name: row for name, row in rows.items() if (row.root / row.result.predictions).is_file()}
         users = self.asked.who.file or self.path.parent / next(iter(rows.values())).result.users
         who = Who(self.asked.who.ids, users)
-        made = {name: found for name, row in rows.items() if (found := self._recipes(row))}
+        made = {name: found for name, row in rows.items() if (found := self._given(row, "--recipes"))}
         files = {name: row.root / row.result.predictions for name, row in there.items()} if users.is_file() else {}
         summaries = self.asked.summaries(self.path.parent)
         sections = [
@@ -231,12 +231,17 @@ class _Look:
     def _known(self, found: Leakage, name: str) -> leakage.Known:
         """The utility and α of the cell that an attacked system is called like."""
         for entry in self.entries:
-            for panel, cells in entry.cells.items():
-                if panel.task == found.task and called(entry, name):
-                    alpha = plain(cells[0].result.settings).get("prime.alpha", 0.0)
-                    is_prime = entry.system.method == "prime" and isinstance(alpha, int | float)
-                    utility = objective({metric: entry.value(panel, metric) or 0.0 for metric in panel.metrics})
-                    return leakage.Known(utility, float(alpha) if is_prime else None, "PriME" if is_prime else "")  # type: ignore[arg-type]
+            ((panel, cells),) = entry.cells.items()
+            settings = plain(cells[0].result.settings)
+            alpha = settings.pop("prime.alpha", 0)
+            if panel.task != found.task or not isinstance(alpha, int | float):
+                continue
+            # With nothing but an α it is called as in `perpcs table`: prime-0.6.
+            plainly = not settings and (name == f"prime-{alpha:g}" if alpha else called(entry, name))
+            if name == entry.name or plainly:
+                is_prime = entry.system.method == "prime"
+                utility = objective({metric: entry.value(panel, metric) or 0.0 for metric in panel.metrics})
+                return leakage.Known(utility, float(alpha) if is_prime else None, "PriME" if is_prime else "")
         return leakage.Known()
 
     def _given(self, row: Row, flag: str) -> Path | None:
@@ -249,9 +254,6 @@ class _Look:
         below = given.rpartition("/steps/")[2]
         place = safe_paths.inside(row.root, f"steps/{below}", where=marker) if below != given else None
         return place if place and place.exists() else None
-
-    def _recipes(self, row: Row) -> Path | None:
-        return self._given(row, "--recipes")
 
     def _storage(self, made: Mapping[str, Path], rows: Mapping[str, Row]) -> Section:
         found = [place for row in rows.values() if (place := self._given(row, "--own"))]

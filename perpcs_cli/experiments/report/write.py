@@ -19,13 +19,15 @@ from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import EVERYONE, Who, open_workspace
 
 NAME = "report.html"
+ANSWERS = 5
+"""Of each user, where nothing else is asked for."""
 
 
 def write_report(
     place: Path,
     who: Who = EVERYONE,
     *,
-    answers: int = 5,
+    answers: int = ANSWERS,
     mia: Sequence[Path] = (),
     out: Path | None = None,
     force: bool = False,
