@@ -13,6 +13,7 @@ from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.packed_recipes import each_recipe, files_in, is_packed
 from perpcs_cli.artifacts.pool import gates_path, open_pool
 from perpcs_cli.artifacts.recipe import EVERY, Recipe, mean_weights
+from perpcs_cli.artifacts.results import Result
 from perpcs_cli.artifacts.trace import read_trace
 from perpcs_cli.experiments.report.blocks import Cell, Figure, Figures, Section, Table, counted, number
 from perpcs_cli.experiments.report.plots import charts
@@ -24,6 +25,11 @@ SHOWN = 12
 """The most users whose recipes or searches are drawn."""
 GROWTH = (1, 10, 100, 1_000, 10_000)
 """Target users."""
+
+POOL = ("embed", "select", "train-sharer", "gate", "pool")
+"""Steps of a sweep that are done once for all target users."""
+OWN = {"per-pcs": "assemble", "prime": "prime", "retrieval": "retrieve", "oppu": "oppu"}
+"""The step of a method that is done for each target user."""
 
 
 def first_recipes(place: Path, ids: Collection[str], most: int = SHOWN) -> list[Recipe]:
@@ -107,8 +113,22 @@ class Seconds:
     each: float
 
 
+def timed(results: Sequence[Result]) -> list[Seconds]:
+    """What a sweep's steps took, by method."""
+    found = []
+    for method, step in OWN.items():
+        cells = [one.seconds for one in results if one.method == method and step in one.seconds]
+        if cells:
+            # Steps whose work an earlier cell had done already took no time again.
+            first = max(cells, key=lambda seconds: sum(seconds.get(name, 0.0) for name in (*POOL, step)))
+            users = next(one.user_count for one in results if one.seconds is first)
+            once = sum(first.get(name, 0.0) for name in POOL)
+            found.append(Seconds(method, once, first[step] / max(1, users)))
+    return found
+
+
 def storage_section(
-    recipes: Mapping[str, Path], own: Path | None, pool: Path, seconds: Sequence[Seconds], missing: Sequence[str]
+    recipes: Mapping[str, Path], own: Path | None, pool: Path | None, seconds: Sequence[Seconds], missing: Sequence[str]
 ) -> Section:
     """Bytes and time as target users grow, against an adapter for each (OPPU).
 
@@ -121,7 +141,7 @@ def storage_section(
     sizes = {name: size / count for name, place in recipes.items() for count, size in [_size(place)] if count}
     adapter = _mean(_adapters(own)) if own else 0.0
     shared = _pool_bytes(pool)
-    if sizes and shared:
+    if sizes and shared and pool:
         sharers, pool_size = shared
         adapter = adapter or _mean(_adapters_of(pool))
         lines = {"OPPU": (0.0, adapter)} | {name: (pool_size, size) for name, size in sizes.items()}
@@ -192,9 +212,9 @@ def _size(place: Path) -> tuple[int, float]:
     return count, float(sum(file.stat().st_size for file in files))
 
 
-def _pool_bytes(pool: Path) -> tuple[int, float] | None:
+def _pool_bytes(pool: Path | None) -> tuple[int, float] | None:
     """(sharers, bytes of the adapters, gates and manifest); None where there is no pool, or parts of it are gone."""
-    if not pool.exists():
+    if pool is None or not pool.exists():
         return None
     there = open_pool(pool)
     files = [pool, *(pool.parent / one.path / WEIGHTS for one in there.manifest.sharers)]

@@ -13,6 +13,7 @@ from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import objective
 from perpcs_cli.artifacts.mia import Leakage, read_leakage
 from perpcs_cli.artifacts.packed_recipes import files_in
+from perpcs_cli.artifacts.pool import gates_path
 from perpcs_cli.artifacts.predictions import PredictionsInfo, info_path
 from perpcs_cli.artifacts.results import verify_results
 from perpcs_cli.errors import DataError
@@ -29,10 +30,6 @@ from perpcs_cli.tasks.metrics import higher_is_better
 
 HOW = Method(resamples=10_000, seed=0)
 """How cells are compared, as in `perpcs table`."""
-POOL = ("embed", "select", "train-sharer", "gate", "pool")
-"""Steps that are done once for all target users."""
-OWN = {"per-pcs": "assemble", "prime": "prime", "retrieval": "retrieve", "oppu": "oppu"}
-"""The step of a method that is done for each target user."""
 
 
 def gather(path: Path, asked: Asked) -> Gathered:
@@ -258,20 +255,12 @@ class _Look:
     def _storage(self, made: Mapping[str, Path], rows: Mapping[str, Row]) -> Section:
         found = [place for row in rows.values() if (place := self._given(row, "--own"))]
         pools = [place for name in made if (place := self._given(rows[name], "--pool"))]
-        seconds = []
-        for method, step in OWN.items():
-            cells = [row.result for row in self.rows if row.result.method == method and step in row.result.seconds]
-            if cells:
-                # Steps whose work an earlier cell had done already took no time again.
-                first = max(cells, key=lambda one: sum(one.seconds.get(name, 0.0) for name in (*POOL, step)))
-                once = sum(first.seconds.get(name, 0.0) for name in POOL)
-                seconds.append(recipes.Seconds(method, once, first.seconds[step] / max(1, first.user_count)))
-        gated = max(pools, key=lambda path: path.stat().st_size) if pools else self.path.parent / "pool.json"
+        pools = sorted(pools, key=lambda path: not gates_path(path).exists())
         return recipes.storage_section(
             made,
             found[0] if found else None,
-            gated,
-            seconds,
+            pools[0] if pools else None,
+            recipes.timed([row.result for row in self.rows]),
             ("Recipes and a pool are weighed here, where cells have them.", "No cell here has been timed."),
         )
 

@@ -16,6 +16,7 @@ from perpcs_cli.artifacts.packed_recipes import files_in, is_packed
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.predictions import PredictionsInfo, info_path
 from perpcs_cli.artifacts.users import each_user
+from perpcs_cli.errors import DataError
 from perpcs_cli.experiments.report import answers, leakage, origins, recipes
 from perpcs_cli.experiments.report.blocks import Cell, Fact, Figures, Page, Section, Table, counted
 from perpcs_cli.experiments.report.evaluations import Evaluation, Score, blocks
@@ -108,7 +109,7 @@ class _Look:
             recipes.search_section(self.traces, ids, "`perpcs prime` searches, and keeps every candidate in traces/."),
             recipes.pieces_section(self.recipes, ids, "`perpcs assemble` makes recipes from the pool."),
             self._storage(),
-            answers.section(self.predictions, places, self.asked.who, self.asked.answers, predict),
+            self._answers(predict),
             self._provenance(),
         ]
         settings = places.settings
@@ -123,6 +124,12 @@ class _Look:
         ]
         holds = bool(self.predictions) and self.asked.answers > 0
         return Gathered(Page(title, "a workspace", self._facts(), sections, holds), files)
+
+    def _answers(self, missing: str) -> Section:
+        files = self.predictions
+        if files and not self.asked.who.path(self.workspace).exists():
+            files, missing = {}, "`perpcs report --users-file FILE` says where the users are."
+        return answers.section(files, self.workspace, self.asked.who, self.asked.answers, missing)
 
     def _facts(self) -> list[Fact]:
         places, settings = self.workspace, self.workspace.settings
@@ -229,17 +236,19 @@ class _Look:
             users = self.asked.who.path(self.workspace)
             if len(there) < len(files) or not users.exists() or hashing.digest_file(users) != found.references.sha256:
                 return {}
-            partial = found.provenance.settings.get("partial") is True
-            found = evaluate_predictions(
+            own = evaluate_predictions(
                 there,
                 self.workspace,
-                self.asked.who,
+                Who(file=self.asked.who.file),
                 baseline=found.baseline,
                 resamples=0,
                 per_user=True,
-                partial=partial,
-                task=None,
+                partial=True,
             )
+            if own.count != found.count:
+                # It was of some users alone.
+                return {}
+            found = own
         metric, ids = found.metrics[0], self.asked.who.ids
         return {
             system: {user: one.values[metric] for user, one in values.users.items() if not ids or user in ids}
@@ -250,8 +259,14 @@ class _Look:
         """The utility of an attacked system by its predictions, and its α by its recipes."""
         utility = None
         if (path := self.predictions.get(name)) is not None and self.asked.who.path(self.workspace).exists():
-            own = evaluate_predictions({name: path}, self.workspace, Who(file=self.asked.who.file), resamples=0)
-            utility = objective(own.systems[name].values)
+            try:
+                own = evaluate_predictions(
+                    {name: path}, self.workspace, Who(file=self.asked.who.file), resamples=0, partial=True
+                )
+                utility = objective(own.systems[name].values)
+            except DataError:
+                # Its queries have no references.
+                utility = None
         alpha = self._alpha(name)
         return leakage.Known(utility, alpha, "PriME" if alpha is not None else "")
 

@@ -32,9 +32,11 @@ from perpcs_cli.artifacts.mia import (
     write_roc,
 )
 from perpcs_cli.artifacts.predictions import read_predictions
+from perpcs_cli.artifacts.results import Result
 from perpcs_cli.cli.main import COMMANDS
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.experiments.report.page import plain
+from perpcs_cli.experiments.report.recipes import Seconds, timed
 from perpcs_cli.experiments.report.write import NAME, write_report
 from perpcs_cli.steps.workspace import Who
 
@@ -307,3 +309,42 @@ def test_a_wrong_place_is_an_error(tmp_path: Path, content: str | None) -> None:
     with pytest.raises(DataError, match="no such directory"):
         write_report(tmp_path / "nowhere")
     assert not (tmp_path / NAME).exists()
+
+
+def test_a_sweeps_seconds_are_of_the_steps_that_a_method_has() -> None:
+    made = Result(
+        experiment="main",
+        method="per-pcs",
+        task="product_rating",
+        model="m",
+        seed=0,
+        settings={},
+        metrics={},
+        count=8,
+        user_count=4,
+        predictions="p",
+        users="u",
+        digest="d",
+        seconds={"adapt": 50.0, "train-sharer": 30.0, "gate": 10.0, "pool": 1.0, "assemble": 8.0, "predict": 9.0},
+    )
+    again = msgspec.structs.replace(made, seconds={"train-sharer": 0.1, "assemble": 7.0}, user_count=1)
+    own = msgspec.structs.replace(made, method="oppu", seconds={"adapt": 50.0, "oppu": 20.0})
+    assert timed([made, again, own]) == [Seconds("per-pcs", 41.0, 2.0), Seconds("oppu", 0.0, 5.0)]
+
+
+def test_an_evaluation_of_some_users_has_no_gains_of_others(shell: Shell) -> None:
+    (shell.root / "metrics" / "eval.json").unlink()
+    one, other = shell.ids("target")
+    files = "predictions/base.jsonl predictions/oppu.jsonl"
+    assert shell(f"eval {files} --user {one} --out metrics/one.json").exit_code == 0
+    words = Read(page_of(shell.root)).words
+    assert other not in words["results"] and "gain over" not in words["results"]
+    assert shell(f"eval {files} --user {one} --per-user --out metrics/one.json --force").exit_code == 0
+    words = Read(page_of(shell.root)).words
+    assert other not in words["results"] and re.search("oppu: better for [01] of 1 user", words["results"])
+
+
+def test_without_the_users_file_it_asks_for_it(shell: Shell) -> None:
+    (shell.root / "users.jsonl").rename(shell.root / "elsewhere.jsonl")
+    assert "--users-file" in Read(page_of(shell.root)).words["answers"]
+    assert "reference" in Read(page_of(shell.root, who=Who(file=shell.root / "elsewhere.jsonl"))).words["answers"]

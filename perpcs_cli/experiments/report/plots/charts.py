@@ -66,7 +66,7 @@ def signed_bars(values: Mapping[str, float], span: tuple[float, float], label: s
     named = len(values) <= NAMED
     start = _room(values) if named else 14.0
     across = Scale(*span, start, WIDTH - 10)
-    row = 15.0 if named else max(2.0, 420 / len(values))
+    row = 15.0 if named else max(0.3, 420 / len(values))
     bottom = row * len(values) + 4
     zero = across.at(0)
     parts = [_grid_x(across, 2, bottom)]
@@ -75,7 +75,7 @@ def signed_bars(values: Mapping[str, float], span: tuple[float, float], label: s
         plain = "rest" if colours else "gain" if value > 0 else "loss"
         kind = f"c{colours[name] % COLOURS}" if name in colours else plain
         ends = sorted((zero, across.at(value)))
-        height = row - (4 if named else 0.4)
+        height = row - 4 if named else row * 0.85
         told = f"{name}: {value:+.4f}"
         parts.append(svg.box(ends[0], y + (2 if named else 0), ends[1] - ends[0], height, f"bar {kind}", told))
         if named:
