@@ -48,7 +48,7 @@ def section(made: Mapping[str, Provenance], stale: Sequence[Step], more: Sequenc
         [
             Cell(path),
             Cell(one.command),
-            Cell(one.tool),
+            Cell(one.tool.replace(" ", "\N{NO-BREAK SPACE}")),
             Cell(str(one.seed), number=True),
             Cell(one.base[:12]),
             Cell(", ".join(f"{Path(name).name} {digest[:12]}" for name, digest in one.inputs.items())),
@@ -84,9 +84,11 @@ def _settings(one: Provenance) -> dict[str, Any]:
 def digests(root: Path, files: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of files by their path below `root`, or by their name, for the page's own provenance."""
 
-    def named(path: Path) -> str:
-        below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
-        # A name may be no text.
-        return str(below).encode(errors="replace").decode()
+    return {below(root, path): hashing.digest_file(path) for path in sorted(set(files)) if path.is_file()}
 
-    return {named(path): hashing.digest_file(path) for path in sorted(set(files)) if path.is_file()}
+
+def below(root: Path, path: Path) -> str:
+    """A file's path below `root`, or its name where it lies elsewhere."""
+    name = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    # It may be no text.
+    return str(name).encode(errors="replace").decode()

@@ -20,7 +20,7 @@ from perpcs_cli.errors import DataError
 from perpcs_cli.experiments.report import answers, leakage, origins, recipes, setting_curves
 from perpcs_cli.experiments.report.blocks import NOTHING, Cell, Fact, Figures, Page, Section, Table, counted
 from perpcs_cli.experiments.report.evaluations import Evaluation, Score, blocks
-from perpcs_cli.experiments.report.workspace import Asked, Gathered
+from perpcs_cli.experiments.report.wanted import Gathered, Wanted
 from perpcs_cli.experiments.sweeps.runner import Done
 from perpcs_cli.experiments.tables.significance import Method, Reader, Tested, test
 from perpcs_cli.experiments.tables.systems import Entry, Panel, Row, called, each, panels, plain, read_rows
@@ -32,7 +32,7 @@ HOW = Method(resamples=10_000, seed=0)
 """How cells are compared, as in `perpcs table`."""
 
 
-def gather(path: Path, asked: Asked) -> Gathered:
+def gather(path: Path, asked: Wanted) -> Gathered:
     """Everything that the rows of a results.jsonl say, and the steps beside it."""
     rows = read_rows(path)
     if not rows:
@@ -44,7 +44,7 @@ def gather(path: Path, asked: Asked) -> Gathered:
 class _Look:
     path: Path
     rows: Sequence[Row]
-    asked: Asked
+    asked: Wanted
     reader: Reader
 
     @cached_property
@@ -276,7 +276,9 @@ class _Look:
             ]
             for row in self.rows
         ]
-        made: dict[str, Provenance] = {path.name: read_leakage(path).provenance for path in summaries}
+        made: dict[str, Provenance] = {
+            origins.below(self.path.parent, path): read_leakage(path).provenance for path in summaries
+        }
         for row in self.rows:
             beside = info_path(row.root / row.result.predictions)
             if beside.is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from perpcs_cli.artifacts.adapter import WEIGHTS
 from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import Metrics, objective, read_metrics
-from perpcs_cli.artifacts.mia import Leakage, read_leakage, summaries_in
+from perpcs_cli.artifacts.mia import Leakage, read_leakage
 from perpcs_cli.artifacts.packed_recipes import files_in, is_packed
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.predictions import PredictionsInfo, info_path
@@ -20,36 +19,15 @@ from perpcs_cli.errors import DataError
 from perpcs_cli.experiments.report import answers, leakage, origins, recipes
 from perpcs_cli.experiments.report.blocks import Cell, Fact, Figures, Page, Section, Table, counted
 from perpcs_cli.experiments.report.evaluations import Evaluation, Score, blocks
+from perpcs_cli.experiments.report.wanted import Gathered, Wanted
 from perpcs_cli.steps.evaluate.metrics import evaluate_predictions
 from perpcs_cli.steps.inspect.outputs import STOPPED, evaluated
 from perpcs_cli.steps.inspect.status import status
+from perpcs_cli.steps.inspect.step_state import Step
 from perpcs_cli.steps.workspace import Who, Workspace
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a report is asked to show."""
-
-    who: Who
-    answers: int
-    """Of each user; 0 for none."""
-    mia: Sequence[Path]
-    """Summaries of attacks, and directories of them; where empty, those of the place."""
-
-    def summaries(self, root: Path) -> list[Path]:
-        """The summaries of attacks for a report of `root`."""
-        return summaries_in(self.mia) if self.mia else sorted((root / "mia").glob("*.json"))
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """A page, and the files that it was made from."""
-
-    page: Page
-    files: list[Path]
-
-
-def gather(workspace: Workspace, asked: Asked) -> Gathered:
+def gather(workspace: Workspace, asked: Wanted) -> Gathered:
     """Everything that a workspace's files say. Raises DataError for a broken one."""
     return _Look(workspace, asked).page()
 
@@ -57,7 +35,7 @@ def gather(workspace: Workspace, asked: Asked) -> Gathered:
 @dataclass(frozen=True)
 class _Look:
     workspace: Workspace
-    asked: Asked
+    asked: Wanted
 
     @cached_property
     def predictions(self) -> dict[str, Path]:
@@ -97,6 +75,11 @@ class _Look:
     def traces(self) -> list[Path]:
         """Searches."""
         return sorted(self.workspace.traces.glob("*.jsonl"))
+
+    @cached_property
+    def faulty(self) -> list[Step]:
+        """What is not of what stands there now, or not whole."""
+        return [one for one in status(self.workspace).steps if one.state in ("stale", "partial", "broken")]
 
     def page(self) -> Gathered:
         """The whole."""
@@ -152,6 +135,8 @@ class _Look:
             what = f"{counted(len(pool.sharers), 'sharer')}, rank {pool.rank}, {len(pool.modules)} linear layers"
             facts.append(Fact("Pool", what + (", pseudonyms" if pool.pseudonyms else "")))
         facts.append(Fact("Settings", f"paper {settings.paper}, preset {settings.preset}, seed {settings.seed}"))
+        if self.faulty:
+            facts.append(Fact("Not up to date", f"{counted(len(self.faulty), 'step')}: see Provenance"))
         return facts
 
     def _systems(self, missing: str) -> Section:
@@ -287,12 +272,11 @@ class _Look:
         made: dict[str, Provenance] = {}
         made |= {f"predictions/{name}.jsonl": info.provenance for name, info in self.infos.items()}
         made |= {f"metrics/{name}.json": found.provenance for name, found in self.metrics.items()}
-        made |= {path.name: read_leakage(path).provenance for path in self.summaries}
+        made |= {origins.below(root, path): read_leakage(path).provenance for path in self.summaries}
         for place in self.recipes.values():
             for one in recipes.first_recipes(place, (), 1):
                 name = place if is_packed(place) else place / f"{one.user_id}.json"
                 made[str(name.relative_to(root))] = one.provenance
         if self.workspace.pool.exists():
             made["pool.json"] = open_pool(self.workspace.pool).manifest.provenance
-        faulty = [one for one in status(self.workspace).steps if one.state in ("stale", "partial", "broken")]
-        return origins.section(dict(sorted(made.items())), faulty)
+        return origins.section(dict(sorted(made.items())), self.faulty)

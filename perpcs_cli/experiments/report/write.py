@@ -13,7 +13,7 @@ from perpcs_cli.artifacts.settings import FILE as SETTINGS
 from perpcs_cli.errors import DataError
 from perpcs_cli.experiments.report import origins, sweep, workspace
 from perpcs_cli.experiments.report.page import render
-from perpcs_cli.experiments.report.workspace import Asked
+from perpcs_cli.experiments.report.wanted import Wanted
 from perpcs_cli.steps.job import Outcome, Output, run_one, same_bytes
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import EVERYONE, Who, open_workspace
@@ -40,7 +40,7 @@ def write_report(
     `mia`: summaries of attacks, or directories of them, instead of those in mia/. Nothing is run. Raises DataError
     where the place is neither, or a file is broken; and as the others do where another page is there.
     """
-    root, asked = place, Asked(who, answers, mia)
+    root, asked = place, Wanted(who, answers, mia)
     if place.is_file() or (place / RESULTS).exists():
         root = place.parent if place.is_file() else place
         gathered = sweep.gather(root / place.name if place.is_file() else root / RESULTS, asked)

@@ -31,6 +31,7 @@ from perpcs_cli.artifacts.mia import (
     write_leakage,
     write_roc,
 )
+from perpcs_cli.artifacts.packed_recipes import each_recipe, write_packed
 from perpcs_cli.artifacts.predictions import read_predictions
 from perpcs_cli.artifacts.results import Result
 from perpcs_cli.cli.main import COMMANDS
@@ -243,6 +244,18 @@ def test_predictions_that_have_changed_are_not_compared(shell: Shell) -> None:
     words = Read(page_of(shell.root)).words
     assert "gain over" not in words["results"]
     assert "changed since" in words["provenance"] and "stale" in words["provenance"]
+    assert "1 step: see Provenance" in words[""]
+
+
+def test_packed_recipes_are_shown_alike(shell: Shell) -> None:
+    def pieces() -> str:
+        return re.sub("[0-9.]+ k?B", "", Read(page_of(shell.root)).words["pieces"])
+
+    before, place = pieces(), shell.root / "recipes"
+    made = [recipe for user in shell.ids("target") for recipe in each_recipe(place / f"{user}.json")]
+    write_packed(shell.root / "recipes.jsonl", made)
+    shutil.rmtree(place)
+    assert pieces() == before and shell.ids("target")[0] in before
 
 
 def test_leakage_stands_beside_utility(shell: Shell) -> None:
