@@ -86,15 +86,15 @@ def recipes_over(path: Path, pool: OpenPool, users: Sequence[User]) -> ModelsToR
         found = find_recipes(path, [user.user_id for user in users])
         if missing := [user.user_id for user in users if user.user_id not in found]:
             raise DataError(
-                f"{len(missing)} of {len(users)} users have no recipe, {missing[0]!r} for example",
-                where=path,
+                f"{len(missing)} of {len(users)} users have no recipe",
+                where=_at(path, missing[0]),
                 hint=f"Make it with `perpcs assemble --user {missing[0]}`, or choose other users with --users.",
             )
-        loaded = [of_pool(found[user.user_id], pool.digest, where=f"{path}, {user.user_id}") for user in users]
+        loaded = [of_pool(found[user.user_id], pool.digest, where=_at(path, user.user_id)) for user in users]
     merges = {recipe.merge for recipe in loaded}
     if len(merges) > 1:
         raise DataError("the recipes differ in their merge, product and factor", where=path, hint="Predict them apart.")
-    named = [unpack(recipe, pool.modules, where=f"{path}, {recipe.user_id}") for recipe in loaded]
+    named = [unpack(recipe, pool.modules, where=_at(path, recipe.user_id)) for recipe in loaded]
     used = sorted({sharer for weights in named for mix in weights.values() for sharer, _ in mix})
     if unknown := [sharer for sharer in used if sharer not in pool.places]:
         raise DataError(f"the recipe uses {unknown[0]!r}, who is not in the pool", where=path)
@@ -103,6 +103,11 @@ def recipes_over(path: Path, pool: OpenPool, users: Sequence[User]) -> ModelsToR
     digests = {"pool": pool.digest, "recipes": hashing.digest_value(loaded)}
     places = {user.user_id: i for i, user in enumerate(users)}
     return ModelsToRun([pool.adapter(pool.places[s]) for s in used], recipes, places, merges.pop(), digests, pool)
+
+
+def _at(path: Path, user_id: str) -> str:
+    """Where a user's recipe is, or should be: a file of a directory, or a line of a packed file."""
+    return str(path / f"{user_id}.json") if path.is_dir() else f"{path}, {user_id}"
 
 
 def recipes_name(path: Path) -> str:

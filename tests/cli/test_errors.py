@@ -503,7 +503,7 @@ def test_an_interrupted_training_leaves_the_old_sharer(shell: Shell, monkeypatch
 
 def test_a_diverging_training_leaves_its_log_alone(shell: Shell) -> None:
     before = shell.walk()
-    line = named(shell, "train-sharer --user TARGET --plain --steps 9 --lr 900 --dtype float16")
+    line = named(shell, "train-sharer --user TARGET --plain --steps 9 --lr 900 --lora-alpha 1e12")
     message = refused(shell(line), RUNTIME)
     assert "lower learning rate" in message
     after = shell.walk()

@@ -26,7 +26,10 @@ BAD = {
 
 WRITTEN = ("--out", "--save-merged", "--pareto", "--plot", "--write-lamp")
 DIRECTORIES = {
-    *(((name,), "--out") for name in ("split", "select", "adapt", "train-sharer", "gate", "sweep")),
+    *(
+        ((name,), "--out")
+        for name in ("split", "select", "adapt", "train-sharer", "gate", "sweep", "adopt", "export", "workflow")
+    ),
     (("adapt",), "--save-merged"),
 }
 EITHER = {((name,), "--out") for name in ("assemble", "retrieve", "prime")}

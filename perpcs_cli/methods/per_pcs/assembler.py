@@ -27,7 +27,7 @@ from perpcs_cli.methods.per_pcs.history_batches import HistoryBatch
 from perpcs_cli.methods.per_pcs.turns import in_turns
 from perpcs_cli.model.engine.batching import Batch, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
-from perpcs_cli.model.engine.memory import free_bytes, release, watched
+from perpcs_cli.model.engine.memory import release, total_bytes, watched
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.sampling import state_at
 from perpcs_cli.model.loading.base import Base
@@ -108,7 +108,8 @@ class Assembler:
             # The best of all sharers that reach top-p may be as many as there are.
             return self.settings.top_p is None
         each = sum(sum(shape) for shape in self.pool.manifest.modules.values()) * self.pool.manifest.rank
-        return 4 * each * self.base.dtype.itemsize * len(self.pool.ids) <= free_bytes(self.base.device)
+        # Of all its memory and not of what is free, so that the same command adds up in the same order every time.
+        return 8 * each * self.base.dtype.itemsize * len(self.pool.ids) <= total_bytes(self.base.device)
 
     def bytes_held(self, batches: Sequence[HistoryBatch]) -> int:
         """What a pass holds on the device while others come to the same linear layer, about."""

@@ -203,6 +203,7 @@ def _answer(
         )
     if done == asked:
         # A shard, or all of them, have answered.
+        report.note(f"{len(done)} of {len(asked)} queries are answered already")
         return
     models.check_layers(model)
     rows: list[tuple[Encoded, int]] = []

@@ -15,7 +15,7 @@ from shell import DATA, USAGE, Shell, named, refused
 from perpcs_cli.artifacts.embeddings import read_embeddings
 from perpcs_cli.artifacts.users import read_users, write_users
 from perpcs_cli.model.encoder import Encoder, load_encoder
-from perpcs_cli.steps import job
+from perpcs_cli.steps import shards
 
 FILE = "embeddings.safetensors"
 
@@ -94,16 +94,16 @@ def test_some_users_first_and_the_others_later(shell: Shell) -> None:
 
 def test_what_another_run_wrote_while_this_one_waited_is_kept(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = shell.ids("target")
-    honest = job.locked
+    honest = shards.locked
 
     @contextlib.contextmanager
     def late(place: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-        monkeypatch.setattr(job, "locked", honest)
+        monkeypatch.setattr(shards, "locked", honest)
         assert shell(named(shell, f"{EMBED} --user {second}")).exit_code == 0
         with honest(place, waiting):
             yield
 
-    monkeypatch.setattr(job, "locked", late)
+    monkeypatch.setattr(shards, "locked", late)
     assert shell(named(shell, f"{EMBED} --user {first}")).exit_code == 0
     assert sorted(read_embeddings(shell.root / FILE).card.users) == sorted([first, second])
 

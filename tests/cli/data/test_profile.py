@@ -22,7 +22,7 @@ from perpcs_cli.artifacts.profiles import Profile, read_info, read_profiles, wri
 from perpcs_cli.artifacts.settings import ProfileSettings
 from perpcs_cli.artifacts.users import User, read_users, write_users
 from perpcs_cli.model.encoder import load_encoder
-from perpcs_cli.steps import job
+from perpcs_cli.steps import shards
 from perpcs_cli.steps.workspace import Who, open_workspace
 from perpcs_cli.tasks.profile_prompts import profile_lines, profile_prompt
 from perpcs_cli.tasks.spec import get_task
@@ -221,16 +221,16 @@ def test_a_run_that_failed_is_in_nobodys_way(brief: Shell) -> None:
 
 def test_what_another_run_wrote_while_this_one_waited_is_kept(brief: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = brief.ids("target")
-    honest = job.locked
+    honest = shards.locked
 
     @contextlib.contextmanager
     def late(place: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-        monkeypatch.setattr(job, "locked", honest)
+        monkeypatch.setattr(shards, "locked", honest)
         assert brief(f"{LINE} --user {second}").exit_code == 0
         with honest(place, waiting):
             yield
 
-    monkeypatch.setattr(job, "locked", late)
+    monkeypatch.setattr(shards, "locked", late)
     assert brief(f"{LINE} --user {first}").exit_code == 0
     assert list(read_profiles(brief.root / FILE)) == sorted([first, second])
 

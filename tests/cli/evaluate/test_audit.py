@@ -54,7 +54,7 @@ def test_the_report(ready: Shell) -> None:
     assert lines[3] == "differential privacy: 0 of 4 sharers have a guarantee"
     assert lines[4] == "strongest attack: not measured"
     assert lines[5] == "recipes: 4 of this pool, 0 of others"
-    assert lines[6] == f"looked through: {4 * (4 if keyed else 5) + 2 + keyed + 4} files; users' words: of 8 users"
+    assert lines[6] == f"looked through: {4 * (4 if keyed else 5) + 3 + keyed + 4} files; users' words: of 8 users"
     assert lines[7] == f"digests of users' data: in {0 if keyed else 8} files; training logs: {0 if keyed else 4}"
     assert lines[8] == "nothing is wrong"
     rows = [line.split() for line in lines[-4:]]
@@ -159,7 +159,6 @@ def test_metadata_that_does_not_belong(near: Shell) -> None:
     metadata(near.root / "pool.gates.safetensors", author="me")
     found = problems(near)
     assert "pool.gates.safetensors: has unexpected metadata 'author'" in found
-    assert any("the pool's gates are missing or have changed" in problem for problem in found)
 
 
 def test_a_pool_of_pseudonyms_that_tells(near: Shell) -> None:

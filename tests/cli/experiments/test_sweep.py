@@ -52,6 +52,8 @@ def config(model: Path) -> str:
         "epochs = 1": "steps = 2",
         "steps = 4": "steps = 1",
         "recent = 4": "recent = 2",
+        # So that a run can be killed between two sharers.
+        "train-sharer = { plain = true": "train-sharer = { together = 1, plain = true",
     }.items():
         assert old in text
         text = text.replace(old, new)

@@ -170,7 +170,7 @@ def test_a_step_changes_with_what_it_reads_and_with_what_comes_before_it() -> No
         {"predict": {"retrieve": 0, "with-profile": False, "max-new-tokens": 48}},
         {"assemble": {"plain": True, "top-k": 1, "aggregate": "attention"}},
         {"pool": {"share-ratio": 1.0}},
-        {"train-sharer": {"plain": True, "lr": 2e-5, "rank": 8, "together": 1}},
+        {"train-sharer": {"plain": True, "lr": 2e-5, "rank": 8}},
         {"split": {"targets": 100}},
     ],
 )

@@ -117,9 +117,9 @@ def pool_of(base, share):
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """A device that has 80 GB free."""
+    """A device that has 80 GB."""
     monkeypatch.setattr(room, "Gates", Gates)
-    monkeypatch.setattr(room, "free_bytes", lambda _: 80 << 30)
+    monkeypatch.setattr(room, "total_bytes", lambda _: 80 << 30)
     with fake_cuda():
         yield
 
