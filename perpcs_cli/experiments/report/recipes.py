@@ -23,12 +23,13 @@ from perpcs_cli.steps.inspect.step_state import spoken_bytes
 
 SHOWN = 12
 """The most users whose recipes or searches are drawn."""
+OPPU = "OPPU"
 GROWTH = (1, 10, 100, 1_000, 10_000)
 """Target users."""
 
 POOL = ("embed", "select", "train-sharer", "gate", "pool")
 """Steps of a sweep that are done once for all target users."""
-OWN = {"per-pcs": "assemble", "prime": "prime", "retrieval": "retrieve", "oppu": "oppu"}
+OWN = {"oppu": "oppu", "per-pcs": "assemble", "prime": "prime", "retrieval": "retrieve"}
 """The step of a method that is done for each target user."""
 
 
@@ -123,7 +124,7 @@ def timed(results: Sequence[Result]) -> list[Seconds]:
             first = max(cells, key=lambda seconds: sum(seconds.get(name, 0.0) for name in (*POOL, step)))
             users = next(one.user_count for one in results if one.seconds is first)
             once = sum(first.get(name, 0.0) for name in POOL)
-            found.append(Seconds(method, once, first[step] / max(1, users)))
+            found.append(Seconds(OPPU if method == "oppu" else method, once, first[step] / max(1, users)))
     return found
 
 
@@ -144,7 +145,7 @@ def storage_section(
     if sizes and shared and pool:
         sharers, pool_size = shared
         adapter = adapter or _mean(_adapters_of(pool))
-        lines = {"OPPU": (0.0, adapter)} | {name: (pool_size, size) for name, size in sizes.items()}
+        lines = {OPPU: (0.0, adapter)} | {name: (pool_size, size) for name, size in sizes.items()}
         parts.append(_bytes_table(lines, sharers))
         figures.append(_growth(lines, "bytes", "Storage as target users grow"))
     else:
@@ -163,7 +164,7 @@ def storage_section(
 
 
 def _bytes_table(lines: Mapping[str, tuple[float, float]], sharers: int) -> Table:
-    adapter = lines["OPPU"][1]
+    adapter = lines[OPPU][1]
     rows = []
     for name, (once, each) in lines.items():
         even = str(int(once / (adapter - each)) + 1) if once and adapter > each else ""

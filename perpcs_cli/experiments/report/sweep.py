@@ -110,6 +110,8 @@ class _Look:
         who = Who(self.asked.who.ids, users)
         made = {name: found for name, row in rows.items() if (found := self._given(row, "--recipes"))}
         files = {name: row.root / row.result.predictions for name, row in there.items()} if users.is_file() else {}
+        searched = [place.parent / "traces" for name, place in made.items() if bests[name].system.method == "prime"]
+        traces = sorted(path for place in searched for path in place.glob("*.jsonl"))
         summaries = self.asked.summaries(self.path.parent)
         sections = [
             self._cells(),
@@ -121,6 +123,7 @@ class _Look:
                 self._known,
                 "`perpcs mia` attacks a cell's recipes; `perpcs report --mia` takes its summaries.",
             ),
+            recipes.search_section(traces, who.ids, "No cell here searches: the method prime does."),
             recipes.pieces_section(made, who.ids, "No cell here has recipes: per-pcs, prime and retrieval make them."),
             self._storage(made, rows),
             answers.section(files, Places(self.path.parent), who, self.asked.answers, sweep),
@@ -132,7 +135,7 @@ class _Look:
             self.path,
             *(row.root / place for row in self.rows for place in (row.result.predictions, row.result.users)),
         ]
-        named += [path for place in made.values() for path in files_in(place)]
+        named += [*traces, *(path for place in made.values() for path in files_in(place))]
         return Gathered(Page(title, "a sweep", facts, sections, holds), named)
 
     def _facts(self) -> list[Fact]:

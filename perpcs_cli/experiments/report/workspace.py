@@ -9,7 +9,7 @@ from pathlib import Path
 from perpcs_cli.artifacts.adapter import WEIGHTS
 from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
-from perpcs_cli.artifacts.metrics import Metrics, objective, read_metrics
+from perpcs_cli.artifacts.metrics import Metrics, Source, objective, read_metrics
 from perpcs_cli.artifacts.mia import Leakage, read_leakage
 from perpcs_cli.artifacts.packed_recipes import files_in, is_packed
 from perpcs_cli.artifacts.pool import open_pool
@@ -212,14 +212,9 @@ class _Look:
         if not all(one.users for one in found.systems.values()):
             path = self.workspace.root / "metrics" / f"{name}.json"
             sources = {system: one.predictions for system, one in found.systems.items()}
-            files = {system: evaluated(self.workspace, path, source) for system, source in sources.items()}
-            there = {
-                system: file
-                for system, file in files.items()
-                if file is not None and hashing.digest_file(file) == sources[system].sha256
-            }
+            there = {system: file for system, source in sources.items() if (file := self._source(path, source))}
             users = self.asked.who.path(self.workspace)
-            if len(there) < len(files) or not users.exists() or hashing.digest_file(users) != found.references.sha256:
+            if len(there) < len(sources) or not users.exists() or hashing.digest_file(users) != found.references.sha256:
                 return {}
             own = evaluate_predictions(
                 there,
@@ -239,6 +234,12 @@ class _Look:
             system: {user: one.values[metric] for user, one in values.users.items() if not ids or user in ids}
             for system, values in found.systems.items()
         }
+
+    def _source(self, metrics: Path, source: Source) -> Path | None:
+        """The file that an evaluation was of, where it is here and has not changed."""
+        named = (evaluated(self.workspace, metrics, source), self.workspace.predictions / Path(source.file).name)
+        files = (path for path in named if path is not None and path.is_file())
+        return next((path for path in files if hashing.digest_file(path) == source.sha256), None)
 
     def _known(self, _leakage: Leakage, name: str) -> leakage.Known:
         """The utility of an attacked system by its predictions, and its α by its recipes."""

@@ -342,7 +342,7 @@ def test_a_sweeps_seconds_are_of_the_steps_that_a_method_has() -> None:
     )
     again = msgspec.structs.replace(made, seconds={"train-sharer": 0.1, "assemble": 7.0}, user_count=1)
     own = msgspec.structs.replace(made, method="oppu", seconds={"adapt": 50.0, "oppu": 20.0})
-    assert timed([made, again, own]) == [Seconds("per-pcs", 41.0, 2.0), Seconds("oppu", 0.0, 5.0)]
+    assert timed([made, again, own]) == [Seconds("OPPU", 0.0, 5.0), Seconds("per-pcs", 41.0, 2.0)]
 
 
 def test_an_evaluation_of_some_users_has_no_gains_of_others(shell: Shell) -> None:
