@@ -119,8 +119,8 @@ def curves(
         parts.append(svg.text(left - 6, up.at(tick) + 4, spoken(tick), anchor="end", kind="tick"))
     few = sorted(set(xs))
     ticks = [(float(n), word) for n, word in enumerate(names)]
-    places = few if _apart(few, across) else across.ticks()
-    ticks = ticks or [(x, plainly(x)) for x in places if x == int(x) or few != [*map(int, few)]]
+    values = few if _apart(few, across) else across.ticks()
+    ticks = ticks or [(x, plainly(x)) for x in values if x == int(x) or few != [*map(int, few)]]
     for value, word in ticks:
         parts.append(svg.text(across.at(value), bottom + 15, word, anchor="middle", kind="tick"))
     parts.append(svg.line(left, bottom, WIDTH - 12, bottom, "axis"))
