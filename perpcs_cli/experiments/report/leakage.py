@@ -126,6 +126,8 @@ def _rocs(path: Path, leakage: Leakage) -> list[Figure]:
             own = [p for p in points if (p.system, p.protocol, p.attack) == (name, protocol, attack)]
             series.append(charts.Series(len(series), _thinned(own), marked=False, name=name))
             legend.append((len(legend), f"{name}, {attack}"))
+        if not series:
+            continue
         span = ((0.0, 1.0), (0.0, 1.0))
         title = f"ROC, {protocol} protocol"
         drawn = charts.curves(

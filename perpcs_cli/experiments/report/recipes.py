@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 from perpcs_cli.artifacts.adapter import WEIGHTS
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import safe_paths, typed_files
 from perpcs_cli.artifacts.packed_recipes import each_recipe, files_in, is_packed
 from perpcs_cli.artifacts.pool import gates_path, open_pool
 from perpcs_cli.artifacts.recipe import EVERY, Recipe, mean_weights
@@ -26,6 +26,7 @@ SHOWN = 12
 OPPU = "OPPU"
 GROWTH = (1, 10, 100, 1_000, 10_000)
 """Target users."""
+USERS = tuple(f"{n:,} user{'s' * (n > 1)}".replace(",", " ") for n in GROWTH)
 
 POOL = ("embed", "select", "train-sharer", "gate", "pool")
 """Steps of a sweep that are done once for all target users."""
@@ -66,7 +67,7 @@ def _maps(name: str, shown: Sequence[Recipe], colours: Mapping[str, int], users:
         else:
             drawn = ""
         figures.append(Figure(drawn, one.user_id + ("" if drawn else ": no sharer, the base alone")))
-    many = f", the first {len(shown)} of {users} users" if len(shown) < users else ""
+    many = f", the first {len(shown)} of {users} users" if SHOWN == len(shown) < users else ""
     legend = [(place, sharer) for sharer, place in colours.items() if sharer in sharers]
     rest = len(sharers) - len(legend)
     caption = f"Grey: {counted(rest, 'other')}." if rest else ""
@@ -82,7 +83,7 @@ def search_section(traces: Sequence[Path], ids: Sequence[str], missing: str) -> 
         if not rows:
             continue
         points = [(float(number), row.utility) for number, row in enumerate(rows, start=1)]
-        best = [(x, max(y for _, y in points[: int(x)])) for x, _ in points]
+        best = list(zip((x for x, _ in points), accumulate((y for _, y in points), max), strict=True))
         base = next((row.utility for row in rows if not any(row.weights)), None)
         every = charts.Series(1, points, joined=False, name="candidate")
         drawn = charts.curves(
@@ -138,13 +139,13 @@ def storage_section(
     """
     parts: list[Table | Figures] = []
     figures = []
+    seconds = [one for one in seconds if one.once + one.each > 0]
     said = [] if seconds else [missing[1]]
     sizes = {name: size / count for name, place in recipes.items() for count, size in [_size(place)] if count}
-    adapter = _mean(_adapters(own)) if own else 0.0
     shared = _pool_bytes(pool)
     if sizes and shared and pool:
         sharers, pool_size = shared
-        adapter = adapter or _mean(_adapters_of(pool))
+        adapter = _mean(sorted(own.glob(f"*/{WEIGHTS}")) if own else _weights(pool))
         lines = {OPPU: (0.0, adapter)} | {name: (pool_size, size) for name, size in sizes.items()}
         parts.append(_bytes_table(lines, sharers))
         figures.append(_growth(lines, "bytes", "Storage as target users grow"))
@@ -174,8 +175,7 @@ def _bytes_table(lines: Mapping[str, tuple[float, float]], sharers: int) -> Tabl
             *(spoken_bytes(once + n * each) for n in GROWTH),
         ]
         rows.append([Cell(name), *(Cell(cell, number=True) for cell in cells), Cell(even, number=True)])
-    columns = ["method", "a user", "shared", *(f"{n:,} users".replace(",", " ") for n in GROWTH), "less from"]
-    columns[3] = "1 user"
+    columns = ["method", "a user", "shared", *USERS, "less from"]
     what = "Means over the files there are. Shared is the pool: its sharers' adapters and gates"
     return Table(
         columns, rows, f"{what} ({counted(sharers, 'sharer')}). Less from: so many users on, it needs less than OPPU."
@@ -188,19 +188,17 @@ def _seconds_table(seconds: Sequence[Seconds]) -> Table:
         + [Cell(number(one.once + n * one.each, 0), number=True) for n in GROWTH]
         for one in seconds
     ]
-    columns = ["method", "shared, s", "a user, s", *(f"{n:,} users".replace(",", " ") for n in GROWTH)]
-    columns[3] = "1 user"
+    columns = ["method", "shared, s", "a user, s", *USERS]
     return Table(
         columns, rows, "Seconds of this sweep's steps on its machine, without prediction; shared: what sharers train."
     )
 
 
 def _growth(lines: Mapping[str, tuple[float, float]], unit: str, title: str) -> Figure:
-    series = []
-    for colour, (name, (once, each)) in enumerate(lines.items()):
-        points = [(float(n), once + n * each) for n in GROWTH]
-        if all(y > 0 for _, y in points):
-            series.append(charts.Series(colour, points, name=name))
+    series = [
+        charts.Series(colour, [(float(n), once + n * each) for n in GROWTH], name=name)
+        for colour, (name, (once, each)) in enumerate(lines.items())
+    ]
     spoken = spoken_bytes if unit == "bytes" else plainly
     drawn = charts.curves(series, "target users", unit, title, log=(True, True), spoken=spoken)
     return Figure(drawn, title, [(one.colour, one.name) for one in series])
@@ -218,20 +216,17 @@ def _pool_bytes(pool: Path | None) -> tuple[int, float] | None:
     if pool is None or not pool.exists():
         return None
     there = open_pool(pool)
-    files = [pool, *(pool.parent / one.path / WEIGHTS for one in there.manifest.sharers)]
+    files = [pool, *_weights(pool)]
     files += [gates_path(pool)] if there.manifest.gates else []
     if not all(path.is_file() for path in files):
         return None
     return len(there.ids), float(sum(path.stat().st_size for path in files))
 
 
-def _adapters_of(pool: Path) -> list[int]:
-    return [(pool.parent / one.path / WEIGHTS).stat().st_size for one in open_pool(pool).manifest.sharers]
+def _weights(pool: Path) -> list[Path]:
+    """The adapters of a pool's sharers."""
+    return [safe_paths.inside(pool.parent, one.path, where=pool) / WEIGHTS for one in open_pool(pool).manifest.sharers]
 
 
-def _adapters(directory: Path) -> list[int]:
-    return [path.stat().st_size for path in sorted(directory.glob(f"*/{WEIGHTS}"))]
-
-
-def _mean(values: Sequence[int]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def _mean(files: Sequence[Path]) -> float:
+    return sum(path.stat().st_size for path in files) / len(files) if files else 0.0

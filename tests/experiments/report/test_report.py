@@ -25,6 +25,7 @@ from perpcs_cli.artifacts.mia import (
     ProtocolLeakage,
     RocPoint,
     SystemLeakage,
+    read_leakage,
     roc_path,
     scores_path,
     source,
@@ -37,7 +38,7 @@ from perpcs_cli.artifacts.results import Result
 from perpcs_cli.cli.main import COMMANDS
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.experiments.report.page import plain
-from perpcs_cli.experiments.report.recipes import Seconds, timed
+from perpcs_cli.experiments.report.recipes import Seconds, storage_section, timed
 from perpcs_cli.experiments.report.write import NAME, write_report
 from perpcs_cli.steps.workspace import Who
 
@@ -264,7 +265,15 @@ def test_leakage_stands_beside_utility(shell: Shell) -> None:
     own = read_metrics(shell.root / "metrics" / "eval.json").systems["per-pcs"].values
     assert f"{sum(own.values()):.3f}" in words["leakage"]
     assert "0.375" in words["leakage"] and "ROC, published protocol" in words["leakage"]
-    roc_path(shell.root / "mia" / "some.json").write_text("system\n")
+    path = shell.root / "mia" / "some.json"
+    write_roc(roc_path(path), [])
+    write_leakage(path, msgspec.structs.replace(read_leakage(path), roc=source(roc_path(path))))
+    assert "ROC" not in Read(page_of(shell.root)).words["leakage"]
+    point = RocPoint(system="who", protocol="held-out", attack="x", threshold=0.5, fpr=0.0, tpr=1.0)
+    write_roc(roc_path(path), [point])
+    write_leakage(path, msgspec.structs.replace(read_leakage(path), roc=source(roc_path(path))))
+    assert "ROC, held-out" not in Read(page_of(shell.root)).words["leakage"]
+    roc_path(path).write_text("system\n")
     with pytest.raises(DataError, match="has changed"):
         page_of(shell.root)
 
@@ -342,6 +351,8 @@ def test_a_sweeps_seconds_are_of_the_steps_that_a_method_has() -> None:
     )
     again = msgspec.structs.replace(made, seconds={"train-sharer": 0.1, "assemble": 7.0}, user_count=1)
     own = msgspec.structs.replace(made, method="oppu", seconds={"adapt": 50.0, "oppu": 20.0})
+    still = msgspec.structs.replace(made, seconds=dict.fromkeys(made.seconds, 0.0))
+    assert storage_section({}, None, None, timed([still]), ["no bytes.", "no times."]).missing == "no bytes. no times."
     assert timed([made, again, own]) == [Seconds("OPPU", 0.0, 5.0), Seconds("per-pcs", 41.0, 2.0)]
 
 

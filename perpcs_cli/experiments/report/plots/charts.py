@@ -106,9 +106,9 @@ def curves(
     """
     points = [point for one in series for point in one.points]
     xs, ys = [a for a, _ in points], [b for _, b in points]
-    wide = tuple(around(values, room=0.0 if logged else 0.06) for values, logged in zip((xs, ys), log, strict=True))
     if span is None:
-        span = (wide[0], wide[1]) if level is None else (wide[0], around([*ys, level]))
+        values = ys if level is None else [*ys, level]
+        span = (around(xs, room=0.0 if log[0] else 0.06), around(values, room=0.0 if log[1] else 0.06))
     top, bottom = 8.0, height - 36
     up = Scale(*span[1], bottom, top, log[1])
     left = 26 + 6.2 * max((len(spoken(tick)) for tick in up.ticks()), default=0)
@@ -119,8 +119,8 @@ def curves(
         parts.append(svg.text(left - 6, up.at(tick) + 4, spoken(tick), anchor="end", kind="tick"))
     few = sorted(set(xs))
     ticks = [(float(n), word) for n, word in enumerate(names)]
-    values = few if _apart(few, across) else across.ticks()
-    ticks = ticks or [(x, plainly(x)) for x in values if x == int(x) or few != [*map(int, few)]]
+    places = few if _apart(few, across) else across.ticks()
+    ticks = ticks or [(x, plainly(x)) for x in places if x == int(x) or few != [*map(int, few)]]
     for value, word in ticks:
         parts.append(svg.text(across.at(value), bottom + 15, word, anchor="middle", kind="tick"))
     parts.append(svg.line(left, bottom, WIDTH - 12, bottom, "axis"))
@@ -135,14 +135,14 @@ def curves(
     if level is not None:
         parts.append(svg.line(left, up.at(level), WIDTH - 12, up.at(level), "guide"))
     for one in series:
-        places = [(across.at(a), up.at(b)) for a, b in one.points]
-        if one.joined and len(places) > 1:
-            parts.append(svg.path(places, one.colour))
-        for number, (place, (a, b)) in enumerate(zip(places, one.points, strict=True)):
-            if one.marked or len(places) == 1:
+        spots = [(across.at(a), up.at(b)) for a, b in one.points]
+        if one.joined and len(spots) > 1:
+            parts.append(svg.path(spots, one.colour))
+        for number, (place, (a, b)) in enumerate(zip(spots, one.points, strict=True)):
+            if one.marked or len(spots) == 1:
                 word = names[int(a)] if names else plainly(a)
                 told = f"{one.words[number] if one.words else one.name}: {word}, {spoken(b)}"
-                parts.append(svg.mark(*place, one.colour, size=3.5 if len(places) < 60 else 2, title=told))
+                parts.append(svg.mark(*place, one.colour, size=3.5 if len(spots) < 60 else 2, title=told))
     return svg.whole(height, [*parts, *_words(series, across, up)], label)
 
 
