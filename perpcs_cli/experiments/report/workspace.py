@@ -261,7 +261,7 @@ class _Look:
         homes = sorted(
             path for path in self.workspace.root.iterdir() if path.is_dir() and path != self.workspace.sharers
         )
-        own = next((path for path in homes if any((path / user / WEIGHTS).exists() for user in users)), None)
+        own = next((path for path in homes if users & {one.parent.name for one in path.glob(f"*/{WEIGHTS}")}), None)
         missing = (
             "A pool and recipes are weighed here, once there are some: `perpcs pool build`, `perpcs assemble`.",
             "Files have no times, so that runs can be compared: `perpcs sweep` measures each step.",

@@ -34,6 +34,7 @@ from perpcs_cli.artifacts.mia import (
 )
 from perpcs_cli.artifacts.packed_recipes import each_recipe, write_packed
 from perpcs_cli.artifacts.predictions import read_predictions
+from perpcs_cli.artifacts.recipe import Recipe
 from perpcs_cli.artifacts.results import Result
 from perpcs_cli.cli.main import COMMANDS
 from perpcs_cli.errors import DataError, UsageError
@@ -257,6 +258,14 @@ def test_packed_recipes_are_shown_alike(shell: Shell) -> None:
     write_packed(shell.root / "recipes.jsonl", made)
     shutil.rmtree(place)
     assert pieces() == before and shell.ids("target")[0] in before
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "../../sharers", "\x00"])
+def test_a_name_in_a_recipe_is_no_path(shell: Shell, name: str) -> None:
+    path = next((shell.root / "recipes").glob("*.json"))
+    recipe = msgspec.structs.replace(typed_files.read_json(path, Recipe), user_id=name)
+    typed_files.write_json(path, recipe)
+    assert "OPPU" in Read(page_of(shell.root)).words["storage"]
 
 
 def test_leakage_stands_beside_utility(shell: Shell) -> None:
