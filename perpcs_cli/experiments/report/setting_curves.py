@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from perpcs_cli.experiments.report.blocks import Figure, Figures, Section
 from perpcs_cli.experiments.report.plots import charts
 from perpcs_cli.experiments.report.plots.svg import around
+from perpcs_cli.experiments.tables.paper_layouts import in_words
 from perpcs_cli.experiments.tables.significance import Reader, by_activity
-from perpcs_cli.experiments.tables.systems import Entry, Panel, Row, plain
+from perpcs_cli.experiments.tables.systems import Entry, Panel, Row, named, plain
 
 LEAST = 0.3
 """How far an axis of metrics goes at least, as a share of the largest."""
@@ -20,14 +21,12 @@ def section(rows: Sequence[Row], panels: Sequence[Panel]) -> Section:
     """A figure for each setting that has several numbers, and for each metric of the task."""
     lines: dict[Line, dict[float, list[Row]]] = {}
     for row in rows:
-        settings = {key: value for key, value in plain(row.result.settings).items() if not isinstance(value, bool)}
-        stated = {key: value for key, value in row.result.settings.items() if not isinstance(value, bool)}
-        for key in stated:
-            value = stated[key]
-            if isinstance(value, int | float):
-                rest = ", ".join(f"{other} {one}" for other, one in settings.items() if other != key)
-                flags = ", ".join(name for name, one in row.result.settings.items() if one is True)
-                line = (row.panel, key, row.result.method, ", ".join(filter(None, (rest, flags))))
+        told = {key: value for key, value in plain(row.result.settings).items() if not isinstance(value, bool)}
+        switches = [key for key, value in named(row.result.settings).items() if value is True]
+        for key, value in named(row.result.settings).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                rest = [f"{other} {in_words(one)}" for other, one in told.items() if other != key]
+                line = (row.panel, key, row.result.method, ", ".join([*rest, *switches]))
                 lines.setdefault(line, {}).setdefault(float(value), []).append(row)
     several = {line: values for line, values in lines.items() if len(values) > 1}
     figures = []

@@ -106,7 +106,7 @@ def plain(settings: Mapping[str, Any]) -> dict[str, object]:
     `settings.assemble.top_k`."""
     return {
         key: value
-        for key, value in _named(settings).items()
+        for key, value in named(settings).items()
         if value is not None and value is not False and value != _USUAL.get(key)
     }
 
@@ -114,13 +114,13 @@ def plain(settings: Mapping[str, Any]) -> dict[str, object]:
 def settings_of(result: Result) -> dict[str, object]:
     """What tells a cell's system: its own settings, and what its sweep sets otherwise than usual for all cells."""
     common = {
-        key: value for key, value in _named(result.common).items() if key in _USUAL and key.partition(".")[0] in _METHOD
+        key: value for key, value in named(result.common).items() if key in _USUAL and key.partition(".")[0] in _METHOD
     }
-    return plain({**common, **_named(result.settings)})
+    return plain({**common, **named(result.settings)})
 
 
-def _named(settings: Mapping[str, Any]) -> dict[str, object]:
-    """By one name each; alpha is a list in `perpcs.toml`, and one number in a sweep."""
+def named(settings: Mapping[str, Any]) -> dict[str, object]:
+    """Settings under one name each; alpha is a list in `perpcs.toml`, and one number in a sweep."""
     named = {key.removeprefix("settings.").replace("_", "-"): value for key, value in settings.items()}
     return {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in named.items()}
 

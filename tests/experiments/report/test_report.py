@@ -305,6 +305,8 @@ def swept(tmp_path: Path) -> Swept:
     found.add("adapted", ["3", "3"])
     found.add("per-pcs", ["4", "3"], experiment="sharers", select__clusters=2)
     found.add("per-pcs", ["4", "2"], experiment="sharers", select__clusters=5)
+    found.add("per-pcs", ["4", "4"], experiment="gates", settings__gate__lr=0.5, assemble__sample=True)
+    found.add("per-pcs", ["4", "1"], experiment="gates", settings__gate__lr=2.0, assemble__sample=True)
     found.add("prime", ["4", "1"], experiment="alpha", prime__alpha=0)
     found.add("prime", ["3", "1"], experiment="alpha", prime__alpha=2)
     return found
@@ -318,6 +320,7 @@ def test_a_sweep(swept: Swept) -> None:
     assert "per-pcs clusters=5" in words["results"] and "<strong>0.000</strong>" in page
     assert "adapted baseline" in words["results"] and "corrected by Holm" in words["results"]
     assert "per-pcs clusters=5: better for 12 of 12 users" in words["results"]
+    assert "mae by gate.lr" in words["settings"] and "per-pcs, assemble.sample" in words["settings"]
     assert "mae by select.clusters" in words["settings"] and "rmse by prime.alpha" in words["settings"]
     assert "mae by history items" in words["activity"] and "1-3 (3)" in page
     assert "α=2" in page and f"{-(1.0 + 1.0):.3f}".replace("-", "−") in words["leakage"]
