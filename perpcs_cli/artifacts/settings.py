@@ -29,6 +29,7 @@ Init = Literal["shared", "own"]
 Schedule = Literal["linear", "cosine", "constant"]
 Merge = Literal["product", "factor"]
 Scoring = Literal["published", "paper"]
+GateDtype = Literal["float32", "bfloat16"]
 Activations = Literal["assembled", "base"]
 Aggregate = Literal["attention", "uniform"]
 Granularity = Literal["lora", "layer"]
@@ -122,6 +123,9 @@ class AssembleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     contrast: Annotated[
         int, Meta(ge=0, description="Score what differs from the mean of so many items of base users; 0: score all.")
     ] = 0
+    gate_dtype: Annotated[
+        GateDtype, Meta(description="Number type of the gates in memory; bfloat16 takes half of it.")
+    ] = "float32"
     merge: MergeSetting = "product"
     temperature: Annotated[Positive, Meta(description="Temperature of the softmax.")] = 1.0
 

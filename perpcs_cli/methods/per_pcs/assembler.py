@@ -83,7 +83,7 @@ class Assembler:
         self.bank = bank
         self.settings = settings
         self.seed = seed
-        self.gates = Gates(pool, list(base.targets), base.device, settings.scoring)
+        self.gates = Gates(pool, list(base.targets), base.device, settings.scoring, settings.gate_dtype)
         self._common = common
         self._numbers = {module: number for number, module in enumerate(pool.modules)}
         held_back = pool.withheld()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perpcs_cli.artifacts.pool import OpenPool
-from perpcs_cli.artifacts.settings import Scoring
+from perpcs_cli.artifacts.settings import GateDtype, Scoring
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.memory import free_bytes
 
@@ -70,22 +70,31 @@ def answers_mean(x: Tensor, at: Tensor, shares: Tensor, scoring: Scoring) -> Ten
 
 
 def gate_scores(means: Tensor, gates: Tensor) -> Tensor:
-    """[G, S]: one score per decision and sharer, of `means` [G, n] and normalized `gates` [S, n].
+    """[G, S]: one score per decision and sharer, of `means` [G, n], float32, and normalized `gates` [S, n].
 
     published: the mean over answer tokens of x · g / √n. paper: the sum of cosines, divided by √n.
     """
-    return (means @ gates.T) / means.shape[-1] ** 0.5
+    return (means @ gates.to(means.dtype).T) / means.shape[-1] ** 0.5
 
 
 class Gates:
     """The normalized gates of a pool by linear layer, which the model runs in `order`. As many as there is room for
     stay on the device; of the others the one that was asked for last stays, and the next is read ahead."""
 
-    def __init__(self, pool: OpenPool, order: Sequence[str], device: torch.device, scoring: Scoring) -> None:
+    def __init__(
+        self,
+        pool: OpenPool,
+        order: Sequence[str],
+        device: torch.device,
+        scoring: Scoring,
+        dtype: GateDtype = "float32",
+    ) -> None:
         self.device = device
         self.scoring = scoring
+        self.dtype: torch.dtype = getattr(torch, dtype)
         self._file = pool.gates()
-        sizes = {module: 4 * len(pool.ids) * pool.manifest.modules[module][1] for module in order}
+        each = self.dtype.itemsize
+        sizes = {module: each * len(pool.ids) * pool.manifest.modules[module][1] for module in order}
         room = max(GATE_CACHE_BYTES, free_bytes(device) // 2)
         ends = dict(zip(sizes, np.cumsum(list(sizes.values())).tolist(), strict=True))
         self._stay = {module for module in sizes if ends[module] <= room}
@@ -111,13 +120,13 @@ class Gates:
         return before
 
     def __getitem__(self, module: str) -> Tensor:
-        """The gates [S, n] of a linear layer, float32."""
+        """The gates [S, n] of a linear layer, in the number type of all, whether they stay or are read again."""
         if module in self._kept:
             return self._kept[module]
         if self._last and self._last[0] == module:
             return self._last[1]
         self._last = None
-        gates = normalize(self._next(module).to(self.device), self.scoring)
+        gates = normalize(self._next(module).to(self.device), self.scoring).to(self.dtype)
         if module in self._stay:
             self._kept[module] = gates
         else:

@@ -109,8 +109,17 @@ class Outputs:
             for path in files
         ]
 
-    def _one(self, name: str, path: Path, command: str, look: Callable[[], Found], **more: bool) -> Step:
-        return looked(self.places.root, name, path, command, look, **more)
+    def _one(
+        self,
+        name: str,
+        path: Path,
+        command: str,
+        look: Callable[[], Found],
+        *,
+        optional: bool = False,
+        there: bool = False,
+    ) -> Step:
+        return looked(self.places.root, name, path, command, look, optional=optional, there=there)
 
     def _metrics(self, path: Path) -> Found:
         found = read_metrics(path)

@@ -105,7 +105,7 @@ class _Look:
         if places.task_adapter.exists():
             yield [self.one("adapt", places.task_adapter, self._task_adapter, optional=True)]
         yield [self.one("train-sharer", places.sharers, self._sharers)]
-        yield [self.one("gate", places.sharers, self._gates)]
+        yield [looked(places.root, "gate", places.sharers, "perpcs gate", self._gates, files=GATES)]
         yield [self.one("pool build", places.pool, self._pool)]
         if places.embeddings().exists():
             yield [self.one("embed", places.embeddings(), self._embeddings, optional=True)]

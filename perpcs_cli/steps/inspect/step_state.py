@@ -41,8 +41,12 @@ def looked(
     *,
     optional: bool = False,
     there: bool = False,
+    files: str = "*",
 ) -> Step:
-    """A step by what `look` finds at `path`, where there is anything or `there` says so. A broken file is a state."""
+    """A step by what `look` finds at `path`, where there is anything or `there` says so. A broken file is a state.
+
+    Of a directory, the size is of its `files`.
+    """
     found: Found = ("missing", "", "")
     if there or path.exists():
         try:
@@ -57,7 +61,7 @@ def looked(
         what=what,
         why=why,
         path=str(path.relative_to(root)),
-        bytes=_size(path),
+        bytes=_size(path, files),
         command=again,
         optional=optional,
     )
@@ -73,8 +77,8 @@ def spoken_bytes(count: float) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, or of the files below a directory; 0 where nothing is."""
+def _size(path: Path, files: str) -> int:
+    """Bytes of a file, or of some files below a directory; 0 where nothing is."""
     if path.is_dir():
-        return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+        return sum(one.stat().st_size for one in path.rglob(files) if one.is_file())
     return path.stat().st_size if path.is_file() else 0

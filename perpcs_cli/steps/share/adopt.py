@@ -41,7 +41,7 @@ def adopt(
     """
     named = list(names) or [path.resolve().name for path in directories]
     if len(named) != len(directories):
-        what = f"given {len(named)} times, for {len(directories)} adapters"
+        what = f"names {len(named)} users, and there are {len(directories)} adapters"
         raise UsageError(what, where="--user", hint="Give it once for each directory, in their order, or not at all.")
     if twice := [name for name, count in Counter(named).items() if count > 1]:
         raise UsageError(f"two adapters of {twice[0]!r}", where="--user", hint="A sharer has one. Name the other one.")

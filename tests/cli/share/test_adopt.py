@@ -142,7 +142,7 @@ def test_lines_that_cannot_be(shell: Shell) -> None:
     peft_lora(shell, "one")
     peft_lora(shell, "wide", target_modules=["q_proj", "down_proj"])
     for line, says, code in (
-        ("adopt one --user a --user b", "--user: given 2 times, for 1 adapters", USAGE),
+        ("adopt one --user a --user b", "--user: names 2 users, and there are 1 adapters", USAGE),
         ("adopt one wide --user a --user a", "--user: two adapters of 'a'", USAGE),
         ("adopt one --user ../a", "--user: '../a' cannot name a file", USAGE),
         (f"adopt sharers/{shell.ids('candidate')[0]}", "sharers/", DATA),

@@ -284,11 +284,11 @@ def gates_read(monkeypatch, pool):
 @pytest.mark.parametrize(
     ("kept", "beside", "reads"), [(0, 0, 24), (3, 0, 18), (8, 0, 8), (0, 1 << 40, 8), (3, 1 << 40, 8)]
 )
-@pytest.mark.parametrize("activations", ["assembled", "base"])
-def test_gates_are_read_once_as_far_as_there_is_room(tiny, pool, monkeypatch, kept, beside, reads, activations):
+@pytest.mark.parametrize("changes", [{}, {"activations": "base"}, {"gate_dtype": "bfloat16"}], ids=str)
+def test_gates_are_read_once_as_far_as_there_is_room(tiny, pool, monkeypatch, kept, beside, reads, changes):
     """Three passes over the 8 linear layers, where the gates of `kept` of these stay; one after the other, or side by
     side. It changes no number."""
-    wanted = settings(activations=activations)
+    wanted = settings(**changes)
     batches = make_batches("u", random_rows(tiny, [(6, 2), (5, 3), (8, 1)]), settings(batch_size=1))
     expected, found = {}, {}
     whole = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), wanted, 0)
@@ -297,9 +297,25 @@ def test_gates_are_read_once_as_far_as_there_is_room(tiny, pool, monkeypatch, ke
     seen = gates_read(monkeypatch, pool)
     tight = Assembler(tiny, pool, PieceCache(tiny, pool.adapter), wanted, 0)
     assemble(tight, batches, batch_tokens=1, wanted=["u"], done=found.__setitem__)
-    assert len(seen) == reads
+    # In half the memory twice as many stay.
+    assert len(seen) == (24 - 4 * min(kept, 4) if "gate_dtype" in changes and not beside else reads)
     assert found == expected
     assert list(found["u"]) == list(tiny.targets), "in the order in which the model runs them"
+
+
+def test_gates_in_half_the_memory(tiny, pool, monkeypatch):
+    """Of twice as many linear layers they stay; scores are rounded, and no more."""
+    streaming(monkeypatch, pool, kept=3)
+    order = list(tiny.targets)
+    whole, half = (gates_room.Gates(pool, order, tiny.device, "published", name) for name in ("float32", "bfloat16"))
+    assert [sum(map(gates.stays, order)) for gates in (whole, half)] == [3, 6]
+    means = torch.nn.functional.layer_norm(torch.randn(2, 64), (64,))
+    for module in order:
+        if whole[module].shape[1] == 64:
+            assert half[module].dtype == torch.bfloat16
+            scores = gates_room.gate_scores(means, whole[module]), gates_room.gate_scores(means, half[module])
+            torch.testing.assert_close(*scores, rtol=0, atol=0.02)
+            assert not scores[0].equal(scores[1])
 
 
 def test_as_many_passes_side_by_side_as_there_is_room_for(tiny, pool, monkeypatch):
