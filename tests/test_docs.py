@@ -165,6 +165,6 @@ def test_the_tutorial_can_be_followed(tiny_dir: Path, tmp_path: Path) -> None:
             here /= line.removeprefix("cd ").strip()
         for words in commands_of(line):
             count += 1
-            done = Shell(here, tiny_dir)(" ".join(words), PERPCS_CACHE=str(tmp_path / "cache"), PERPCS_DEVICE="cpu")
+            done = Shell(here, tiny_dir)(words, PERPCS_CACHE=str(tmp_path / "cache"), PERPCS_DEVICE="cpu")
             assert done.exit_code == 0, f"perpcs {' '.join(words)}\n{done.stderr}"
     assert count >= 10

@@ -7,15 +7,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from perpcs_cli.cli import process
+from perpcs_cli.cli.terminal import window
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 PATIENCE_SECONDS = 2.0
 """What takes no longer needs no bar."""
+AGAIN_SECONDS = 0.05
+"""At least between two pictures of something that grows."""
 EVERY_SECONDS = 30.0
 """Between two lines of progress where there is no terminal."""
+
+WIDE, BAR, NUMBERS = 80, 20, 40
+"""Columns: of a window in which there is a bar, of the bar, and of the numbers beside it."""
 
 
 class Bar:
@@ -74,12 +84,43 @@ class Console:
         """
         if self.quiet or self.json or total == 0:
             yield Bar(lambda steps, text: None)
-        elif not sys.stderr.isatty():
+        elif not window.moves(sys.stderr):
             lines = _Lines(label, total, self._talk)
             yield Bar(lines.advance)
         else:
             with _bar(label, total) as bar:
                 yield bar
+
+    @contextmanager
+    def growing(self) -> Iterator[Callable[[RenderableType], None]]:
+        """Show something that grows on a terminal while the block lasts; nothing is left of it at the end.
+
+        Where nothing can be shown anew nothing is.
+        """
+        if self.json or not self._shows or not window.moves(sys.stdout):
+            yield lambda shown: None
+            return
+        from rich.live import Live
+
+        live = Live(
+            console=window.rich_console(),
+            auto_refresh=False,
+            transient=True,
+            vertical_overflow="crop",
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        told = 0.0
+
+        def show(shown: RenderableType) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= AGAIN_SECONDS:
+                told = now
+                live.update(shown, refresh=True)
+
+        with live:
+            yield show
 
     def _talk(self, message: str) -> None:
         process.talk(message + "\n")
@@ -118,15 +159,20 @@ def _bar(label: str, total: int) -> Iterator[Bar]:
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = RichConsole(stderr=True)
+    # Where it is narrow, the numbers come first.
+    wide = console.width >= WIDE
+    room = max(8, console.width - NUMBERS - (BAR if wide else 0))
+    label = label if len(label) <= room else f"{label[: room - 1]}…"
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
+        *([BarColumn(bar_width=BAR)] if wide else []),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    progress = Progress(*columns, console=RichConsole(stderr=True), transient=True)
+    progress = Progress(*columns, console=console, transient=True)
     task = progress.add_task(label, total=total, text="", rate="")
 
     def update(steps: int, text: str) -> None:

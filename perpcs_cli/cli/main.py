@@ -20,6 +20,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("workspace.status:status", "Say what is done, stale or missing, and what comes next."),
         "show": ("workspace.show:show", "Show what a file holds."),
         "validate": ("workspace.validate:validate", "Check a file, or all files of a directory."),
+        "doctor": ("workspace.doctor:doctor", "Say what this machine is like, and try perpcs on it."),
         "task": ("workspace.tasks:app", "List tasks, and check the file of an own one."),
         "model": ("workspace.models:app", "Fetch and list small models to work with."),
         "completion": ("workspace.completion:completion", "Print the completion script of a shell."),
@@ -50,6 +51,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Evaluate": {
         "predict": ("evaluate.predict:predict", "Answer the users' queries."),
+        "chat": ("evaluate.chat:chat", "Compare the base's answers with a user's personalized ones."),
         "eval": ("evaluate.eval_:eval_", "Evaluate predictions with LaMP's metrics."),
         "mia": ("evaluate.mia:mia", "Attack models by membership inference."),
         "audit": ("evaluate.audit:audit", "Report what a pool and its recipes give away."),

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
+
+from perpcs_cli.cli.terminal import window
+from perpcs_cli.cli.terminal.grids import grid
 
 K = TypeVar("K", bound=Hashable)
 Better = Literal["higher", "lower"]
@@ -53,8 +54,18 @@ class Measure:
     better: Better | None = None
 
 
-Cell = str | int | float | Estimate | Figure | Measure | None
+@dataclass(frozen=True)
+class Styled:
+    """A word with a colour or another style of rich's, which a terminal shows."""
+
+    word: str
+    style: str
+
+
+Cell = str | int | float | Estimate | Figure | Measure | Styled | None
 Row = Sequence[Cell]
+WORDS = (str, Measure, Styled)
+"""The kinds of cells that hold no number."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +89,10 @@ class Table:
     caption: str = ""
 
 
-def render(table: Table, form: TableFormat, *, terminal: bool | None = None) -> str:
-    """The table as text, ending in a newline.
-
-    terminal: whether "table" uses bold and underline and keeps to the window's width; else it is plain and as
-    wide as it needs. None looks at stdout and NO_COLOR.
-    """
+def render(table: Table, form: TableFormat) -> str:
+    """The table as text, ending in a newline; as "table" for what stdout is: in a window as wide as that."""
     if form == "table":
-        on_terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        return _terminal(table, on_terminal if terminal is None else terminal)
+        return _terminal(table, window.width(), window.coloured())
     return {"markdown": _markdown, "latex": _latex, "csv": _csv}[form](table)
 
 
@@ -100,6 +106,8 @@ def _text(column: Column, cell: Cell) -> str:
         return _text(column, cell.value) + error + around + cell.stars
     if isinstance(cell, Measure):
         return _title(cell.name, cell.better)
+    if isinstance(cell, Styled):
+        return _text(column, cell.word)
     if isinstance(cell, float):
         # Adding 0 after rounding turns -0.0 into 0.0.
         return f"{round(cell, column.digits) + 0.0:{'+' if column.signed else ''}.{column.digits}f}"
@@ -139,7 +147,7 @@ def _marks(table: Table, section: Sequence[Row]) -> dict[tuple[int, int], int]:
 
 def _numeric(table: Table) -> list[bool]:
     rows = [row for section in table.sections for row in section]
-    return [all(not isinstance(row[place], str | Measure) for row in rows) for place in range(len(table.columns))]
+    return [all(not isinstance(row[place], WORDS) for row in rows) for place in range(len(table.columns))]
 
 
 def _marked_rows(
@@ -153,7 +161,7 @@ def _marked_rows(
         for line, row in enumerate(section):
             texts = []
             for place, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
-                text = (escape if isinstance(cell, str | Measure) else number)(_text(column, cell))
+                text = (escape if isinstance(cell, WORDS) else number)(_text(column, cell))
                 mark = marked.get((line, place))
                 texts.append(marks[mark - 1].replace("@", text) if mark else text)
             lines.append(texts)
@@ -161,31 +169,22 @@ def _marked_rows(
     return sections
 
 
-def _terminal(table: Table, on_terminal: bool) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
+def _terminal(table: Table, width: int | None, styled: bool) -> str:
     from rich.text import Text
 
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column, numeric in zip(table.columns, _numeric(table), strict=True):
-        grid.add_column(Text(_title(column.title, column.better)), justify="right" if numeric else "left")
+    sections = []
     for section in table.sections:
         marks = _marks(table, section)
+        rows = []
         for number, row in enumerate(section):
             cells = []
             for place, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
-                style = ("", "bold", "underline")[marks.get((number, place), 0)]
-                cells.append(Text(_text(column, cell), style=style))
-            grid.add_row(*cells)
-        grid.add_section()
-    file = io.StringIO()
-    width = None if on_terminal else 100_000
-    console = Console(
-        file=file, force_terminal=on_terminal, color_system="standard" if on_terminal else None, width=width
-    )
-    console.print(grid)
-    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+                mark = ("", "bold", "underline")[marks.get((number, place), 0)]
+                cells.append(Text(_text(column, cell), style=cell.style if isinstance(cell, Styled) else mark))
+            rows.append(cells)
+        sections.append(rows)
+    titles = [_title(column.title, column.better) for column in table.columns]
+    lines = grid(titles, _numeric(table), sections, window=width, styled=styled)
     return "\n".join([*([table.caption] if table.caption else []), *lines]) + "\n"
 
 
@@ -274,7 +273,7 @@ def _csv(table: Table) -> str:
         values: list[object] = []
         for cell, parts in zip(row, more, strict=True):
             whole = cell.value if isinstance(cell, Estimate | Figure) else cell
-            values += [whole.name if isinstance(whole, Measure) else whole]
+            values += [_text(Column(""), cell) if isinstance(cell, Styled) else getattr(whole, "name", whole)]
             values += [getattr(cell, part, None) for part in parts]
         writer.writerow(values)
     return file.getvalue()

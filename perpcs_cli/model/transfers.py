@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 Array = npt.NDArray[np.generic]
+TYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
+"""What may go beside int64."""
 
 
 @dataclass(eq=False)
@@ -29,13 +31,13 @@ class Sent:
         if self.upload.sent is None:
             raise RuntimeError("the upload was not sent yet")
         words = self.upload.sent[self.start : self.start + _words(self.array)]
-        if self.array.dtype == np.float32:
-            words = words.view(torch.float32)[: self.array.size]
+        if self.array.dtype != np.int64:
+            words = words.view(TYPES[self.array.dtype])[: self.array.size]
         return words.view(self.array.shape)
 
 
 class Upload:
-    """Arrays of a pass, of int64 or float32, laid into one that is copied to the device at once."""
+    """Arrays of a pass, of int64 or a type in `TYPES`, laid into one that is copied to the device at once."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

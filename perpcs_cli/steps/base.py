@@ -45,7 +45,8 @@ class StepModel:
     """The base that the settings name, with its task adapter unless `adapted` is false.
 
     Without `pieces` it needs no linear layers that could carry them. `changed`: the step will change the model, so
-    nobody else may get it. `trains`: the step will train on it, which not every number type is good for.
+    nobody else may get it. `trains`: the step will train on it, which not every number type is good for. `beside`: the
+    same model without its task adapter, which stays loaded and shares its weights.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class StepModel:
         pieces: bool = True,
         changed: bool = False,
         trains: bool = False,
+        beside: StepModel | None = None,
     ) -> None:
         self.settings = workspace.settings
         self._report = report
@@ -64,6 +66,7 @@ class StepModel:
         self._targets = self.settings.lora.targets if pieces else ()
         self._changed = changed
         self._trains = trains
+        self._beside = beside
 
     @cached_property
     def identity(self) -> Identity:
@@ -134,7 +137,7 @@ class StepModel:
 
         from perpcs_cli.model.engine.memory import watched
         from perpcs_cli.model.engine.packed_check import check_packed
-        from perpcs_cli.model.loading.base import load_base
+        from perpcs_cli.model.loading.base import load_base, with_task_adapter
         from perpcs_cli.model.loading.number_type import choose_dtype, read_widths
 
         settings = self.settings
@@ -148,7 +151,10 @@ class StepModel:
             kept.clear()
         try:
             with watched():
-                base = load_base(self.identity, targets=self._targets)
+                if self._beside is None:
+                    base = load_base(self.identity, targets=self._targets)
+                else:
+                    base = with_task_adapter(self._beside.base, self.identity)
                 check_packed(base)
         except torch.OutOfMemoryError:
             raise PerpcsError(

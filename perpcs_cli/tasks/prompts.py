@@ -12,7 +12,7 @@ from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.settings import WhiteSpace
 from perpcs_cli.artifacts.task import pieces
 from perpcs_cli.artifacts.users import Item, Query
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.tasks.lamp_queries import WORDINGS
 from perpcs_cli.tasks.spec import Task
 
@@ -151,6 +151,33 @@ def query_fields(task: Task, query: Query) -> dict[str, str]:
             hint=f"Expected: {wording.form}",
         )
     return found
+
+
+def typed_query(task: Task, text: str) -> Query:
+    """The query, without an id, that someone asks by typing `text`: the one field that a query of the task has, LaMP's
+    whole wording of it, or the fields of an own task as a JSON object.
+
+    Raises UsageError where several fields are needed and others, or none, are given.
+    """
+    if task.lamp:
+        wording = WORDINGS[task.lamp]
+        # A text that quotes a part of the wording is no query yet.
+        if text.split()[:3] != wording.form.split()[:3] or wording.fields(text) is None:
+            if len(wording.names) > 1:
+                raise UsageError(f"a query of {task.name} has several fields", hint=f"Write it as: {wording.form}")
+            text = wording.form.replace("TEXT", text)
+        return Query(id="", input=text)
+    names = list(task.query_fields)
+    if len(names) == 1:
+        return Query(id="", fields={names[0]: text})
+    try:
+        fields = msgspec.json.decode(text, type=dict[str, str])
+    except msgspec.MsgspecError:
+        fields = {}
+    if set(fields) != set(names):
+        example = ", ".join(f'"{name}": "…"' for name in names)
+        raise UsageError(f"a query of {task.name} has several fields", hint=f"Write it as JSON: {{{example}}}")
+    return Query(id="", fields=fields)
 
 
 def _around(task: Task, template: Sequence[tuple[str, str | None]], values: Mapping[str, str]) -> tuple[str, str, str]:

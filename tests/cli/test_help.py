@@ -71,6 +71,8 @@ def test_one_flag_means_one_thing_everywhere() -> None:
 
 READ_ONLY = {
     ("status",),
+    ("doctor",),
+    ("chat",),
     ("show",),
     ("validate",),
     ("prompt",),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +74,42 @@ def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys
         "sharers: 2 of 10, 0.05 a second, 2 min 40 s left",
         "sharers: 4 of 10, 0.05 a second, 2 min 0 s left",
     ]
+
+
+BAR = """
+import time
+from perpcs_cli.cli import console
+console.PATIENCE_SECONDS, console.EVERY_SECONDS = 0.0, 0.05
+with console.Console().progress("a sharer with a long name and 3 more", 1234) as bar:
+    for _ in range(12):
+        time.sleep(0.03)
+        bar.advance(100, "loss 1.235")
+"""
+
+
+@pytest.mark.parametrize(("columns", "term"), [(60, "xterm"), (100, "xterm"), (60, "dumb")])
+def test_progress_fits_into_the_window_and_has_no_colours_where_none_are_wanted(columns: int, term: str) -> None:
+    parent, child = pty.openpty()
+    own = {"COLUMNS": str(columns), "TERM": term, "NO_COLOR": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", BAR], stderr=child, env={**os.environ, **own})
+    os.close(child)
+    shown = ""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while part := os.read(parent, 1 << 16):
+            shown += part.decode()
+    os.close(parent)
+    assert process.wait() == 0, shown
+    assert not re.search(r"\x1b\[[0-9;]*m", shown)
+    assert ("\x1b" in shown) == (term != "dumb")
+    if term == "dumb":
+        assert " of 1234, " in shown
+        return
+    pictures = [line for line in re.split(r"\r|\n|\x1b\[[0-9?]*[A-Za-z]", shown) if "/1234" in line]
+    assert pictures
+    for line in pictures:
+        assert len(line) <= columns
+        assert re.search(r"\d/1234 ", line) and ("loss 1.235" in line or "1.2" not in line)
+    assert ("━" in shown) == (columns == 100)
 
 
 @pytest.mark.parametrize("silent", [{"quiet": True}, {"json": True}])

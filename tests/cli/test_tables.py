@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perpcs_cli.cli.tables import Column, Estimate, Figure, Measure, Table, places, render
+from perpcs_cli.cli.tables import Column, Estimate, Figure, Measure, Styled, Table, places, render
 
 COLUMNS = [
     Column("system"),
@@ -26,7 +26,7 @@ TABLE = Table(
 
 
 def test_terminal_without_styles():
-    assert render(TABLE, "table", terminal=False) == (
+    assert render(TABLE, "table") == (
         "Errors of 3 systems & more\n"
         "system    n               mae ↓    Δ f1\n"
         "───────────────────────────────────────\n"
@@ -36,21 +36,101 @@ def test_terminal_without_styles():
     )
 
 
-def test_terminal_marks_the_best_bold_and_the_second_best_underlined():
+@pytest.fixture
+def window(monkeypatch):
+    """Let stdout be a terminal of some width."""
+
+    def open_window(columns, term="xterm-256color"):
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.delenv("NO_COLOR", raising=False)
+
+    return open_window
+
+
+def test_terminal_marks_the_best_bold_and_the_second_best_underlined(window):
+    window(80)
     table = Table([Column("x", better="higher")], [[[0.1], [0.3], [0.2]]])
-    lines = render(table, "table", terminal=True).splitlines()
+    lines = render(table, "table").splitlines()
     assert [line.strip() for line in lines[2:]] == ["0.100", "\x1b[1m0.300\x1b[0m", "\x1b[4m0.200\x1b[0m"]
 
 
-def test_no_color_and_a_pipe_mean_no_styles(monkeypatch):
-    table = Table([Column("x", better="higher")], [[[0.1], [0.3]]])
-    plain = render(table, "table", terminal=False)
-    assert render(table, "table") == plain
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+def test_no_color_a_dumb_terminal_and_a_pipe_mean_no_styles(monkeypatch, window):
+    table = Table([Column("x", better="higher"), Column("state")], [[[0.1, Styled("done", "green")], [0.3, "x"]]])
+    plain = render(table, "table")
+    assert "\x1b" not in plain
+    window(80)
+    assert "\x1b[1m" in render(table, "table") and "\x1b[32mdone" in render(table, "table")
     monkeypatch.setenv("NO_COLOR", "1")
     assert render(table, "table") == plain
-    monkeypatch.delenv("NO_COLOR")
-    assert "\x1b[1m" in render(table, "table")
+    window(80, term="dumb")
+    assert render(table, "table") == plain
+
+
+WIDE = Table(
+    [Column("system"), Column("n"), Column("mae", better="lower"), Column("why"), Column("Δ f1", signed=True)],
+    [
+        [["one-long-name", 1000, Estimate(0.5, 0.25, 0.75), "", 0.125], ["b", 9, 0.25, "", None]],
+        [["c", 9, 0.125, "", -0.5]],
+    ],
+)
+
+
+def test_a_narrow_window_leaves_out_empty_columns_and_folds_words(monkeypatch, window):
+    window(56)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert render(WIDE, "table") == (
+        "system             n                  mae ↓     Δ f1\n"
+        "────────────────────────────────────────────────────\n"
+        "one-long-name   1000   0.500 [0.250, 0.750]   +0.125\n"
+        "b                  9                  0.250\n"
+        "\n"
+        "c                  9                  0.125   -0.500\n"
+    )
+    said = Table([Column("step"), Column("what"), Column("n")], [[["one", "a sentence of some words", 123456]]])
+    window(30)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert [line.strip() for line in render(said, "table").splitlines() if "─" not in line] == [
+        "step   what                  n",
+        "one    a sentence of    123456",
+        "some words",
+    ]
+
+
+def test_a_narrower_one_shows_records(monkeypatch, window):
+    window(40)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert render(WIDE, "table") == (
+        "system  one-long-name\n"
+        "n       1000\n"
+        "mae ↓   0.500 [0.250, 0.750]\n"
+        "Δ f1    +0.125\n"
+        "\n"
+        "system  b\n"
+        "n       9\n"
+        "mae ↓   0.250\n"
+        f"{'─' * 40}\n"
+        "system  c\n"
+        "n       9\n"
+        "mae ↓   0.125\n"
+        "Δ f1    -0.500\n"
+    )
+
+
+@pytest.mark.parametrize("columns", [20, 33, 47, 60, 80])
+def test_numbers_are_whole_in_every_window(window, columns):
+    window(columns)
+    shown = render(WIDE, "table")
+    assert "…" not in shown
+    for number in ("1000", "0.125", "-0.500", "0.250"):
+        assert number in shown
+
+
+def test_styled_words_are_words_elsewhere():
+    table = Table([Column("state"), Column("n")], [[[Styled("done", "green"), 1]]])
+    assert render(table, "csv") == "state,n\ndone,1\n"
+    assert render(table, "markdown") == "| state | n |\n| --- | ---: |\n| done | 1 |\n"
 
 
 def test_markdown():
@@ -116,13 +196,13 @@ def test_numbers_that_round_to_zero_have_no_minus():
 
 def test_a_name_cannot_move_the_cursor_or_break_a_row():
     for form in ("table", "markdown", "latex"):
-        assert "a [2J b" in render(Table([Column("x")], [[["a\x1b[2J\nb"]]]), form, terminal=False).replace(
-            "\\[", "["
-        ).replace("{[}", "[")
+        assert "a [2J b" in render(Table([Column("x")], [[["a\x1b[2J\nb"]]]), form).replace("\\[", "[").replace(
+            "{[}", "["
+        )
 
 
 def test_names_are_no_markup():
-    assert "[red]x" in render(Table([Column("[b]x")], [[["[red]x"]]]), "table", terminal=False)
+    assert "[red]x" in render(Table([Column("[b]x")], [[["[red]x"]]]), "table")
 
 
 COMPARED = Table(
@@ -137,7 +217,7 @@ COMPARED = Table(
 
 
 def test_a_figure_brings_its_mark_stars_and_p_value():
-    assert render(COMPARED, "table", terminal=False) == (
+    assert render(COMPARED, "table") == (
         "task      metric     base      ours\n"
         "───────────────────────────────────\n"
         "ratings   mae ↓    1.000†   0.500**\n"
@@ -179,6 +259,6 @@ def test_places(values, better, found):
 def test_a_figure_with_its_standard_error_and_interval() -> None:
     figure = Figure(0.5, 0, "**", 0.002, se=0.0125, low=0.25, high=0.75)
     table = Table([Column("x"), Column("y")], [[[figure, Figure(0.1, se=0.02)]]])
-    assert render(table, "table", terminal=False).endswith("0.500 ± 0.013 [0.250, 0.750]**   0.100 ± 0.020\n")
+    assert render(table, "table").endswith("0.500 ± 0.013 [0.250, 0.750]**   0.100 ± 0.020\n")
     assert render(table, "latex").splitlines()[4] == (r"0.500 $\pm$ 0.013 [0.250, 0.750]$^{**}$ & 0.100 $\pm$ 0.020 \\")
     assert render(table, "csv") == "x,x_se,x_low,x_high,x_p,y,y_se\n0.5,0.0125,0.25,0.75,0.002,0.1,0.02\n"

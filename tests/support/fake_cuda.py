@@ -2,14 +2,19 @@
 
 What would make the host wait for the device raises, and so does what mixes devices. `transfers.fetch` alone may bring
 numbers back; here it makes some up, of the right shape.
+
+Two things cannot be had in a build of torch without CUDA: its engine of backward passes, which wants a thread for each
+device that there is, so that `gradients` goes through the same operations from Python; and the device's generators, so
+that no dropout is drawn. What runs in other threads is not fake.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +78,13 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_attention_heads": 8,
             "num_key_value_heads": 4,
             "head_dim": 256,
-            "sliding_window": 1024,
+            "sliding_window": 16,
             "layer_types": ["sliding_attention", "full_attention"],
             "vocab_size": 262208,
         },
     ),
 }
-"""Published models, two layers of each."""
+"""Published models, two layers of each, with windows that short rows fill."""
 
 
 @dataclass
@@ -158,10 +163,50 @@ def fake_cuda(monkeypatch: Any) -> Iterator[Counts]:
         return np.full(tuple(tensor.shape), TOKEN, np.float32 if tensor.is_floating_point() else np.int64)
 
     monkeypatch.setattr(transfers, "fetch", fetch)
-    with guard(), FakeTensorMode(), Counter(counts):
+    monkeypatch.setattr(torch.autograd, "grad", gradients)
+    with guard(), mode(), Counter(counts):
         yield counts
 
 
+@cache
+def mode() -> FakeTensorMode:
+    """One for all tests: tensors of different ones do not mix."""
+    return FakeTensorMode()
+
+
+@torch.no_grad()
+def gradients(output: Tensor, inputs: Tensor | Sequence[Tensor], slope: Tensor, **_: object) -> tuple[Tensor, ...]:
+    """What `torch.autograd.grad` returns, by the operations that it does. Every input must have a gradient."""
+    found: dict[tuple[Any, int], Tensor] = {(output.grad_fn, output.output_nr): slope}
+    nodes, left = set(), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            left += [before for before, _ in node.next_functions]
+    ends = {node.variable: node for node in nodes if hasattr(node, "variable")}
+    # The later of two operations cannot be an input of the earlier one.
+    for node in sorted(nodes - set(ends.values()), key=lambda node: -node._sequence_nr()):
+        slopes = [found.pop((node, number), None) for number in range(len(node._input_metadata))]
+        edges = list(node.next_functions)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            # Written in Python: one result for each argument, tensor or not.
+            results = [one for one, needed in zip(node.apply(*slopes), node.needs_input_grad, strict=True) if needed]
+            edges = [edge for edge in edges if edge[0] is not None]
+        else:
+            results = node(*slopes)
+            results = results if isinstance(results, tuple) else (results,)
+        for (before, number), result in zip(edges, results, strict=True):
+            if before is not None and result is not None:
+                assert result.device == output.device, "a gradient is on another device"
+                like, known = before._input_metadata[number], found.get((before, number))
+                result = result.sum_to_size(like.shape).to(like.dtype)
+                found[before, number] = result if known is None else known + result
+    wanted = (inputs,) if isinstance(inputs, Tensor) else inputs
+    return tuple(found[ends[one], 0] for one in wanted)
+
+
+@cache
 def fake_base(name: str) -> Base:
     """A published model's first two layers on the device that is not there, in bfloat16. Call it in `fake_cuda`."""
     import transformers

@@ -43,11 +43,11 @@ class Shell:
     seed: int = 0
     results: dict[str, Result] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, line: str, **environment: str) -> Result:
-        """Run `perpcs LINE` here, without the caller's PERPCS_ variables."""
+    def __call__(self, line: str | list[str], **environment: str) -> Result:
+        """Run `perpcs LINE` here, a text or its words, without the caller's PERPCS_ variables."""
         own = {name: None for name in os.environ if name.startswith("PERPCS_")}
         with contextlib.chdir(self.root):
-            return CliRunner(env={**own, **environment}).invoke(app, line.split())
+            return CliRunner(env={**own, **environment}).invoke(app, line.split() if isinstance(line, str) else line)
 
     def step(self, name: str, more: str = "") -> Result:
         """Run a step of the path."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
 from perpcs_cli.artifacts.users import Item, Query, User
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.tasks.examples import adaptation_prompts, history_prompts, query_prompts
+from perpcs_cli.tasks.lamp_queries import WORDINGS
 from perpcs_cli.tasks.prompts import (
     PLAIN,
     Prompt,
@@ -16,10 +19,12 @@ from perpcs_cli.tasks.prompts import (
     cut_words,
     history_line,
     history_prompt,
+    query_fields,
     query_prompt,
     search_text,
+    typed_query,
 )
-from perpcs_cli.tasks.spec import get_task
+from perpcs_cli.tasks.spec import get_task, shipped_tasks
 
 TAGS = (
     "sci-fi, based on a book, comedy, action, twist ending, dystopia, dark comedy, classic, psychology, "
@@ -262,6 +267,30 @@ def test_an_item_keeps_768_words_of_a_field_and_a_retrieved_one_368() -> None:
 def test_a_query_that_is_no_lamp_prompt_is_refused_with_the_expected_form() -> None:
     with pytest.raises(DataError, match=r"input of query 'q9' is not a LaMP_4 prompt: 'Hi'\n.*article: TEXT"):
         query_prompt(get_task("news_headline"), Query(id="q9", input="Hi"))
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_tasks() if name != "citation"])
+def test_what_is_typed_is_the_one_field_of_a_query_or_its_whole_wording(name: str) -> None:
+    task = get_task(name)
+    text = " My review: the following article: it rained, description:\nwell."
+    (field,) = task.query_fields
+    typed = typed_query(task, text)
+    assert query_fields(task, typed) == {field: text}
+    assert typed_query(task, typed.input) == typed
+
+
+def test_a_query_of_several_fields_is_typed_whole() -> None:
+    citation, wording = get_task("citation"), WORDINGS["LaMP_1"].form
+    assert query_fields(citation, typed_query(citation, wording))["title"] == "TITLE"
+    with pytest.raises(UsageError, match=r"citation has several fields\n.*with the title"):
+        typed_query(citation, "A title")
+    own = msgspec.structs.replace(citation, name="own", lamp="", query_fields=("a", "b"))
+    assert typed_query(own, '{"b": "2", "a": "1"}').fields == {"a": "1", "b": "2"}
+    for text in ("1", '{"a": "1"}', '{"a": "1", "b": 2}', "[1]", '{"a": "1", "b": "2", "c": "3"}'):
+        with pytest.raises(UsageError, match=re.escape('Write it as JSON: {"a": "…", "b": "…"}')):
+            typed_query(own, text)
+    one = msgspec.structs.replace(own, query_fields=("a",))
+    assert typed_query(one, '{"a": "1"}').fields == {"a": '{"a": "1"}'}, "as it is"
 
 
 def test_an_item_without_a_field_is_refused() -> None:

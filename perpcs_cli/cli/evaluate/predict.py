@@ -13,6 +13,9 @@ from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.rows import show_outcome
 from perpcs_cli.errors import UsageError
 
+SharerOption = Annotated[str | None, typer.Option("--sharer", help="One sharer of sharers/, for all users.")]
+AdapterOption = Annotated[Path | None, typer.Option("--adapter", help="One PEFT LoRA directory, for all users.")]
+
 
 @command
 def predict(
@@ -24,8 +27,8 @@ def predict(
     how: setting_flags.PredictFlags,
     plain_base: Annotated[bool, typer.Option("--base", help="The base model (with its task adapter).")] = False,
     recipes: flags.RecipesOption = None,
-    sharer: Annotated[str | None, typer.Option("--sharer", help="One sharer of sharers/, for all users.")] = None,
-    adapter: Annotated[Path | None, typer.Option("--adapter", help="One PEFT LoRA directory, for all users.")] = None,
+    sharer: SharerOption = None,
+    adapter: AdapterOption = None,
     own: flags.OwnOption = None,
     swap: Annotated[
         bool, typer.Option("--swap", help="Answer each user with another user's recipe or LoRA, as a control.")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from perpcs_cli.cli.terminal import window
+from perpcs_cli.cli.terminal.grids import GAP, grid
 from perpcs_cli.steps.inspect.layer_map import LayerMap, Mix
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta", "bright_yellow")
@@ -47,32 +46,36 @@ def numbers(found: LayerMap) -> str:
 
 
 def _grid(found: LayerMap, cell: Callable[[Any], list[tuple[str, str]]]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
+    """The map as a table; in a narrow window in several, each with so many columns as fit."""
     from rich.text import Text
 
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    grid.add_column("layer", justify="right")
-    for column in found.columns:
-        grid.add_column(column, no_wrap=True)
-    for layer, row in enumerate(found.rows):
-        name = str(layer) if len(found.rows) > 1 else ""
-        grid.add_row(name, *(Text.assemble(*((word, style) for word, style in cell(value))) for value in row))
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    file = io.StringIO()
-    system = "standard" if coloured else None
-    console = Console(file=file, force_terminal=coloured, color_system=system, width=max(_width(), 40))  # type: ignore[arg-type]
-    console.print(grid)
-    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+    titles = ["layer", *found.columns]
+    rows = [
+        [
+            Text(str(layer) if len(found.rows) > 1 else ""),
+            *(Text.assemble(*((word, style) for word, style in cell(value))) for value in row),
+        ]
+        for layer, row in enumerate(found.rows)
+    ]
+    room = _width() - len(titles[0])
+    widths = [max(len(title), *(row[place].cell_len for row in rows)) for place, title in enumerate(titles)]
+    blocks: list[list[int]] = [[]]
+    for place in range(1, len(titles)):
+        if blocks[-1] and sum(widths[one] + GAP for one in [*blocks[-1], place]) > room:
+            blocks.append([])
+        blocks[-1].append(place)
+    lines = []
+    for block in blocks:
+        shown = [0, *block]
+        part = [[row[place] for place in shown] for row in rows]
+        numeric = [place == 0 for place in shown]
+        lines += grid([titles[place] for place in shown], numeric, [part], styled=window.coloured())
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _width() -> int:
     """Of the window; 100 where there is none."""
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
-    except (OSError, ValueError):
-        return 100
+    return window.width() or 100
 
 
 def _colour(letter: str) -> str:

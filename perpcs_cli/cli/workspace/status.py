@@ -5,7 +5,16 @@ from __future__ import annotations
 from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.cli.tables import Column, Table, render
+from perpcs_cli.cli.tables import Column, Styled, Table, render
+from perpcs_cli.steps.inspect.step_state import State
+
+STYLES: dict[State, str] = {
+    "done": "green",
+    "partial": "yellow",
+    "stale": "magenta",
+    "broken": "red",
+    "missing": "dim",
+}
 
 
 @command
@@ -21,6 +30,13 @@ def status(console: Console, here: flags.PlaceFlags) -> None:
     found = step(here.places)
     columns = [Column("step"), Column("state"), Column("what"), Column("size"), Column("why")]
     rows = [
-        (one.name, one.state, one.what, spoken_bytes(one.bytes) if one.bytes else "", one.why) for one in found.steps
+        (
+            one.name,
+            Styled(one.state, STYLES[one.state]),
+            one.what,
+            spoken_bytes(one.bytes) if one.bytes else "",
+            one.why,
+        )
+        for one in found.steps
     ]
     console.result(found, render(Table(columns, [rows]), "table") + f"next: {found.next}\n")

@@ -25,13 +25,14 @@ from perpcs_cli.methods.per_pcs.choice import Choice, choose
 from perpcs_cli.methods.per_pcs.gates import Gates, answer_tokens, answers_mean, gate_scores
 from perpcs_cli.methods.per_pcs.history_batches import HistoryBatch
 from perpcs_cli.methods.per_pcs.turns import in_turns
+from perpcs_cli.model import transfers
 from perpcs_cli.model.engine.batching import Batch, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
 from perpcs_cli.model.engine.memory import release, total_bytes, watched
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.sampling import state_at
 from perpcs_cli.model.loading.base import Base
-from perpcs_cli.model.transfers import Upload, fetch, integers
+from perpcs_cli.model.transfers import Upload, integers
 
 Weights = dict[str, list[tuple[int, float]]]
 """{linear layer: [(place of the sharer, weight)]}."""
@@ -274,7 +275,7 @@ class Assembler:
 
     def read(self, one: _Pass, packed: Tensor) -> list[Weights]:
         """The weights of each batch, of what comes from the device. Raises PerpcsError where scores are no numbers."""
-        numbers = fetch(packed)
+        numbers = transfers.fetch(packed)
         groups, modules = one.shares.shape[0], list(one.chosen)
         finite, rest = numbers[: len(modules)], numbers[len(modules) :]
         if not finite.all():

@@ -77,6 +77,7 @@ def generate(
     techniques: Techniques = Techniques(),
     known: Collection[int] = (),
     done: Callable[[list[int], list[list[int]]], None] = lambda indices, tokens: None,
+    heard: Callable[[list[int], list[int]], None] = lambda indices, tokens: None,
 ) -> list[list[int]]:
     """The continuation of each row, (prompt, index of its recipe), without the end-of-sequence token: the most
     probable token each time, or drawn as `sampling` says.
@@ -84,7 +85,8 @@ def generate(
     In float32 these are the tokens that the model with the recipe merged into its weights says, row by row. At most
     `batch_rows` rows and `batch_tokens` tokens, new ones included, are in memory at a time, but always one row.
     `drafts` are known answers, and take up the ones found here. `done(indices, tokens)` is called with the rows that
-    have ended, after every pass in which any did; it must not run the model.
+    have ended, after every pass in which any did, and `heard(indices, tokens)` with the answer so far of every row that
+    a pass has run; they must not run the model.
 
     Without `drafts` the rows are divided into units that know nothing of each other and do not depend on `known`, the
     rows whose answers are there. A unit of known rows is passed over, and a unit with others is run whole: so a run
@@ -111,7 +113,7 @@ def generate(
             if all(index in known for row in unit for index in row.asked):
                 continue
             engine = _Engine(
-                base, recipes, max_new_tokens, Drafts() if drafts is None else drafts, techniques, sampling
+                base, recipes, max_new_tokens, Drafts() if drafts is None else drafts, techniques, sampling, heard
             )
             with packed(base), attached(base, recipes, merge=merge):
                 if row := engine.run(unit, places, capacity, ended):
@@ -161,6 +163,7 @@ class _Engine:
     drafts: Drafts
     techniques: Techniques
     sampling: Sampling | None
+    heard: Callable[[list[int], list[int]], None]
 
     def __post_init__(self) -> None:
         self.fixed = fixed_cost(self.base.device, self.base.dtype)
@@ -253,6 +256,7 @@ class _Engine:
         )
         for row, chosen in zip(rows, choices, strict=True):
             self._accept(row, chosen)
+            self.heard(row.asked, row.output)
 
     def _known(self, row: Row) -> Known:
         if row.known is None:

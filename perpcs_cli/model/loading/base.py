@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,25 @@ def load_base(identity: Identity, *, targets: tuple[str, ...]) -> Base:
     text = model.config.get_text_config(decoder=True)
     stop = stop_tokens(tokenizer, getattr(model, "generation_config", None), model.config, text)
     return Base(identity, model, tokenizer, found, longest_sequence(model.config), stop)
+
+
+def with_task_adapter(base: Base, identity: Identity) -> Base:
+    """`base`, which has none, as `load_base` would load it with the task adapter of `identity`, and beside it.
+
+    They share the weights that the adapter does not change, so that both need little more memory than one. Raises
+    DataError for an adapter that does not fit.
+    """
+    adapter = identity.adapter
+    if adapter is None:
+        return base
+    modules = dict(base.model.named_modules())
+    linears = [modules[name] for name in adapter.modules if name in modules]
+    changed = {id(getattr(linear, "weight", None)) for linear in linears if not is_quantized(linear)}
+    tensors = [*base.model.parameters(), *base.model.buffers()]
+    model = copy.deepcopy(base.model, {id(one): one for one in tensors if id(one) not in changed})
+    merge_adapter(model, adapter)
+    targets = {name: model.get_submodule(name) for name in base.targets}
+    return replace(base, identity=identity, model=model, targets=targets)
 
 
 def check_layers(model: Any) -> None:

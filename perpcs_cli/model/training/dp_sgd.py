@@ -20,6 +20,7 @@ from torch import Tensor
 from perpcs_cli.artifacts.privacy import Mechanism
 from perpcs_cli.artifacts.settings import TrainSettings
 from perpcs_cli.errors import PerpcsError
+from perpcs_cli.model import transfers
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.engine.packed_attention import packed
@@ -90,7 +91,7 @@ def train_private(
                 some = rows[start : start + settings.batch_size]
                 parts = fitting.run(some, partial(example_gradients, base, job))
                 gradients = [torch.cat(part) for part in zip(*parts, strict=True)]
-                if not bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all()):
+                if not transfers.fetch(torch.stack([gradient.isfinite().all() for gradient in gradients])).all():
                     job.failure = f"a gradient is not finite at step {step + 1}"
                     break
                 for parameter, gradient in zip(job.parameters, gradients, strict=True):
@@ -147,6 +148,8 @@ class NoisyOptimizer(DPOptimizer):
     def add_noise(self) -> None:
         """Add noise to the clipped sums, as Opacus's own `add_noise` does with torch's generator."""
         deviation = self.noise_multiplier * self.max_grad_norm
-        for p in self.params:
-            noise = torch.from_numpy(self.stream.normal(p.numel())).view(p.shape)
-            p.grad = (p.summed_grad.double() + (deviation * noise).to(p.device)).to(p)
+        upload = transfers.Upload(self.params[0].device)
+        drawn = [upload.add((deviation * self.stream.normal(p.numel())).reshape(p.shape)) for p in self.params]
+        upload.send()
+        for p, noise in zip(self.params, drawn, strict=True):
+            p.grad = (p.summed_grad.double() + noise.tensor).to(p)

@@ -20,6 +20,7 @@ from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.packed_attention import Kind
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.order import CHUNK
+from perpcs_cli.model.transfers import Array, Upload, integers
 
 CLOSE: dict[str, float | None] = {"cpu": None}
 """Rows at least so long, as a share of the longest one's tokens, share a call of the attention kernel with it; 0.8 on
@@ -103,20 +104,18 @@ class Line:
         wanted = [np.arange(end - count, end) for end, count in zip(ends, self.answers, strict=True)]
         close = CLOSE.get(base.device.type, 0.8)
         plans = list(_plan(self.lengths, close)) if close else []
-        # Everything in one piece, so that it is one copy to the device.
-        parts = [
-            np.array(shown, dtype=np.int64),
+        parts: list[Array] = [
+            integers(shown),
             np.concatenate([np.arange(length) for length in self.lengths]),
             np.concatenate(wanted),
-            np.array([token for row in rows for token in row.answer], dtype=np.int64),
-            np.repeat(np.array(weights, dtype=np.float64), self.answers).view(np.int64),
+            integers([token for row in rows for token in row.answer]),
+            np.repeat(np.array(weights, dtype=np.float32), self.answers),
             *(numbers for plan in plans for numbers in plan[2:]),
         ]
-        there = torch.from_numpy(np.concatenate(parts)).to(base.device, non_blocking=True)
-        self.ids, self.positions, self.wanted, self.targets, weights_, *rest = there.split(
-            [len(part) for part in parts]
-        )
-        self.weights = weights_.view(torch.float64).float()
+        upload = Upload(base.device)
+        sent = [upload.add(part) for part in parts]
+        upload.send()
+        self.ids, self.positions, self.wanted, self.targets, self.weights, *rest = (part.tensor for part in sent)
         self.groups = [Group(plan[0], plan[1], *rest[3 * place : 3 * place + 3]) for place, plan in enumerate(plans)]
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 

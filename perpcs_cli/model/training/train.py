@@ -16,6 +16,7 @@ from torch import Tensor
 from perpcs_cli.artifacts.io import hashing
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.errors import PerpcsError, shortened
+from perpcs_cli.model import transfers
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.engine.packed_attention import packed
@@ -195,7 +196,7 @@ class _Run:
 
 def _look(runs: Sequence[_Run]) -> list[tuple[float, float]]:
     """Loss and norm of each; the one wait of a step for the device."""
-    return [(loss, norm) for loss, norm in torch.stack([run.look() for run in runs]).tolist()]
+    return [(loss, norm) for loss, norm in transfers.fetch(torch.stack([run.look() for run in runs])).tolist()]
 
 
 def _finite(loss: float, norm: float) -> bool:

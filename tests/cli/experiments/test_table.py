@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from typer.testing import CliRunner, Result
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.metrics import Source
 from perpcs_cli.artifacts.mia import AttackLeakage, Leakage, ProtocolLeakage, SystemLeakage, write_leakage
+from perpcs_cli.cli import tables
 from perpcs_cli.cli.main import app
+from perpcs_cli.cli.terminal import window
+from perpcs_cli.cli.terminal.grids import grid
 
 LAID_OUT = Path(__file__).parent / "laid_out"
 LINES = {
@@ -408,3 +412,21 @@ def test_an_empty_sweep_and_one_of_another_task(tmp_path, monkeypatch) -> None:
     assert "has mae, rmse for the task 'citation'" in refused(CliRunner().invoke(app, ["table", "."]), DATA)
     (own.root / "results.jsonl").write_text("")
     assert "holds no results yet" in refused(CliRunner().invoke(app, ["table", "."]), DATA)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_every_figure_is_whole_in_60_columns(run, name, monkeypatch) -> None:
+    lines: list[str] = []
+
+    def watched(*given, **more) -> list[str]:
+        found = grid(*given, **more)
+        lines.extend(found)
+        return found
+
+    monkeypatch.setattr(window, "width", lambda: 60)
+    monkeypatch.setattr(tables, "grid", watched)
+    shown = done(run(LINES[name]))
+    assert max(map(len, lines)) <= 60
+    figures = re.compile(r"[+-]?\d+\.\d+")
+    whole = "\n".join((LAID_OUT / f"{name}.table").read_text().splitlines()[1:])
+    assert set(figures.findall(whole)) <= set(figures.findall(shown))

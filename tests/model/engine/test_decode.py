@@ -290,3 +290,17 @@ def test_what_overflows_is_an_error(tiny, on):
     rows = [(row, 0) for row in random_rows(tiny, [(9, 0), (5, 0)])]
     with pytest.raises(PerpcsError, match="the model's logits are not finite"):
         generate(tiny, recipes, rows, merge="product", max_new_tokens=3, batch_tokens=1000, batch_rows=8, techniques=on)
+
+
+@pytest.mark.parametrize("rows_at_a_time", [1, 64])
+def test_every_pass_is_heard(tiny, rows_at_a_time):
+    rows, heard = rows_of(tiny), {}
+
+    def hear(indices, tokens):
+        for index in indices:
+            heard.setdefault(index, []).append(list(tokens))
+
+    outputs = ours(tiny, rows, heard=hear, batch_rows=rows_at_a_time)
+    assert {index: found[-1] for index, found in heard.items()} == dict(enumerate(outputs))
+    for found in heard.values():
+        assert all(later[: len(sooner)] == sooner for sooner, later in itertools.pairwise(found))

@@ -1,30 +1,31 @@
-"""The passes of 7B models on a CUDA device that is not there: nothing waits for it, and what goes over is counted."""
+"""The passes of 7B models on a CUDA device that is not there: nothing waits for it, and what goes over is counted.
+
+Trainings are without dropout and checkpointing: the one draws from a generator of the device, the other knows where it
+is by torch's own engine of backward passes, and neither can be had without a device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 import torch
-from fake_cuda import CUDA, SHAPES, TOKEN, Counts, fake_base, fake_cuda, fake_pieces
+from fake_cuda import CUDA, SHAPES, TOKEN, Counts, fake_base, fake_cuda, fake_pieces, gradients
 from helpers import MemoryAdapter
 
-from perpcs_cli.artifacts.settings import AssembleSettings, LoraSettings, TrainSettings
-from perpcs_cli.methods.per_pcs import assembly
+from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.model.encoder import Encoder
 from perpcs_cli.model.engine import decode, scoring
-from perpcs_cli.model.engine.batching import Encoded, make_batch
+from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.decode import generate
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.engine.sampling import Sampling
 from perpcs_cli.model.loading.base import Base
-from perpcs_cli.model.training.dp_sgd import Privacy, train_private
-from perpcs_cli.model.training.train import answer_losses, new_gates, new_lora, train
+from perpcs_cli.model.training import line
+from perpcs_cli.model.training.train import new_gates, new_lora, train
 
 SHARERS = 3
-NEW = 4
 PROMPTS = [list(range(10, 10 + length)) for length in (40, 40, 17, 90)]
 
 
@@ -34,7 +35,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
         yield counts
 
 
-@pytest.fixture(params=list(SHAPES))
+@pytest.fixture
 def base(request: pytest.FixtureRequest, counts: Counts) -> Base:
     return fake_base(request.param)
 
@@ -63,23 +64,26 @@ def each(counts: Counts, monkeypatch: pytest.MonkeyPatch, owner: object, name: s
     return found
 
 
-def decoded(base: Base, recipes: RecipeRouter, rows: list[tuple[Encoded, int]], **how: object) -> list[list[int]]:
-    sizes = {"max_new_tokens": NEW, "batch_tokens": 10_000, "batch_rows": 64}
-    return generate(base, recipes, rows, **sizes, **how)
+def decoded(
+    base: Base, recipes: RecipeRouter, rows: list[tuple[Encoded, int]], new: int, **how: object
+) -> list[list[int]]:
+    return generate(base, recipes, rows, max_new_tokens=new, batch_tokens=10_000, batch_rows=64, **how)
+
+
+DRAWN = {"merge": "factor", "sampling": Sampling(0.7, 0.9, 0)}
 
 
 @pytest.mark.parametrize(
-    ("merge", "sampling"), [("product", None), ("factor", Sampling(0.7, 0.9, 0))], ids=["product", "factor, drawn"]
+    ("base", "how"), [*((name, {}) for name in SHAPES), ("Llama-3.1-8B", DRAWN)], indirect=["base"], ids=str
 )
-def test_decoding(base, counts, monkeypatch, merge, sampling):
+def test_decoding(base, counts, monkeypatch, how):
     """Prefill, a leader that goes ahead, drafts that are wrong or right, rows that leave and come in."""
     monkeypatch.setattr(decode, "LEAST_PREFIX", 8)
     recipes = router(base)
     rows = [(Encoded(str(n), [*prompt, n], []), n % 3) for n, prompt in enumerate(PROMPTS * 3)]
-    decoded(base, recipes, rows, merge=merge, sampling=sampling)  # Reads the pieces.
+    decoded(base, recipes, rows[:3], 1, **how)  # Reads the pieces.
     passes = each(counts, monkeypatch, decode._Engine, "_pass")
-    answers = decoded(base, recipes, rows, merge=merge, sampling=sampling)
-    assert answers == [[TOKEN] * NEW] * len(rows)
+    assert decoded(base, recipes, rows, 4, **how) == [[TOKEN] * 4] * len(rows)
     assert len(passes) >= 3
     assert {(one.to_device, one.fetched) for one in passes} == {(1, 1)}
 
@@ -95,6 +99,7 @@ def bare_step(base: Base, counts: Counts, rows: int) -> int:
     return counts.since(before).kernels
 
 
+@pytest.mark.parametrize("base", ["Llama-2-7B", "Gemma-3-4B"], indirect=True)
 def test_kernels_of_a_step(base, counts, monkeypatch):
     """A step costs few more kernels than the bare model's, and five for each linear layer's pieces at most."""
     bare = bare_step(base, counts, 4)
@@ -103,13 +108,14 @@ def test_kernels_of_a_step(base, counts, monkeypatch):
     for name, which in (("base", [2] * 4), ("pieces", [0, 1, 0, 1])):
         rows = [(Encoded(str(n), [100 + n, *range(20)], []), recipe) for n, recipe in enumerate(which)]
         passes = each(counts, monkeypatch, decode._Engine, "_pass")
-        decoded(base, recipes, rows, techniques=decode.Techniques(drafts=False))
+        decoded(base, recipes, rows, 2, techniques=decode.Techniques(drafts=False))
         found[name] = passes[-1].kernels
     assert found["base"] <= 1.3 * bare
     groups = len({module.rsplit(".", 1)[0] + str(module[-6] in "qkv") for module in base.targets})
     assert found["pieces"] - found["base"] <= 3 * len(base.targets) + groups * 2 + 4
 
 
+@pytest.mark.parametrize("base", ["Gemma-3-4B"], indirect=True)
 def test_scoring(base, counts, monkeypatch):
     monkeypatch.setattr(scoring, "fixed_cost", lambda device, dtype: 0)
     recipes = router(base)
@@ -126,62 +132,47 @@ def test_scoring(base, counts, monkeypatch):
 ROWS = [Encoded(str(n), list(range(10, 30 + 3 * n)), [7, 8, 9][: 1 + n % 3]) for n in range(4)]
 
 
-@pytest.fixture
-def llama(counts: Counts, monkeypatch: pytest.MonkeyPatch) -> Base:
-    """Without a backward pass, which torch cannot run on a device that is not there: gradients are made up."""
-    monkeypatch.setattr(
-        torch.autograd, "grad", lambda _, inputs, **rest: tuple(torch.zeros_like(one) for one in inputs)
-    )
-    return fake_base("Llama-3.1-8B")
-
-
-@pytest.mark.xfail(strict=True, reason="`nonzero` looks for positions; scores come to the host in each layer")
-def test_assembly(base, counts, monkeypatch):
-    monkeypatch.setattr(assembly, "free_bytes", lambda device: 0)
-    gates = SimpleNamespace(read=lambda module: torch.empty(SHARERS, base.targets[module].in_features))
-    pool = SimpleNamespace(gates=lambda: gates, withheld=lambda: dict.fromkeys(base.targets, ()))
-    adapters = [MemoryAdapter(fake_pieces(base)) for _ in range(SHARERS)]
-    settings = AssembleSettings(batch_size=2, top_k=2)
-    work = assembly.Assembler(base, pool, PieceCache(base, adapters.__getitem__), settings, 0)
-    batches = assembly.make_batches("u", ROWS, settings)
-    work.run(batches)
-    before = counts.copy()
-    work.run(batches)
-    found = counts.since(before)
-    assert (found.to_device, found.fetched) == (1, 1)
-
-
-@pytest.mark.xfail(strict=True, reason="`repeat_interleave` without a size; rows go over apart; `tolist`, not `fetch`")
-@pytest.mark.parametrize("what", ["lora", "gate"])
-def test_training(llama, counts, what):
-    """The second step of two: one batch goes over, and its loss and norm come back."""
-    job = new_lora(llama, "u", ROWS, LoraSettings(), 0)
-    if what == "gate":
-        job = new_gates(llama, "u", ROWS, fake_pieces(llama), 1.0)
+@pytest.mark.parametrize(("base", "what"), [("Llama-3.1-8B", "lora"), ("Gemma-3-4B", "gate")], indirect=["base"])
+def test_training(base, counts, what):
+    """Two sharers side by side, the second step of two: one pass goes over, and losses and norms come back."""
+    new = {
+        "lora": lambda name: new_lora(base, name, ROWS, LoraSettings(), 0),
+        "gate": lambda name: new_gates(base, name, ROWS, fake_pieces(base), 1.0),
+    }
+    jobs = [new[what](name) for name in ("u", "v")]
     seen: list[Counts] = []
-    settings = TrainSettings(steps=3, batch_size=2, lr=1e-3)
-    train(llama, [job], settings, seed=0, report=lambda loss: seen.append(counts.copy()))
-    found = seen[2].since(seen[1])
+    settings = TrainSettings(steps=2, batch_size=2, lr=1e-3)
+    train(base, jobs, settings, seed=0, report=lambda loss: seen.append(counts.copy()))
+    # A step reports once for each of them.
+    found = seen[3].since(seen[1])
     assert (found.to_device, found.fetched) == (1, 1)
+    assert [step.step for job in jobs for step in job.log] == [1, 2, 1, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="`bool(isfinite)` and `cpu()` of every gradient, not `fetch`")
-def test_private_training(llama, counts):
-    job = new_lora(llama, "u", ROWS, LoraSettings(), 0)
+def test_the_gradients_of_a_fake_device_are_those_of_torch(tiny, monkeypatch):
+    monkeypatch.setitem(line.CLOSE, "cpu", 0.8)
+    logs = []
+    for how in (torch.autograd.grad, gradients):
+        monkeypatch.setattr(torch.autograd, "grad", how)
+        lora = new_lora(tiny, "u", ROWS, LoraSettings(), 0)
+        train(tiny, [lora], TrainSettings(steps=3, batch_size=3, lr=1e-2), seed=0)
+        gates = new_gates(tiny, "u", ROWS, {m: (a.detach(), b.detach()) for m, (a, b) in lora.pieces.items()}, 1.0)
+        train(tiny, [gates], TrainSettings(steps=3, batch_size=3, lr=1e-2), seed=0)
+        logs.append([number for step in (*lora.log, *gates.log) for number in (step.loss, step.norm)])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("base", ["Llama-3.1-8B"], indirect=True)
+def test_private_training(base, counts):
+    """The second step of two: its examples and its noise go over, and whether all gradients are finite comes back."""
+    dp_sgd = pytest.importorskip("perpcs_cli.model.training.dp_sgd", exc_type=ImportError)
+    job = new_lora(base, "u", ROWS[:2], LoraSettings(), 0)
     seen: list[Counts] = []
-    settings = TrainSettings(steps=3, batch_size=4, lr=1e-3)
-    privacy = Privacy(noise_multiplier=1.0, clip=1.0, key=b"k" * 32)
-    train_private(llama, job, settings, privacy, report=lambda: seen.append(counts.copy()))
-    # Beside the batch, the noise goes over, and the gradients are known to be finite.
-    assert (seen[2].since(seen[1]).to_device, seen[2].since(seen[1]).fetched) == (2, 1)
-
-
-def test_a_padded_batch_and_its_targets(llama, counts):
-    """What all that trains and assembles begins with."""
-    before = counts.copy()
-    losses, answers = answer_losses(llama, make_batch(llama, ROWS))
-    assert (losses.shape, answers.shape) == ((4,), (4,))
-    assert counts.since(before).to_device == 1
+    settings = TrainSettings(steps=2, batch_size=2, lr=1e-3)
+    privacy = dp_sgd.Privacy(noise_multiplier=1.0, clip=1.0, key=b"k" * 32)
+    dp_sgd.train_private(base, job, settings, privacy, report=lambda: seen.append(counts.copy()))
+    found = seen[1].since(seen[0])
+    assert (found.to_device, found.fetched) == (2, 1)
 
 
 def test_the_encoder(counts):

@@ -15,7 +15,7 @@ from perpcs_cli.artifacts.adapter import CARD
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
 from perpcs_cli.model.engine.batching import make_batch
 from perpcs_cli.model.engine.packed_check import check_packed
-from perpcs_cli.model.loading.base import find_targets, merge_adapter
+from perpcs_cli.model.loading.base import find_targets, merge_adapter, with_task_adapter
 from perpcs_cli.model.loading.identity import choose_device, fingerprint_model, identify
 from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
 
@@ -124,6 +124,23 @@ def test_the_task_adapter_is_merged(tiny, tiny_dir, tmp_path):
     with torch.inference_mode():
         torch.testing.assert_close(adapted.model(**inputs).logits, expected.model(**inputs).logits)
         assert not torch.allclose(adapted.model(**inputs).logits, tiny.model(**inputs).logits, atol=0.1)
+
+
+def test_a_base_with_and_one_without_the_task_adapter_share_weights(tiny, tiny_dir, tmp_path):
+    write_sharer(tmp_path / "task", tiny, seed=3)
+    plain = load(tiny_dir)
+    before = {name: one.clone() for name, one in plain.model.state_dict().items()}
+    identity = identify(str(tiny_dir), str(tmp_path / "task"), device="cpu", dtype="float32")
+    adapted, alone = with_task_adapter(plain, identity), load(tiny_dir, task_adapter=str(tmp_path / "task"))
+    assert adapted.fingerprint == alone.fingerprint
+    assert [*adapted.targets] == [*alone.targets]
+    for name, one in adapted.model.state_dict().items():
+        assert torch.equal(one, alone.model.state_dict()[name]), name
+        assert torch.equal(plain.model.state_dict()[name], before[name]), name
+        changed = name.removesuffix(".weight") in plain.targets
+        assert (one.data_ptr() == plain.model.state_dict()[name].data_ptr()) != changed, name
+    assert all(adapted.model.get_submodule(name) is layer for name, layer in adapted.targets.items())
+    assert with_task_adapter(plain, plain.identity) is plain
 
 
 def test_another_task_adapter_is_another_base(tiny, tiny_dir, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ from helpers import TARGETS, random_rows, write_sharer
 
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
-from perpcs_cli.model.engine.batching import make_batch
+from perpcs_cli.model.engine.batching import Encoded, make_batch
+from perpcs_cli.model.engine.packed_attention import packed
 from perpcs_cli.model.engine.packed_check import check_packed
 from perpcs_cli.model.loading import four_bit
-from perpcs_cli.model.loading.base import Base, load_base, merge_adapter
+from perpcs_cli.model.loading.base import Base, load_base, merge_adapter, with_task_adapter
 from perpcs_cli.model.loading.four_bit import check_four_bit, is_quantized
 from perpcs_cli.model.loading.identity import Identity, identify
-from perpcs_cli.model.training.train import answer_losses, new_lora, train
+from perpcs_cli.model.training.line import Line
+from perpcs_cli.model.training.train import new_lora, train
 
 bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs the package bitsandbytes"
@@ -119,11 +122,31 @@ def test_an_adapter_that_does_not_fit_is_refused(small: Base, tmp_path: Path) ->
         merge_adapter(small.model, Odd())  # type: ignore[arg-type]
 
 
+def losses(base: Base, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Of each answer token in a pass of training; the output's weights are not in 4 bits, and have a gradient."""
+    weight = base.model.get_output_embeddings().weight.requires_grad_()
+    with packed(base):
+        found, _ = Line(base, rows, [1.0] * len(rows)).gradients([weight])
+    weight.requires_grad_(requires_grad=False)
+    return found
+
+
+@bitsandbytes
+def test_the_task_adapter_comes_beside_the_same_4_bits(small: Base, tiny_dir: Path, tmp_path: Path) -> None:
+    write_sharer(tmp_path / "task", small, seed=3)
+    before = logits(small)
+    identity = found(tiny_dir, str(tmp_path / "task"))
+    adapted = with_task_adapter(small, identity)
+    assert torch.equal(logits(adapted), logits(load_base(identity, targets=TARGETS)))
+    assert torch.equal(logits(small), before) and not torch.equal(logits(adapted), before)
+    for name, layer in adapted.targets.items():
+        assert layer.weight.data_ptr() == small.targets[name].weight.data_ptr()
+
+
 @bitsandbytes
 def test_losses_are_those_of_the_quantized_model(small: Base, tiny: Base) -> None:
     rows = random_rows(tiny, [(9, 4)] * 2)
-    with torch.inference_mode():
-        ours, theirs = (answer_losses(base, make_batch(base, rows))[0] for base in (small, tiny))
+    ours, theirs = (losses(base, rows) for base in (small, tiny))
     torch.testing.assert_close(ours, theirs, rtol=0.3, atol=0.5)
     assert not torch.equal(ours, theirs)
 
