@@ -104,6 +104,7 @@ def test_the_wheel_runs_from_data_to_answers(python: Path, tiny_dir: Path, tmp_p
         ["assemble", "--user", "shout-001", "--plain", "--top-k", "2"],
         ["predict", "--user", "shout-001", "--max-new-tokens", "4"],
         ["eval", "predictions/per-pcs.jsonl", "--resamples", "20"],
+        ["report"],
         ["table", "--help"],
     ):
         perpcs(python, tmp_path, *words)

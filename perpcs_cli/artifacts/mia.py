@@ -165,6 +165,27 @@ def write_roc(path: Path, points: Iterable[RocPoint]) -> None:
     typed_files.write_text(path, file.getvalue())
 
 
+def read_roc(path: Path, leakage: Leakage) -> list[RocPoint]:
+    """The ROC curves of the summary `leakage`.
+
+    Raises DataError with the line's number where the file is broken, and where it is not the summary's.
+    """
+    data = typed_files.read_text(path)
+    if hashing.digest_file(path) != leakage.roc.sha256:
+        raise DataError("has changed since the summary was written", where=path, hint="Run `perpcs mia --force`.")
+    points = []
+    rows = csv.reader(io.StringIO(data))
+    try:
+        if next(rows, []) != list(RocPoint.__struct_fields__):
+            raise DataError("does not begin with the columns of ROC curves", where=path)
+        for row in rows:
+            named = dict(zip(RocPoint.__struct_fields__, row, strict=True))
+            points.append(msgspec.convert(named, RocPoint, strict=False))
+    except (csv.Error, *typed_files.UNREADABLE) as error:
+        raise DataError(f"is no point of a ROC curve: {error}", where=f"{path}, line {rows.line_num}") from None
+    return points
+
+
 def source(path: Path) -> Source:
     """A file beside the summary, by name and digest."""
     return Source(file=path.name, sha256=hashing.digest_file(path))

@@ -135,6 +135,12 @@ def count_option(default: str) -> Any:
     return typer.Option("--count", min=1, help="How many users.", show_default=default)
 
 
+def answers_option(default: str) -> Any:
+    """The flag --answers of a command that shows `default` answers without it."""
+    what = "Show so many answers of each user, side by side; 0 for none."
+    return typer.Option("--answers", min=0, help=what, show_default=default)
+
+
 def out_option(default: str | bool, kind: Kind) -> Any:
     """The flag --out of a command that writes a file or into a directory, to `default` without it."""
     return written("--out", "-o", help="Where it is written.", show_default=default, kind=kind)

@@ -61,6 +61,7 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
         "sweep": ("experiments.sweep:sweep", "Run a grid of settings into one table of results."),
         "workflow": ("experiments.workflow:workflow", "Write a Snakemake workflow of a workspace or a sweep."),
         "table": ("experiments.table:table", "Lay out a sweep's results as the papers' tables."),
+        "report": ("experiments.report:report", "Write one page of all that was found."),
         "bench": ("bench.app:app", "Measure the engine on this machine."),
     },
 }

@@ -20,6 +20,7 @@ from perpcs_cli.artifacts.mia import (
     ScoredExample,
     SystemLeakage,
     read_leakage,
+    read_roc,
     read_scores,
     roc_path,
     scores_path,
@@ -77,6 +78,34 @@ def test_scores_that_have_changed_are_refused(tmp_path):
     typed_files.write_jsonl(scores_path(path), [ROW, ROW])
     with pytest.raises(DataError, match="has changed since the summary was written"):
         read_scores(path)
+
+
+def test_roc_curves_come_back(tmp_path):
+    path = tmp_path / "a.json"
+    leakage = summary(path)
+    point = RocPoint(system="s", protocol="held-out", attack="x", threshold=0.5, fpr=0.0, tpr=1.0)
+    assert read_roc(roc_path(path), leakage) == [point]
+    roc_path(path).write_text(roc_path(path).read_text().replace("0.5", "0.6"))
+    with pytest.raises(DataError, match="has changed since the summary was written"):
+        read_roc(roc_path(path), leakage)
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        ("a,b\n", ""),
+        ("system,protocol,attack,threshold,fpr,tpr\ns,held-out,x,0.5,0\n", ", line 2"),
+        ("system,protocol,attack,threshold,fpr,tpr\ns,held-out,x,0.5,0,1\ns,held-out,x,half,0,1\n", ", line 3"),
+        ("system,protocol,attack,threshold,fpr,tpr\ns,other,x,0.5,0,1\n", ", line 2"),
+    ],
+)
+def test_broken_roc_curves_are_refused(tmp_path, content, where):
+    path = tmp_path / "a.json"
+    leakage = summary(path)
+    roc_path(path).write_text(content)
+    with pytest.raises(DataError) as raised:
+        read_roc(roc_path(path), msgspec.structs.replace(leakage, roc=source(roc_path(path))))
+    assert raised.value.where == f"{roc_path(path)}{where}"
 
 
 @pytest.mark.parametrize("strongest", ["", "magic"])

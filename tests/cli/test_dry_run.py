@@ -23,6 +23,7 @@ LINES = {
     "assemble": "assemble --plain --top-k 2 --out new",
     "retrieve": "retrieve --similar 2 --out new",
     "prime": f"{PRIME} --pareto new.json --traces new-traces --out new",
+    "report": "report --out new.html",
     "profile": "profile --max-new-tokens 4 --recent 1 --out new.jsonl",
     "embed": f"{EMBED} --out new.safetensors",
 }

@@ -174,6 +174,14 @@ def test_a_sweep_and_its_table(copy: Shell) -> None:
     assert "for the task 'irony'" in refused(copy("table out"), DATA)
 
 
+def test_a_report(copy: Shell) -> None:
+    (copy.root / "work" / "metrics").mkdir()
+    (copy.root / "work" / "metrics.json").rename(copy.root / "work" / "metrics" / "eval.json")
+    assert copy("report work").exit_code == 0
+    page = (copy.root / "work" / "report.html").read_text()
+    assert "(irony)" in page and "better for" in page and "reference" in page
+
+
 def test_a_plan(copy: Shell) -> None:
     (copy.root / "grid.toml").write_text(SWEEP.replace("MODEL", str(copy.model)))
     done = copy("plan grid.toml --device-profile h100-80gb --data tasks/readers.csv")

@@ -35,6 +35,7 @@ from perpcs_cli.artifacts.merged_model import read_merged
 from perpcs_cli.artifacts.metrics import Source, read_metrics
 from perpcs_cli.artifacts.mia import (
     read_leakage,
+    read_roc,
     read_scores,
 )
 from perpcs_cli.artifacts.pools import revocation
@@ -263,6 +264,12 @@ def _scores(root: Path) -> None:
     read_scores(root / "mia/other.json")
 
 
+def _roc(root: Path) -> None:
+    path = root / "mia/m.roc.csv"
+    curves = Source(file=path.name, sha256=hashing.digest_file(path))
+    read_roc(path, msgspec.structs.replace(read_leakage(root / "mia/m.json"), roc=curves))
+
+
 def _results(root: Path) -> None:
     results.open_results(root / results.FILE)
     results.verify_results(root / results.FILE)
@@ -352,6 +359,7 @@ KINDS = [
     Kind("metrics", "metrics.json", "json", lambda root: read_metrics(root / "metrics.json")),
     Kind("leakage", "mia/m.json", "json", lambda root: read_scores(root / "mia/m.json")),
     Kind("scores", "mia/m.jsonl", "jsonl", _scores),
+    Kind("roc", "mia/m.roc.csv", "plain", _roc),
     Kind("results", "results.jsonl", "jsonl", _results),
     Kind("step", "step.json", "json", lambda root: typed_files.read_json(root / "step.json", Done)),
     Kind("published", "published.toml", "toml", lambda root: read_published(root / "published.toml")),

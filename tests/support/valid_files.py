@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -34,8 +35,10 @@ from perpcs_cli.artifacts.mia import (
     AttackLeakage,
     Leakage,
     ProtocolLeakage,
+    RocPoint,
     ScoredExample,
     SystemLeakage,
+    write_roc,
 )
 from perpcs_cli.artifacts.pools import revocation
 from perpcs_cli.artifacts.pools.build import build_pool
@@ -311,6 +314,9 @@ def _write_results(root: Path) -> None:
         scores={"loss": 1.0},
     )
     typed_files.write_jsonl(root / "mia/m.jsonl", [example])
+    rates = [(math.inf, 0.0, 0.0), (-0.5, 0.0, 1.0), (-1.5, 1.0, 1.0)]
+    curve = {"system": "sharers", "protocol": "published", "attack": "loss"}
+    write_roc(root / "mia/m.roc.csv", [RocPoint(**curve, threshold=t, fpr=f, tpr=h) for t, f, h in rates])
     attack = AttackLeakage(auc=0.75, balanced_accuracy=0.7, targets={"u2": 0.75, "u0": 0.5})
     found = ProtocolLeakage(targets=1, members=1, non_members=1, users=2, strongest="loss", attacks={"loss": attack})
     leakage = Leakage(
@@ -318,7 +324,7 @@ def _write_results(root: Path) -> None:
         systems={"sharers": SystemLeakage(kind="sharers", protocols={"published": found})},
         duplicates=0,
         scores=Source(file="m.jsonl", sha256=hashing.digest_file(root / "mia/m.jsonl")),
-        roc=source,
+        roc=Source(file="m.roc.csv", sha256=hashing.digest_file(root / "mia/m.roc.csv")),
         resampling=None,
         provenance=msgspec.structs.replace(provenance(), inputs={"pool": opened.digest}),
     )

@@ -78,6 +78,7 @@ FORMS = {
     "eval": "eval predictions/base.jsonl predictions/per-pcs.jsonl --resamples 20 --out new.json",
     "eval --write-lamp": "eval predictions/base.jsonl --write-lamp new.json",
     "mia": "mia --recipes recipes-retrieve --resamples 5 --max-items 2 --attacks loss --out new.json",
+    "report": "report --out new.html",
     "workflow": "workflow . --out flow --shards 2",
     "workflow of a sweep": "workflow sweep.toml --data users.jsonl --out new --device cpu --dtype float32",
     "sweep": "sweep sweep.toml --data users.jsonl --out new --device cpu --dtype float32",

@@ -20,6 +20,7 @@ BY_FLAG = {
 """What a flag's value is, where its type does not say."""
 BY_ARGUMENT: dict[tuple[str, ...], str] = {
     ("adopt",): "directory",
+    ("report",): "file",
     ("pool", "revoke"): "sharer",
     ("model", "fetch"): "model",
     ("task", "show"): "task",

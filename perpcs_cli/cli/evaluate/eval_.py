@@ -50,12 +50,7 @@ def eval_(
         typer.Option("--unit", help="What a resample draws.", show_default="users, where the references name them"),
     ] = None,
     per_user: Annotated[bool, typer.Option("--per-user", help="Also give the metrics of each user.")] = False,
-    answers: Annotated[
-        int | None,
-        typer.Option(
-            "--answers", min=1, help="Also show so many answers of each user, side by side.", show_default="none"
-        ),
-    ] = None,
+    answers: Annotated[int | None, flags.answers_option("none")] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Evaluate the queries that every file answers, and say how many.")
     ] = False,

@@ -176,19 +176,11 @@ def _edges(bins: str) -> list[int]:
 
 def _read(places: list[Path], experiments: list[str] | None) -> list[Row]:
     """The rows of the wanted experiments. Raises UsageError where there are none."""
-    from perpcs_cli.artifacts.results import FILE, read_results
-    from perpcs_cli.experiments.tables.systems import Row
+    from perpcs_cli.artifacts.results import FILE
+    from perpcs_cli.experiments.tables.systems import read_rows
 
     files = dict.fromkeys(place / FILE if place.is_dir() else place for place in places)
-    rows = [Row(result, file.parent) for file in files for result in read_results(file)]
-    for row in rows:
-        try:
-            known = set(row.task.metrics)
-        except UsageError:
-            known = set()
-        if known != set(row.result.metrics):
-            what = f"has {', '.join(row.result.metrics)} for the task {row.result.task!r}"
-            raise DataError(what, where=row.root / FILE, hint="Was it written by another version of perpcs?")
+    rows = [row for file in files for row in read_rows(file)]
     if not rows:
         raise DataError("holds no results yet", where=next(iter(files)), hint="`perpcs sweep` writes them.")
     for name in experiments or ():

@@ -12,8 +12,8 @@ from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.tables import Column, Row, Styled, Table, render
-from perpcs_cli.cli.workspace.status import spoken_bytes
 from perpcs_cli.errors import PerpcsError
+from perpcs_cli.steps.inspect.step_state import spoken_bytes
 
 if TYPE_CHECKING:
     from perpcs_cli.experiments.checks.self_test import SelfTest

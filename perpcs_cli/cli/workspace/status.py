@@ -25,6 +25,7 @@ def status(console: Console, here: flags.PlaceFlags) -> None:
     was made with other settings than perpcs.toml has now is not called stale.
     """
     from perpcs_cli.steps.inspect.status import status as step
+    from perpcs_cli.steps.inspect.step_state import spoken_bytes
 
     found = step(here.places)
     columns = [Column("step"), Column("state"), Column("what"), Column("size"), Column("why")]
@@ -39,13 +40,3 @@ def status(console: Console, here: flags.PlaceFlags) -> None:
         for one in found.steps
     ]
     console.result(found, render(Table(columns, [rows]), "table") + f"next: {found.next}\n")
-
-
-def spoken_bytes(count: int) -> str:
-    """A size as people say it, in powers of 1000."""
-    size, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from perpcs_cli.artifacts.metrics import METRICS
 from perpcs_cli.artifacts.published import PublishedRow
-from perpcs_cli.artifacts.results import Result
-from perpcs_cli.errors import UsageError
+from perpcs_cli.artifacts.results import Result, read_results
+from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.experiments.tables.paper_layouts import Layout, System, in_words, place_of
 from perpcs_cli.tasks.spec import ORDER, Task, kept_task
 
@@ -87,12 +87,26 @@ class Entry:
         return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a results.jsonl. Raises DataError where it is broken, or has other metrics than its tasks."""
+    rows = [Row(result, path.parent) for result in read_results(path)]
+    for row in rows:
+        try:
+            known = set(row.task.metrics)
+        except UsageError:
+            known = set()
+        if known != set(row.result.metrics):
+            what = f"has {', '.join(row.result.metrics)} for the task {row.result.task!r}"
+            raise DataError(what, where=path, hint="Was it written by another version of perpcs?")
+    return rows
+
+
 def plain(settings: Mapping[str, Any]) -> dict[str, object]:
     """A cell's settings under one name each, without those that are as usual: `assemble.top-k`, not
     `settings.assemble.top_k`."""
     return {
         key: value
-        for key, value in _named(settings).items()
+        for key, value in named(settings).items()
         if value is not None and value is not False and value != _USUAL.get(key)
     }
 
@@ -100,13 +114,13 @@ def plain(settings: Mapping[str, Any]) -> dict[str, object]:
 def settings_of(result: Result) -> dict[str, object]:
     """What tells a cell's system: its own settings, and what its sweep sets otherwise than usual for all cells."""
     common = {
-        key: value for key, value in _named(result.common).items() if key in _USUAL and key.partition(".")[0] in _METHOD
+        key: value for key, value in named(result.common).items() if key in _USUAL and key.partition(".")[0] in _METHOD
     }
-    return plain({**common, **_named(result.settings)})
+    return plain({**common, **named(result.settings)})
 
 
-def _named(settings: Mapping[str, Any]) -> dict[str, object]:
-    """By one name each; alpha is a list in `perpcs.toml`, and one number in a sweep."""
+def named(settings: Mapping[str, Any]) -> dict[str, object]:
+    """Settings under one name each; alpha is a list in `perpcs.toml`, and one number in a sweep."""
     named = {key.removeprefix("settings.").replace("_", "-"): value for key, value in settings.items()}
     return {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in named.items()}
 

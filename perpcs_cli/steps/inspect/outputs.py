@@ -137,12 +137,16 @@ class Outputs:
         """Stale where a file that a summary is of has changed."""
         changed = []
         for name, source in sources.items():
-            # It is named as it was given, from where the command was run.
-            folders = (self.places.root, self.places.predictions, path.parent)
-            there = next((folder / source.file for folder in folders if (folder / source.file).exists()), None)
+            there = evaluated(self.places, path, source)
             if there is not None and hashing.digest_file(there) != source.sha256:
                 changed.append(name)
         return ("stale", what, f"changed since: {shortened(changed)}") if changed else ("done", what, "")
+
+
+def evaluated(places: Places, metrics: Path, source: Source) -> Path | None:
+    """A file that the summary `metrics` of `perpcs eval` is of, or None; it is named as it was given, from wherever."""
+    folders = (places.root, places.predictions, metrics.parent)
+    return next((folder / source.file for folder in folders if (folder / source.file).exists()), None)
 
 
 class _Bound(msgspec.Struct, frozen=True):

@@ -49,6 +49,7 @@ NEXT = {
     "predict": "perpcs eval",
     "eval": "perpcs mia",
     "mia": "perpcs audit",
+    "audit": "perpcs report",
     "plan": "perpcs sweep",
     "sweep": "perpcs table",
 }

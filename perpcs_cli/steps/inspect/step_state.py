@@ -67,6 +67,16 @@ def looked(
     )
 
 
+def spoken_bytes(count: float) -> str:
+    """A size as people say it, in powers of 1000."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+
+
 def _size(path: Path, files: str) -> int:
     """Bytes of a file, or of some files below a directory; 0 where nothing is."""
     if path.is_dir():

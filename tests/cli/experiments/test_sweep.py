@@ -88,6 +88,26 @@ def rows(shell: Shell) -> list[Result]:
     return [msgspec.structs.replace(row, seconds={}) for row in read_results(shell.root / "out/results.jsonl")]
 
 
+def test_its_report(done: Shell, tmp_path: Path) -> None:
+    told = done(f"report out -o {tmp_path / 'page.html'} --answers 1")
+    assert told.exit_code == 0, told.stderr
+    page = (tmp_path / "page.html").read_text()
+    for words in (
+        "of 3 experiments",
+        "rouge-1 by assemble.top-k",
+        "Storage as target users grow",
+        "Time as target users grow",
+        "candidates</figcaption>",
+    ):
+        assert words in page
+    for user in done.root.glob("out/steps/prime-*/traces/*.jsonl"):
+        assert f"The search for {user.stem}" in page and f"Recipe of {user.stem} by per-pcs" in page
+    moved = tmp_path / "moved"
+    shutil.copytree(done.root / "out", moved)
+    assert done(f"report {moved} --answers 1").exit_code == 0
+    assert (moved / "report.html").read_text() == page
+
+
 def test_paper_and_preset_are_what_its_settings_start_from(empty: Shell, tmp_path: Path) -> None:
     """In every command's settings, as `perpcs init` would write them; what the config sets itself still wins."""
     shell = copied(empty, tmp_path)

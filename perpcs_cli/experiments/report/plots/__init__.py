@@ -1,0 +1,1 @@
+"""Plots as SVG, drawn by hand: their colours are the page's own."""
