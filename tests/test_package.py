@@ -66,16 +66,30 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "bin" / "python"
 
 
-def perpcs(python: Path, where: Path, *words: str) -> str:
-    """What `perpcs WORDS` prints in the fresh environment."""
-    script = "import sys; from importlib.metadata import entry_points as e; sys.argv[0] = 'perpcs'; "
-    script += "next(iter(e(group='console_scripts', name='perpcs'))).load()()"
+RUN = """
+import sys
+from importlib.metadata import entry_points
+(one,) = entry_points(group="console_scripts", name="perpcs")
+first, *lines = sys.stdin.read().splitlines()
+from perpcs_cli.cli.main import app
+for line in lines:
+    try:
+        app(line.split(), prog_name="perpcs")
+    except SystemExit as end:
+        assert not end.code, line
+# The entry point makes the streams its own, once in a process.
+sys.argv = ["perpcs", *first.split()]
+one.load()()
+"""
+
+
+def perpcs(python: Path, where: Path, *lines: str) -> str:
+    """What `perpcs LINE` prints for some lines in one process of the fresh environment, the first one last."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PERPCS_", "PYTHON"))}
-    done = subprocess.run(
-        [python, "-I", "-c", script, *words], cwd=where, env=clean, capture_output=True, text=True, timeout=300
-    )
+    how = {"cwd": where, "env": clean, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([python, "-I", "-c", RUN], input="\n".join(lines), check=False, **how)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return str(done.stdout)
 
 
 def test_the_wheel_holds_all_rooms_and_their_data(wheel: Path) -> None:
@@ -94,21 +108,22 @@ def test_the_wheel_brings_no_extra(wheel: Path, python: Path) -> None:
 
 def test_the_wheel_runs_from_data_to_answers(python: Path, tiny_dir: Path, tmp_path: Path) -> None:
     assert perpcs(python, tmp_path, "--version") == f"perpcs {PROJECT['version']}\n"
-    short = ["--plain", "--steps", "1"]
-    for words in (
-        ["init", ".", "--task", "news_headline", "--model", str(tiny_dir), "--device", "cpu", "--dtype", "float32"],
-        ["synth", "--count", "4", "--history", "2", "--queries", "1", "--forms", "2"],
-        ["train-sharer", "--users", "shout-000,why-000", *short],
-        ["gate", *short],
-        ["pool", "build"],
-        ["assemble", "--user", "shout-001", "--plain", "--top-k", "2"],
-        ["predict", "--user", "shout-001", "--max-new-tokens", "4"],
-        ["eval", "predictions/per-pcs.jsonl", "--resamples", "20"],
-        ["report"],
-        ["table", "--help"],
-    ):
-        perpcs(python, tmp_path, *words)
+    perpcs(
+        python,
+        tmp_path,
+        "table --help",
+        f"init . --task news_headline --model {tiny_dir} --device cpu --dtype float32",
+        "synth --count 4 --history 2 --queries 1 --forms 2",
+        "train-sharer --users shout-000,why-000 --plain --steps 1",
+        "gate --plain --steps 1",
+        "pool build",
+        "assemble --user shout-001 --plain --top-k 2",
+        "predict --user shout-001 --max-new-tokens 4",
+        "eval predictions/per-pcs.jsonl --resamples 20",
+        "report",
+    )
     assert len((tmp_path / "predictions" / "per-pcs.jsonl").read_text().splitlines()) == 1
+    assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 def test_one_version_everywhere() -> None:
