@@ -237,6 +237,23 @@ class PlaceFlags:
 
 
 @dataclass(frozen=True)
+class SweepFlags:
+    """The flags of commands that read a sweep's config: what holds instead of what it says."""
+
+    data: DataOption = None
+    experiment: ExperimentOption = None
+    task: TaskOption = None
+    model: ModelOption = None
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings of the top that were given."""
+        return layer({name: getattr(self, name) for name in ("task", "model", "device", "dtype")})
+
+
+@dataclass(frozen=True)
 @panel("Users")
 class UserFlags:
     """Which users a command works on."""

@@ -27,15 +27,10 @@ MeasureOption = Annotated[
 @command
 def plan(
     console: Console,
+    asked: flags.SweepFlags,
     config: Annotated[Path, typer.Argument(help="A config of `perpcs sweep`.", show_default=False)],
-    data: flags.DataOption = None,
     profile: ProfileOption = "a100-80gb",
     measure: MeasureOption = False,
-    experiment: flags.ExperimentOption = None,
-    task: flags.TaskOption = None,
-    model: flags.ModelOption = None,
-    device: flags.DeviceOption = None,
-    dtype: flags.DtypeOption = None,
 ) -> None:
     """Estimate a sweep's memory, time and disk.
 
@@ -48,15 +43,15 @@ def plan(
     from perpcs_cli.cli.inprocess import Shell
     from perpcs_cli.experiments.costs.estimate import Question, estimate
 
-    asked = Question(
+    question = Question(
         config=config,
         sweep=read_sweep(config),
-        only=experiment or (),
-        given=flags.layer({"task": task, "model": model, "device": device, "dtype": dtype}),
-        data=data,
+        only=asked.experiment or (),
+        given=asked.given,
+        data=asked.data,
         profile=None if measure else profile,
     )
-    found = estimate(asked, Shell(console).flags(), console)
+    found = estimate(question, Shell(console).flags(), console)
     _show(found.needs, found.device, found.assumptions, console)
 
 

@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 @command
 def sweep(
     console: Console,
+    asked: flags.SweepFlags,
     config: Annotated[Path, typer.Argument(help="What to run, as TOML; see below.", show_default=False)],
     out: Annotated[Path, flags.out_option(False, "directory")],
-    data: flags.DataOption = None,
-    task: flags.TaskOption = None,
-    model: flags.ModelOption = None,
-    device: flags.DeviceOption = None,
-    dtype: flags.DtypeOption = None,
-    experiment: flags.ExperimentOption = None,
     dry_run: flags.DryRunOption = False,
 ) -> None:
     """Run a grid of settings into one table of results.
@@ -73,10 +68,9 @@ def sweep(
     from perpcs_cli.experiments.sweeps.runner import Asked, plan_sweep, run_sweep
 
     shell = Shell(console)
-    asked = read_sweep(config)
-    sources = [Path(one) for one in data or asked.data]
-    given = flags.layer({"task": task, "model": model, "device": device, "dtype": dtype})
-    planned = plan_sweep(Asked(config, asked, out, sources, given, experiment or ()), shell)
+    read = read_sweep(config)
+    sources = [Path(one) for one in asked.data or read.data]
+    planned = plan_sweep(Asked(config, read, out, sources, asked.given, asked.experiment or ()), shell)
     if dry_run:
         _show(planned, console)
         return

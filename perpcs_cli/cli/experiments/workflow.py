@@ -17,6 +17,7 @@ from perpcs_cli.errors import UsageError
 @command
 def workflow(
     console: Console,
+    asked: flags.SweepFlags,
     write: flags.WriteFlags,
     source: Annotated[Path, typer.Argument(help="A workspace, or a config of `perpcs sweep`.", show_default=False)],
     out: Annotated[Path, flags.out_option(False, "directory")],
@@ -42,12 +43,6 @@ def workflow(
     no_gpu: Annotated[bool, typer.Option("--no-gpu", help="Jobs ask for no GPU.")] = False,
     profile: ProfileOption = "a100-80gb",
     measure: MeasureOption = False,
-    data: flags.DataOption = None,
-    experiment: flags.ExperimentOption = None,
-    task: flags.TaskOption = None,
-    model: flags.ModelOption = None,
-    device: flags.DeviceOption = None,
-    dtype: flags.DtypeOption = None,
 ) -> None:
     """Write a Snakemake workflow of a workspace or a sweep.
 
@@ -73,11 +68,10 @@ def workflow(
     shell = Shell(console)
     machines = Machines(shards, threads, gpu=not no_gpu)
     speed = None if measure else profile
-    given = flags.layer({"task": task, "model": model, "device": device, "dtype": dtype})
     if source.is_dir():
-        for name, value in (("--data", data), ("--experiment", experiment), *((f"--{one}", 1) for one in given)):
+        for name, value in {"data": asked.data, "experiment": asked.experiment, **asked.given}.items():
             if value:
-                raise UsageError("is for a sweep; a workspace has its own", where=name)
+                raise UsageError("is for a sweep; a workspace has its own", where=f"--{name}")
         made = of_workspace(source, method or (), step_flags or (), machines, speed, shell, console)
     else:
         from perpcs_cli.artifacts.sweep import read_sweep
@@ -87,13 +81,13 @@ def workflow(
             if several:
                 raise UsageError("is for a workspace; a sweep has them in its config", where=name)
         config = read_sweep(source)
-        sources = [Path(one) for one in data or config.data]
-        asked = Asked(source, config, out, sources, given, experiment or ())
+        sources = [Path(one) for one in asked.data or config.data]
+        sweep = Asked(source, config, out, sources, asked.given, asked.experiment or ())
         line = ["sweep", str(source), "--out", str(out)]
-        line += [word for path in data or () for word in ("--data", str(path))]
-        line += [word for one in experiment or () for word in ("--experiment", one)]
-        line += [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        made = of_sweep(asked, machines, speed, shell, line, console)
+        line += [word for path in asked.data or () for word in ("--data", str(path))]
+        line += [word for one in asked.experiment or () for word in ("--experiment", one)]
+        line += [word for name, value in asked.given.items() for word in (f"--{name}", str(value))]
+        made = of_sweep(sweep, machines, speed, shell, line, console)
     outcomes = write_files(made, out, **write.mode(console))
     jobs = sum(job.shards or 1 for job in made.jobs)
     states = [{"path": str(one.path), "state": one.state} for one in outcomes]

@@ -13,12 +13,11 @@ from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.atomic import check_writable
 from perpcs_cli.artifacts.io.download import check_url, download
 from perpcs_cli.artifacts.io.lock import locked
-from perpcs_cli.artifacts.settings import read_settings
 from perpcs_cli.errors import PerpcsError, UsageError
-from perpcs_cli.steps.data.import_users import import_users
+from perpcs_cli.steps.data.import_users import import_users, task_name
 from perpcs_cli.steps.job import Outcome
 from perpcs_cli.steps.report import SILENT, Report
-from perpcs_cli.steps.workspace import Places, stored_task
+from perpcs_cli.steps.workspace import Places
 from perpcs_cli.tasks.importing.import_users import ImportResult
 from perpcs_cli.tasks.importing.lamp_files import BASE_URL, Part, Separation, paths_of
 from perpcs_cli.tasks.spec import Task, get_task
@@ -84,11 +83,10 @@ def fetch_lamp(
 
 
 def _chosen(task: str | None, places: Places) -> Task:
-    if not task and places.settings_file.exists():
-        task = stored_task(places.root, read_settings(places.settings_file))
-    if not task:
+    name = task_name(task, places)
+    if not name:
         raise UsageError("no task is known", where="--task", hint="Give LaMP's number, as --task 4.")
-    return get_task(task)
+    return get_task(name)
 
 
 def _fetch(url: str, target: Path, *, force: bool, dry_run: bool, report: Report) -> Fetched:

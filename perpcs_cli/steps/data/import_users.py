@@ -16,6 +16,13 @@ from perpcs_cli.tasks.importing.import_users import ImportResult, load
 from perpcs_cli.tasks.spec import get_task
 
 
+def task_name(given: str | None, places: Places) -> str | None:
+    """The task that was given, else the workspace's; None where neither is known."""
+    if given or not places.settings_file.exists():
+        return given
+    return stored_task(places.root, read_settings(places.settings_file))
+
+
 def write_once(
     path: Path, users: list[User], *, force: bool, dry_run: bool = False, report: Report = SILENT
 ) -> Outcome[bool]:
@@ -45,8 +52,7 @@ def import_users(
     Nothing is written where a record is broken, unless `allow_broken`. Raises UsageError where no task is known and
     DataError where there are no users.
     """
-    if not task and places.settings_file.exists():
-        task = stored_task(places.root, read_settings(places.settings_file))
+    task = task_name(task, places)
     if not task:
         hint = "Give --task, or make a workspace with `perpcs init`."
         raise UsageError("no task is known", where=places.settings_file, hint=hint)

@@ -36,7 +36,7 @@ from perpcs_cli.artifacts import (
 from perpcs_cli.artifacts.io import hashing, limits, tensors, typed_files
 from perpcs_cli.artifacts.pools.verify import verify_pool
 from perpcs_cli.errors import DataError
-from perpcs_cli.steps.workspace import open_workspace
+from perpcs_cli.steps.workspace import Places, open_workspace
 from perpcs_cli.tasks.spec import read_task
 
 NOT_OURS = "is no kind of file that perpcs knows"
@@ -143,14 +143,14 @@ def _gate_problems(path: Path, content: tuple[tensors.TensorFile, gate.GateCard]
 
 
 def _recipe_problems(path: Path, content: recipe.Recipe) -> list[str]:
-    beside = path.parent.parent / "pool.json"
+    beside = Places(path.parent.parent).pool
     if not beside.exists():
         return []
     return _over(pool.open_pool(beside), path, content)
 
 
 def _packed_problems(path: Path, content: list[recipe.Recipe]) -> list[str]:
-    beside = path.parent / "pool.json"
+    beside = Places(path.parent).pool
     if not beside.exists():
         return []
     there = pool.open_pool(beside)

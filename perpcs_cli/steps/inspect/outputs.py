@@ -109,17 +109,9 @@ class Outputs:
             for path in files
         ]
 
-    def _one(
-        self,
-        name: str,
-        path: Path,
-        command: str,
-        look: Callable[[], Found],
-        *,
-        optional: bool = False,
-        there: bool = False,
-    ) -> Step:
-        return looked(self.places.root, name, path, command, look, optional=optional, there=there)
+    @property
+    def _one(self) -> Callable[..., Step]:
+        return partial(looked, self.places.root)
 
     def _metrics(self, path: Path) -> Found:
         found = read_metrics(path)
