@@ -56,8 +56,11 @@ class Upload:
         laid = np.zeros(max(1, self._size), np.int64)
         for one in self._arrays:
             laid[one.start :].view(one.array.dtype)[: one.array.size] = one.array.reshape(-1)
-        pinned = self.device.type == "cuda" and torch.cuda.is_available()
-        self.sent = torch.tensor(laid, pin_memory=pinned).to(self.device, non_blocking=True)
+        words = torch.tensor(laid)
+        if self.device.type == "cuda" and torch.cuda.is_available():
+            # Only from such memory does the host not wait; torch.tensor cannot make it of numpy's arrays.
+            words = words.pin_memory()
+        self.sent = words.to(self.device, non_blocking=True)
 
 
 def _words(array: Array) -> int:
