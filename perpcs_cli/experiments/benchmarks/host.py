@@ -81,9 +81,9 @@ class _Bench:
 
         from perpcs_cli.experiments.benchmarks.mia import make_recipes
         from perpcs_cli.model.engine.drafts import Drafts
-        from perpcs_cli.model.engine.packed_attention import Rows
         from perpcs_cli.model.engine.piece_cache import PieceCache
         from perpcs_cli.model.engine.recipe_router import RecipeRouter
+        from perpcs_cli.model.packed.rows import Rows
 
         draw = random.Random(0)
         base = meta_base(modules)

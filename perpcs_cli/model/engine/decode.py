@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 
@@ -13,10 +14,11 @@ from perpcs_cli.model.engine.batching import Beginnings, Encoded
 from perpcs_cli.model.engine.drafts import NO_DRAFT, Draft, Drafts, Known, fixed_cost
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.memory import release, too_large, watched
-from perpcs_cli.model.engine.packed_attention import Rows, packed
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.engine.sampling import Sampling, drawing
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.packed.attention import packed
+from perpcs_cli.model.packed.rows import Rows
 from perpcs_cli.model.transfers import Upload
 
 LEAST_PREFIX = 8
@@ -243,19 +245,17 @@ class _Engine:
             plan = self.drafts.plan(known, self.limit, self.fixed, waiting=waiting)
             for row, draft in zip(rows, plan, strict=True):
                 row.draft = draft
-        new = [row.new for row in rows]
+        new, starts = [row.new for row in rows], [row.computed for row in rows]
+        lengths, counts = [len(tokens) for tokens in new], [len(row.draft.tokens) + 1 for row in rows]
+        # Rows that have come in have more to be read than to be said.
+        shape = cache.shape(starts, lengths) if lengths == counts else None
         upload = Upload(self.base.device)
-        self.recipes.use([row.recipe for row in rows], [len(tokens) for tokens in new], upload)
-        choices = cache.run(
-            [place for place, _ in running],
-            [row.computed for row in rows],
-            new,
-            [len(row.draft.tokens) + 1 for row in rows],
-            drawing(self.sampling, [(row.stream, len(row.output), len(row.draft.tokens) + 1) for row in rows], upload),
-            upload,
-        )
-        for row, chosen in zip(rows, choices, strict=True):
-            self._accept(row, chosen)
+        self.recipes.use([row.recipe for row in rows], lengths, upload, shape.tokens if shape else None)
+        layout = cache.plan([place for place, _ in running], starts, new, counts, upload, shape)
+        places = [(row.stream, len(row.output), count) for row, count in zip(rows, counts, strict=True)]
+        choices = iter(cache.run(layout, drawing(self.sampling, places, upload), self.recipes.state))
+        for row, count in zip(rows, counts, strict=True):
+            self._accept(row, list(islice(choices, count)))
             self.heard(row.asked, row.output)
 
     def _known(self, row: Row) -> Known:

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perpcs_cli.model.engine.batching import Encoded
-from perpcs_cli.model.engine.packed_attention import Kind
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.packed.attention import Kind
 from perpcs_cli.model.training.order import CHUNK
 from perpcs_cli.model.transfers import Array, Upload, integers
 

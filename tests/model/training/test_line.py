@@ -7,7 +7,7 @@ import torch
 from helpers import TARGETS, load_base, random_rows
 from torch.nn import functional as F
 
-from perpcs_cli.model.engine.packed_attention import packed
+from perpcs_cli.model.packed.attention import packed
 from perpcs_cli.model.training import line as room
 from perpcs_cli.model.training.line import Line
 
