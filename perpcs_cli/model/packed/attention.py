@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from perpcs_cli.errors import PerpcsError
+from perpcs_cli.model.fused import fused
 from perpcs_cli.model.loading.base import Base
 
 NAME = "perpcs_packed"
@@ -47,7 +48,7 @@ def _attention(
 
 @contextmanager
 def packed(base: Base) -> Iterator[None]:
-    """Let the model run packed passes while the block lasts.
+    """Let the model run packed passes, with its norms and rotations fused, while the block lasts.
 
     Raises PerpcsError where the model's attention cannot be replaced.
     """
@@ -62,6 +63,7 @@ def packed(base: Base) -> Iterator[None]:
             raise PerpcsError(
                 f"{type(model).__name__} does not use transformers' attention interface, which decoding needs"
             )
-        yield
+        with fused(base):
+            yield
     finally:
         model.set_attn_implementation(before)
