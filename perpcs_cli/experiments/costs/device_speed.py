@@ -16,7 +16,8 @@ from perpcs_cli.experiments.costs.device_specs import Device
 from perpcs_cli.experiments.costs.flops_and_bytes import Lora
 from perpcs_cli.experiments.costs.model_shape import Shape
 from perpcs_cli.model.engine.batching import Encoded, make_batch
-from perpcs_cli.model.engine.decode import Techniques, generate
+from perpcs_cli.model.engine.decode import generate
+from perpcs_cli.model.engine.decoded_rows import Techniques
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.fused import fused

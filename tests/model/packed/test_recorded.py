@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +13,16 @@ import torch
 from helpers import TARGETS, MemoryAdapter, load_base, random_pieces, random_rows
 from torch import Tensor
 
+from perpcs_cli.model.engine import decode
 from perpcs_cli.model.engine.batching import Encoded
-from perpcs_cli.model.engine.decode import Techniques, generate
+from perpcs_cli.model.engine.decode import generate
+from perpcs_cli.model.engine.decoded_rows import Techniques
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.engine.sampling import Sampling
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.packed import rows as packed_rows
+from perpcs_cli.model.packed.layout import Layout
 from perpcs_cli.model.packed.recorded import Recordings
 from perpcs_cli.model.transfers import Upload
 
@@ -135,3 +139,26 @@ def test_a_change_of_the_tensors_that_are_read_ends_recordings() -> None:
         found.clear()
         assert go(kind, state) == 2 * expected
         assert found == what
+
+
+def test_rows_come_in_together(base, monkeypatch, counts):
+    """Passes in which a row comes in cannot be played: there are fewer of them, and the answers are the same."""
+    shapes: list[object] = []
+    honest, honest_fit = packed_rows.Rows.run, packed_rows.Shape.fitting
+    often = dataclasses.replace(base, stop=tuple(range(0, 400, 9)))
+
+    def run(self: packed_rows.Rows, layout: Layout, *given: object) -> object:
+        shapes.append(layout.shape)
+        return honest(self, layout, *given)
+
+    monkeypatch.setattr(packed_rows.Rows, "run", run)
+    monkeypatch.setattr(packed_rows.Shape, "fitting", lambda *given: None if max(given[1]) > 4 else honest_fit(*given))
+    rows = [(Encoded(str(number), [number + 10, *range(50, 70 + number % 5)], []), number % 4) for number in range(24)]
+    found = {}
+    for patience in (0.0, 0.5):
+        monkeypatch.setattr(decode, "PATIENCE", patience)
+        shapes.clear()
+        answered = answers(often, rows, places=8, techniques=Techniques(drafts=False, prefix=False))
+        found[patience] = answered, sum(shape is None for shape in shapes)
+    assert found[0.0][0] == found[0.5][0]
+    assert found[0.5][1] < found[0.0][1]
