@@ -12,7 +12,7 @@ import torch
 from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.model.engine.batching import Beginnings, Encoded
 from perpcs_cli.model.engine.decoded_rows import ALL, Row, Techniques, parts, unique
-from perpcs_cli.model.engine.drafts import Drafts, Known, fixed_cost
+from perpcs_cli.model.engine.drafts import NO_DRAFT, Drafts, Known, fixed_cost
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.memory import release, too_large, watched
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
@@ -135,6 +135,9 @@ class _Engine:
             if gone := [row for _, row in running if row.ended]:
                 alive = _leave(cache, alive, _kept(alive, waiting, places) if self.techniques.prefix else [])
                 ended(gone, self.drafts)
+                for row in gone:
+                    # What drafts were made from is many times as large as the answer.
+                    row.known, row.draft = None, NO_DRAFT
 
     def _admit(self, cache: Rows, waiting: list[Row], alive: list[Row], places: int) -> list[Row]:
         """Let rows in as far as there is place, and return those that still wait.
