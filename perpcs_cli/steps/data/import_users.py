@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from perpcs_cli.artifacts.io import typed_files
-from perpcs_cli.artifacts.io.spool import spooled
 from perpcs_cli.artifacts.settings import read_settings
 from perpcs_cli.errors import DataError, UsageError
+from perpcs_cli.steps.data.spool import spooled
 from perpcs_cli.steps.job import Outcome, Output, run_one, same_bytes
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import Places, stored_task

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from perpcs_cli.artifacts.io import spool as module
-from perpcs_cli.artifacts.io.spool import spooled
 from perpcs_cli.errors import PerpcsError
+from perpcs_cli.steps.data import spool as module
+from perpcs_cli.steps.data.spool import spooled
 
 VALUES = [{"n": "x" * (number % 7), "é": number} for number in range(3000)]
 
