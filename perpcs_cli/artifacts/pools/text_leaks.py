@@ -187,8 +187,8 @@ def _values(path: Path, signs: Collection[bytes] = (b"",)) -> Iterator[str]:
     if path.suffix == ".safetensors":
         yield from _strings(_metadata(path))
     elif path.suffix in (".json", ".jsonl"):
-        data = typed_files.read_bytes(path)
-        for part in data.splitlines() if path.suffix == ".jsonl" else [data]:
+        lines = path.suffix == ".jsonl"
+        for part in (line for _, line in typed_files.lines(path)) if lines else [typed_files.read_bytes(path)]:
             if any(sign in part for sign in signs):
                 yield from _strings(_decoded(part))
     elif path.suffix in TEXT:
