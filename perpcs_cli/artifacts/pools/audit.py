@@ -17,7 +17,7 @@ from perpcs_cli.artifacts.packed_recipes import each_recipe
 from perpcs_cli.artifacts.pool import OpenPool, embeddings_path, gates_path, pieces_path
 from perpcs_cli.artifacts.pools.pseudonyms import MARK, copies_root
 from perpcs_cli.artifacts.pools.text_leaks import files_below, find_names, find_words, odd_content
-from perpcs_cli.artifacts.pools.verify import verify_pool
+from perpcs_cli.artifacts.pools.verify import verify_changed
 from perpcs_cli.artifacts.privacy import RELATION, Guarantee
 from perpcs_cli.artifacts.training_log import FILE as LOG_FILE
 from perpcs_cli.artifacts.users import User
@@ -105,7 +105,7 @@ def audit_pool(
     own = pool_files(pool)
     files = [*own, *recipes]
     odd, digests, logs = _look_through(pool, own)
-    problems = [*verify_pool(pool), *odd]
+    problems = [*verify_changed(pool), *odd]
     usual = {*known, RELATION}
     for path in files:
         problems += odd_content(path, usual)
@@ -222,7 +222,7 @@ def _look_through(pool: OpenPool, files: Sequence[Path]) -> tuple[list[str], lis
             elif path.name == CARD:
                 card = typed_files.read_json(path, Card)
         except DataError:
-            # `verify_pool` tells what is wrong with it.
+            # `verify_changed` tells what is wrong with it.
             continue
         # With a guarantee, the digests are keyed with the workspace's secret.
         if card and not card.privacy and {"user", "examples"} & card.provenance.inputs.keys():

@@ -61,6 +61,17 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
     return problems
 
 
+def verify_changed(pool: OpenPool) -> list[str]:
+    """The same, reading nothing of a pool that was whole when it was last looked through and has not changed since."""
+    state = known_pool.state_of(pool)
+    if state and state == known_pool.recall(pool.path, "whole"):
+        return []
+    problems = verify_pool(pool)
+    if not problems:
+        known_pool.remember(pool.path, "whole", state)
+    return problems
+
+
 def is_built_from(
     pool: OpenPool, directories: Mapping[str, Path], *, gates: bool, embeddings: Embeddings | None
 ) -> bool:
@@ -73,14 +84,14 @@ def is_built_from(
         return False
     if bool(pool.manifest.embeddings) != (embeddings is not None):
         return False
-    state = known_pool.state_of(pool, directories, embeddings)
-    if state and state == known_pool.recall(pool.path):
+    state = known_pool.state_of(pool, [directories[name] for name in pool.ids], embeddings)
+    if state and state == known_pool.recall(pool.path, "given"):
         return True
-    if verify_pool(pool) or not _is_given(pool, directories, gates=gates):
+    if verify_changed(pool) or not _is_given(pool, directories, gates=gates):
         return False
     if embeddings is not None and not _same_embeddings(embeddings, pool.embeddings(), directories):
         return False
-    known_pool.remember(pool.path, state)
+    known_pool.remember(pool.path, "given", state)
     return True
 
 

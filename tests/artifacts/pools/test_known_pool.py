@@ -15,7 +15,7 @@ from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.io import tensors
 from perpcs_cli.artifacts.pool import OpenPool, gates_path, open_pool, pieces_path
 from perpcs_cli.artifacts.pools import known_pool
-from perpcs_cli.artifacts.pools.verify import is_built_from
+from perpcs_cli.artifacts.pools.verify import is_built_from, verify_changed, verify_pool
 
 Asks = Callable[[], bool]
 
@@ -107,13 +107,15 @@ def test_what_has_just_changed_is_not_kept(asks: Asks, opened: list[Path], monke
 @pytest.mark.parametrize("damage", [b"", b"\xff", b"0" * 64, b"0" * 1000])
 def test_a_broken_record_is_none(asks: Asks, opened: list[Path], tmp_path: Path, damage: bytes) -> None:
     assert asks()
-    (record,) = (tmp_path / "cache" / "pools").iterdir()
-    kept = record.read_bytes()
-    record.write_bytes(damage)
+    records = sorted((tmp_path / "cache" / "pools").iterdir())
+    kept = [record.read_bytes() for record in records]
+    assert len(kept) == 2
+    for record in records:
+        record.write_bytes(damage)
     opened.clear()
     assert asks()
     assert opened
-    assert record.read_bytes() == kept
+    assert [record.read_bytes() for record in records] == kept
 
 
 def test_without_a_place_for_records_there_are_none(asks: Asks, opened: list[Path], tmp_path: Path) -> None:
@@ -121,4 +123,23 @@ def test_without_a_place_for_records_there_are_none(asks: Asks, opened: list[Pat
     assert asks()
     opened.clear()
     assert asks()
+    assert opened
+
+
+def test_a_pool_with_problems_is_looked_through_each_time(pool: OpenPool, root: Path, opened: list[Path]) -> None:
+    (root / "sharers" / "s1" / GATE_FILE).unlink()
+    for _ in range(2):
+        opened.clear()
+        (problem,) = verify_changed(open_pool(pool.path))
+        assert "no such file" in problem
+        assert opened
+
+
+def test_whoever_asks_for_it_reads_everything(asks: Asks, pool: OpenPool, opened: list[Path]) -> None:
+    assert asks()
+    assert verify_changed(open_pool(pool.path)) == []
+    opened.clear()
+    assert verify_changed(open_pool(pool.path)) == []
+    assert opened == []
+    assert verify_pool(open_pool(pool.path)) == []
     assert opened
