@@ -7,7 +7,7 @@ Whoever computes with a piece, and `perpcs pool verify`, read it anyway.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -27,15 +27,17 @@ FILES = (WEIGHTS, CONFIG, CARD, GATE_FILE)
 """All that is read of a sharer."""
 
 
-def state_of(pool: OpenPool, own: Iterable[Path] = (), embeddings: Embeddings | None = None) -> str | None:
-    """A digest of what tells that neither a pool nor the sharers' `own` directories and the embeddings that it is
-    compared with have changed; None where they may still be changing."""
+def state_of(pool: OpenPool, own: Sequence[Path] = (), embeddings: Embeddings | None = None) -> str | None:
+    """A digest of what tells that neither a pool nor the sharers' `own` directories, in their order, and the embeddings
+    that it is compared with have changed; None where they may still be changing."""
     files = [pool.path, *(place(pool.path) for place in (gates_path, pieces_path, embeddings_path))]
     given = (pool.directory(index) for index in range(len(pool.ids)))
     files += [place / name for place in dict.fromkeys([*given, *own]) for name in FILES]
     files += [embeddings.path] if embeddings else []
     states = file_states(files)
-    return None if states is None else hashing.digest_value([version("perpcs"), list(map(str, files)), states])
+    if states is None:
+        return None
+    return hashing.digest_value([version("perpcs"), list(map(str, files)), list(map(str, own)), states])
 
 
 def recall(path: Path, found: Found) -> str | None:

@@ -96,6 +96,14 @@ def test_another_sharer_of_the_same_name_is_no_known_one(
         assert opened
 
 
+def test_sharers_who_have_changed_places_are_no_known_ones(
+    asks: Asks, opened: list[Path], pool: OpenPool, own: dict[str, Path]
+) -> None:
+    assert asks()
+    swapped = {**own, "s1": own["s2"], "s2": own["s1"]}
+    assert not is_built_from(open_pool(pool.path), swapped, gates=True, embeddings=None)
+
+
 def test_what_has_just_changed_is_not_kept(asks: Asks, opened: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caches, "SETTLED_NS", 60 * 10**9)
     for _ in range(2):

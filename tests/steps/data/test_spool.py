@@ -36,12 +36,13 @@ def test_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == [tmp_path, None, tmp_path / "not there", None]
 
 
-def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("values", [VALUES * 50, VALUES[:3]])
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[object]) -> None:
+    """When values are put aside, or at the latest when they are read."""
     full = Path("/dev/full")
     monkeypatch.setattr(module.tempfile, "TemporaryFile", lambda **_: full.open("w+b"))
     with (
         pytest.raises(PerpcsError, match="new: cannot be written: No space left"),
         spooled(tmp_path / "new", beside=True) as spool,
     ):
-        for value in VALUES:
-            spool.add(value)
+        list(spool.lines([spool.add(value) for value in values]))
