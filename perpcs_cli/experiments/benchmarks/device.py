@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ShapeName = Literal["tiny", "smollm2-135m", "llama-3.2-3b", "llama-2-7b", "llama-3.1-8b"]
 Work = Literal["read", "decode", "train", "assemble"]
 REPEATS = 3
+IN_A_ROW = 16
+"""Products and copies that are timed together."""
 TOP_K = 3
 
 
@@ -171,14 +173,23 @@ class _Bench:
         like: dict[str, Any] = {"device": self.base.device, "dtype": self.base.dtype}
         # Of random numbers: on equal ones a GPU is faster than it ever is with a model's.
         x, weight = torch.randn(rows, n, **like), torch.randn(d, n, **like)
-        return 2 * rows * d * n / self._best(lambda: torch.nn.functional.linear(x, weight))
+        return 2 * rows * d * n / self._each(lambda: torch.nn.functional.linear(x, weight))
 
     def _bandwidth(self) -> float:
         """Bytes a second of a copy on the device."""
         import torch
 
         here, there = (torch.zeros(self.sizes.copied, dtype=torch.float32, device=self.base.device) for _ in range(2))
-        return 2 * here.nbytes / self._best(lambda: there.copy_(here))
+        return 2 * here.nbytes / self._each(lambda: there.copy_(here))
+
+    def _each(self, run: Callable[[], object]) -> float:
+        """Seconds of one of several runs in a row, which keep the device busy whatever the host does meanwhile."""
+
+        def several() -> None:
+            for _ in range(IN_A_ROW):
+                run()
+
+        return self._best(several) / IN_A_ROW
 
     def _best(self, run: Callable[[], object]) -> float:
         from perpcs_cli.experiments.costs.device_speed import best
