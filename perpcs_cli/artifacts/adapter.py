@@ -133,7 +133,7 @@ class Adapter:
 
     def piece(self, module: str) -> tuple[Tensor, Tensor]:
         """(A [r, n], B [d, r]) of one linear layer, as stored, without the scale."""
-        a, b = (self.file.read(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")
+        a, b = map(self.file.read, names_of(module))
         self.shape(module)
         if self.check:
             self.check(module, a, b)
@@ -141,7 +141,7 @@ class Adapter:
 
     def shape(self, module: str) -> tuple[int, int]:
         """(d, n) of one linear layer, from the file's header. Raises DataError where A and B are no pair."""
-        a, b = (self.file.shape(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")
+        a, b = map(self.file.shape, names_of(module))
         if len(a) != 2 or len(b) != 2 or a[0] != self.config.r or b[1] != self.config.r:
             raise DataError(
                 f"the piece of {module!r} has shapes {a} and {b}, not rank {self.config.r}", where=self.file.path
@@ -201,6 +201,11 @@ class Adapter:
         """Both."""
         self.check_base(base)
         self.check_layers(layers)
+
+
+def names_of(module: str) -> tuple[str, str]:
+    """What a linear layer's A and B are called in the file."""
+    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
 
 
 def find_weights(path: Path) -> Path:
@@ -284,10 +289,7 @@ def write_adapter(
 
     `pieces`: linear layer → (A [r, n], B [d, r]). The files hold nothing of the training text.
     """
-    named = {}
-    for module, (a, b) in pieces.items():
-        named[f"{PREFIX}{module}.lora_A.weight"] = a
-        named[f"{PREFIX}{module}.lora_B.weight"] = b
+    named = {name: one for module, pair in pieces.items() for name, one in zip(names_of(module), pair, strict=True)}
     tensors.write_tensors(path / WEIGHTS, named, {"format": "pt"})
     targets = config.target_modules
     ordered = targets if isinstance(targets, str) else sorted(targets)

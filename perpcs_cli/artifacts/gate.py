@@ -48,7 +48,12 @@ def read_gates(path: Path) -> tuple[tensors.TensorFile, GateCard]:
     if not path.exists():
         raise DataError("the sharer has no gates", where=path, hint="Train them with `perpcs gate`.")
     file = tensors.open_tensors(path)
-    return file, tensors.read_card(file, GateCard, "a gate file")
+    return file, read_gate_card(file)
+
+
+def read_gate_card(file: tensors.TensorFile) -> GateCard:
+    """The card of opened gates. Raises DataError where it is another kind of file."""
+    return tensors.read_card(file, GateCard, "a gate file")
 
 
 def read_fitting_gates(path: Path, layers: Mapping[str, tuple[int, int]]) -> tuple[dict[str, NDArray[Any]], GateCard]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from perpcs_cli.artifacts.caches import SETTLED_NS, cache_directory
+from perpcs_cli.artifacts.caches import cache_directory, file_states
 from perpcs_cli.artifacts.io import atomic, hashing, limits, typed_files
 from perpcs_cli.artifacts.io.reading import opened
 from perpcs_cli.artifacts.io.typed_files import Span
@@ -151,14 +150,9 @@ def _looked_up(
 
 def _state(path: Path) -> str | None:
     """A digest of what tells that a file has not changed; None for one that is small, has just changed or is none."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
+    if not path.is_file() or not (states := file_states([path])) or not states[0] or states[0][0] <= SMALL:
         return None
-    newest = max(found.st_mtime_ns, found.st_ctime_ns)
-    if not path.is_file() or found.st_size <= SMALL or newest > time.time_ns() - SETTLED_NS:
-        return None
-    return hashing.digest_value([found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev])
+    return hashing.digest_value(states[0])
 
 
 def _place(path: Path) -> Path:

@@ -18,6 +18,8 @@ from perpcs_cli.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from perpcs_cli.artifacts.io.tensors import TensorFile
+
 DIGITS = 64
 MISSING = "0" * DIGITS
 """Stands for a piece that the sharer's files do not have."""
@@ -32,6 +34,18 @@ def tensors_digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         found.update(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
         found.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def stored_digest(file: TensorFile, *keys: str) -> str:
+    """The same of tensors in a file, which needs no torch but for bfloat16. Raises DataError as reading them does."""
+    if any(file.check(key) == "BF16" for key in keys):
+        return tensors_digest(*map(file.read, keys))
+    found = hashlib.sha256()
+    for key in keys:
+        array = file.read_array(key)
+        found.update(f"torch.{array.dtype} {list(array.shape)}\n".encode())
+        found.update(array.data)
     return found.hexdigest()
 
 

@@ -17,6 +17,7 @@ from perpcs_cli.artifacts.io import hashing, safe_paths, tensors, typed_files
 from perpcs_cli.artifacts.io.limits import RANK, Count, Fraction, Positive, Size
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.privacy import Guarantee
+from perpcs_cli.artifacts.stacked_gates import Gates, changed_gates
 from perpcs_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -71,28 +72,6 @@ class Pool(
 
 
 @dataclass(frozen=True)
-class Gates:
-    """The stacked gates of a pool, memory-mapped. Those of a linear layer are checked when they are first read."""
-
-    file: tensors.TensorFile
-    digests: dict[str, str]
-    """{linear layer: digest}, of those that are not checked yet."""
-
-    def read(self, module: str) -> Tensor:
-        """[sharers, n]. Raises DataError where they are not what the manifest recorded."""
-        gates = self.file.read(module)
-        if module in self.digests:
-            if piece_digests.tensors_digest(gates) != self.digests[module]:
-                raise _changed_gates(self.file.path)
-            del self.digests[module]
-        return gates
-
-
-def _changed_gates(path: Path) -> DataError:
-    return DataError("the pool's gates are missing or have changed", where=path, hint="Build the pool again.")
-
-
-@dataclass(frozen=True)
 class OpenPool:
     """A manifest and its directory. Adapters are opened when they are first used, and each piece is checked when it is
     read."""
@@ -117,6 +96,10 @@ class OpenPool:
         """A sharer's id → its index."""
         return {name: place for place, name in enumerate(self.ids)}
 
+    def directory(self, index: int) -> Path:
+        """Where a sharer's files lie; opening the pool has checked that it is inside of the manifest's directory."""
+        return self.path.parent / self.manifest.sharers[index].path
+
     def adapter(self, index: int) -> Adapter:
         """One sharer's adapter, which stays open. Raises what `open` raises."""
         if index not in self._adapters:
@@ -129,7 +112,7 @@ class OpenPool:
         Raises DataError where it is missing; reading a piece does, where it is not what the manifest recorded.
         """
         sharer = self.manifest.sharers[index]
-        directory = safe_paths.inside(self.path.parent, sharer.path, where=self.path)
+        directory = self.directory(index)
         adapter = open_adapter(directory)
         digests = piece_digests.read_line(pieces_path(self.path), index, self.modules, sharer.pieces)
 
@@ -150,15 +133,14 @@ class OpenPool:
     def check_whole(self, index: int) -> None:
         """Raise DataError where a sharer's file is not, to the last byte, what the manifest recorded."""
         sharer = self.manifest.sharers[index]
-        weights = safe_paths.inside(self.path.parent, sharer.path, where=self.path) / WEIGHTS
-        if hashing.digest_file(weights) != sharer.adapter:
+        if hashing.digest_file(self.directory(index) / WEIGHTS) != sharer.adapter:
             raise self._changed(index)
 
     def _changed(self, index: int) -> DataError:
         sharer = self.manifest.sharers[index]
         return DataError(
             f"the adapter of {sharer.user_id!r} has changed since the pool was built",
-            where=self.path.parent / sharer.path / WEIGHTS,
+            where=self.directory(index) / WEIGHTS,
             hint=piece_digests.AGAIN,
         )
 
@@ -168,7 +150,7 @@ class OpenPool:
         if not self.manifest.gates:
             raise DataError("the pool was built without gates", where=self.path, hint="Train them with `perpcs gate`.")
         if not path.exists() or len(self.manifest.gates) != len(self.modules):
-            raise _changed_gates(path)
+            raise changed_gates(path)
         file = tensors.open_tensors(path)
         for module, (_, inputs) in self.manifest.modules.items():
             # Gates are found by position: a list of sharers of another length would give them to the wrong ones.
@@ -260,9 +242,9 @@ def open_pool(path: Path) -> OpenPool:
     given = round(manifest.share_ratio * len(manifest.modules))
     if large := [sharer.user_id for sharer in manifest.sharers if (sharer.rank or 0) > manifest.rank]:
         raise DataError(f"{large[0]!r} has a larger rank than {manifest.rank}, the pool's", where=path)
+    safe_paths.check_inside(path.parent, (sharer.path for sharer in manifest.sharers), where=path)
     for sharer in manifest.sharers:
         safe_paths.check_id(sharer.user_id, "sharer", where=path)
-        safe_paths.inside(path.parent, sharer.path, where=path)
         if any(i >= len(manifest.modules) for i in sharer.shared or ()):
             raise DataError(f"{sharer.user_id!r} shares a piece that is not in the list of modules", where=path)
         if sharer.shared is not None and len(set(sharer.shared)) < len(sharer.shared):

@@ -15,8 +15,7 @@ from perpcs_cli.model import transfers
 from perpcs_cli.model.engine.batching import Encoded, by_budget
 from perpcs_cli.model.engine.memory import Halving
 from perpcs_cli.model.loading.checkpoint import load_checkpoint
-from perpcs_cli.model.loading.identity import choose_device, fingerprint_model, locate
-from perpcs_cli.model.loading.number_type import choose_dtype, read_widths
+from perpcs_cli.model.loading.identity import Identity
 
 BATCH_TOKENS = 16384
 BATCH_ROWS = 64
@@ -73,26 +72,14 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     return (states.float() * weights).sum(1) / weights.sum(1)
 
 
-def fingerprint_encoder(name: str) -> str:
-    """The fingerprint of an encoder by name, directory or hub id, without loading it."""
-    return fingerprint_model(locate(name))
+def load_encoder(identity: Identity, max_length: int) -> Encoder:
+    """Load an encoder, from safetensors only. It reads `max_length` tokens of a text, and no more than it was made for.
 
-
-def encoder_dtype(name: str, dtype: str, device: torch.device) -> torch.dtype:
-    """The number type that an encoder runs in on a device. Raises UsageError for one that is not there."""
-    return choose_dtype(dtype, device, read_widths(locate(name)))
-
-
-def load_encoder(name: str, *, device: str, dtype: str, max_length: int) -> Encoder:
-    """Load an encoder by name, directory or hub id, from safetensors only.
-
-    Of an encoder-decoder model the encoder is taken. Raises UsageError for a device or dtype that is not there and
-    DataError for a model that cannot be loaded.
+    Of an encoder-decoder model the encoder is taken. Raises DataError for a model that cannot be loaded.
     """
-    place = choose_device(device)
-    model, tokenizer = load_checkpoint(locate(name), "encoder", encoder_dtype(name, dtype, place))
+    model, tokenizer = load_checkpoint(identity.directory, "encoder", identity.dtype)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     limits = (max_length, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
-    model.to(place)
-    return Encoder(name, model, tokenizer, place, min(int(limit) for limit in limits if limit))
+    model.to(identity.device)
+    return Encoder(identity.name, model, tokenizer, identity.device, min(int(limit) for limit in limits if limit))

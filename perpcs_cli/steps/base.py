@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
 from perpcs_cli.errors import DataError, PerpcsError
+from perpcs_cli.model.loading.known_identity import Asked
 from perpcs_cli.steps.job import Outcome
+from perpcs_cli.steps.model_identity import ModelIdentity
 from perpcs_cli.steps.report import Report
 from perpcs_cli.steps.workspace import Workspace
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from perpcs_cli.model.engine.batching import Encoded
     from perpcs_cli.model.loading.base import Base
     from perpcs_cli.model.loading.identity import Identity
-    from perpcs_cli.model.loading.known_identity import Asked, KnownIdentity
     from perpcs_cli.model.loading.tokenizer_info import Reads
     from perpcs_cli.tasks.prompts import Prompt
 
@@ -60,75 +59,41 @@ class StepModel:
         trains: bool = False,
         beside: StepModel | None = None,
     ) -> None:
-        self.settings = workspace.settings
+        self.settings = settings = workspace.settings
         self._report = report
-        self._task_adapter = self.settings.task_adapter if adapted else ""
-        self._targets = self.settings.lora.targets if pieces else ()
+        self._task_adapter = settings.task_adapter if adapted else ""
+        self._which = ModelIdentity(
+            Asked(settings.model, self._task_adapter, settings.device, settings.dtype, settings.quantize, trains)
+        )
+        self._targets = settings.lora.targets if pieces else ()
         self._changed = changed
         self._trains = trains
         self._beside = beside
 
-    @cached_property
+    @property
     def identity(self) -> Identity:
         """What it is, looked at now. Raises what `identify` raises, and DataError where it was another one before."""
-        from perpcs_cli.model.loading.identity import identify
-        from perpcs_cli.model.loading.known_identity import forget, remember
-
-        settings = self.settings
-        state = self._asked.state()
-        found = identify(
-            settings.model,
-            self._task_adapter,
-            device=settings.device,
-            dtype=settings.dtype,
-            quantize=settings.quantize,
-            trains=self._trains,
-        )
-        known = vars(self).get("_known")
-        if known and (known.fingerprint, known.description) != (found.fingerprint, found.describe()):
-            # Else the next run would know it, too.
-            forget(self._asked)
-            raise DataError("the model has changed while this command ran", where=settings.model, hint="Run it again.")
-        remember(self._asked, state, found.fingerprint, found.describe())
-        return found
-
-    @property
-    def _asked(self) -> Asked:
-        from perpcs_cli.model.loading.known_identity import Asked
-
-        settings = self.settings
-        return Asked(
-            settings.model, self._task_adapter, settings.device, settings.dtype, settings.quantize, self._trains
-        )
-
-    @cached_property
-    def _known(self) -> KnownIdentity | None:
-        from perpcs_cli.model.loading.known_identity import recall
-
-        return None if "identity" in vars(self) else recall(self._asked)
+        return self._which.found
 
     @property
     def fingerprint(self) -> str:
         """Of the base with its task adapter, for provenances: as it was last looked at, if nothing has changed."""
-        return self._known.fingerprint if self._known else self.identity.fingerprint
+        return self._which.fingerprint
 
     def describe(self) -> dict[str, str]:
         """What changes results, for an artifact's provenance; known as the fingerprint is."""
-        return self._known.description if self._known else self.identity.describe()
+        return self._which.describe()
 
     @cached_property
     def chat(self) -> tuple[str, str] | None:
         """What its chat template puts before and after a message, None without one; known as the fingerprint is."""
-        from perpcs_cli.model.loading.known_identity import remember
 
-        if self._known and self._known.chat is not msgspec.UNSET:
-            return self._known.chat
-        from perpcs_cli.model.engine.chat_prompts import chat_ends
+        def read() -> tuple[str, str] | None:
+            from perpcs_cli.model.engine.chat_prompts import chat_ends
 
-        state = self._asked.state()
-        found = chat_ends(self._vocabulary.tokenizer)
-        remember(self._asked, state, self.fingerprint, self.describe(), found)
-        return found
+            return chat_ends(self._vocabulary.tokenizer)
+
+        return self._which.chat(read)
 
     @cached_property
     def base(self) -> Base:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perpcs_cli.artifacts import line_index, users
+from perpcs_cli.artifacts import caches, line_index, users
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.line_index import find_rows, recall_index
 from perpcs_cli.artifacts.users import User, read_chosen, write_users
@@ -22,7 +22,7 @@ Kept = Callable[[], Path]
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that counts as large and as settled."""
     monkeypatch.setattr(line_index, "SMALL", 0)
-    monkeypatch.setattr(line_index, "SETTLED_NS", 0)
+    monkeypatch.setattr(caches, "SETTLED_NS", 0)
     monkeypatch.setattr(line_index, "cache_directory", lambda: tmp_path / "cache")
     write_users(tmp_path / "users.jsonl", USERS)
     return tmp_path / "users.jsonl"
@@ -109,9 +109,9 @@ def test_ids_with_one_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_has_just_changed_or_is_small_is_not_kept(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(line_index, "SETTLED_NS", 60 * 10**9)
+    monkeypatch.setattr(caches, "SETTLED_NS", 60 * 10**9)
     read_chosen(path, ["ü7"])
-    monkeypatch.setattr(line_index, "SETTLED_NS", 0)
+    monkeypatch.setattr(caches, "SETTLED_NS", 0)
     monkeypatch.setattr(line_index, "SMALL", path.stat().st_size)
     read_chosen(path, ["ü7"])
     assert not (tmp_path / "cache").exists()

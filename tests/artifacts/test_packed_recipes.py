@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import provenance
 
-from perpcs_cli.artifacts import line_index, packed_recipes
+from perpcs_cli.artifacts import caches, line_index, packed_recipes
 from perpcs_cli.artifacts.io.journal import Appender, partial_path
 from perpcs_cli.artifacts.packed_recipes import (
     change_recipes,
@@ -55,7 +55,7 @@ def test_they_stand_in_the_order_of_their_users(packed: Path) -> None:
 
 def test_one_users_recipe_is_read_alone(packed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(line_index, "SMALL", 0)
-    monkeypatch.setattr(line_index, "SETTLED_NS", 0)
+    monkeypatch.setattr(caches, "SETTLED_NS", 0)
     monkeypatch.setattr(line_index, "cache_directory", lambda: tmp_path / "cache")
     assert find_recipes(packed, ["c", "x"]) == {"c": recipe("c")}
     monkeypatch.setattr(packed_recipes, "_placed", None)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perpcs_cli.artifacts.piece_digests import keep_lines, line_digest, line_of, read_line, tensors_digest, write_lines
+from perpcs_cli.artifacts.io.tensors import open_tensors, write_tensors
+from perpcs_cli.artifacts.piece_digests import (
+    keep_lines,
+    line_digest,
+    line_of,
+    read_line,
+    stored_digest,
+    tensors_digest,
+    write_lines,
+)
 from perpcs_cli.errors import DataError
 
 
@@ -14,6 +23,15 @@ def test_the_same_bytes_may_be_other_numbers():
     others = [(a.view(torch.float16), b), (a.reshape(3, 2), b), (b, a), (a, -b)]
     assert tensors_digest(a, b) == tensors_digest(a.clone(), b.T.contiguous().T)
     assert len({tensors_digest(*pair) for pair in [(a, b), *others]}) == 5
+
+
+def test_what_is_stored_has_the_digest_of_its_tensors(tmp_path):
+    kinds = {"d": torch.double, "f": torch.float, "h": torch.half, "b": torch.bfloat16}
+    named = {name: torch.arange(6.0).reshape(2, 3).to(kind) for name, kind in kinds.items()}
+    write_tensors(tmp_path / "t.safetensors", named, {})
+    file = open_tensors(tmp_path / "t.safetensors")
+    for pair in (["d"], ["f", "h"], ["h", "f"], ["b", "f"]):
+        assert stored_digest(file, *pair) == tensors_digest(*(named[name] for name in pair))
 
 
 def lines():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from embedded_workspace import PRIME, embedded
+from helpers import hub_cache
 from shell import STEPS, Shell, named
 
 STARTED = {
@@ -83,20 +84,41 @@ def test_force_makes_it_again(near: Shell) -> None:
     assert near.walk() == before
 
 
-@pytest.mark.parametrize("command", ["adapt", "train-sharer", "gate", "assemble", "retrieve", "prime", "profile"])
+@pytest.mark.parametrize("command", ["adapt", *ROWS, *SUMS])
 def test_a_rerun_decides_without_torch_or_the_model(ready: Shell, tmp_path: Path, command: str) -> None:
-    line = named(ready, LINES[command]).split()
+    line = named(ready, LINES[command])
+    # The first rerun looks at the model, which retrieval does not need, and keeps what it has found.
+    for looks in (command != "retrieve", False):
+        assert apart(ready, line, PERPCS_CACHE=str(tmp_path)) == (True, looks)
+
+
+@pytest.mark.parametrize("command", ["pool build", "pool build --pseudonymize --out keyed.json"])
+def test_a_pool_is_looked_through_without_torch(ready: Shell, tmp_path: Path, command: str) -> None:
+    copies = "--pseudonymize" in command
+    # The first look at copies compares them with the sharers' own.
+    for looks in (copies, False):
+        assert apart(ready, command, PERPCS_CACHE=str(tmp_path)) == (True, looks)
+    assert apart(ready, "audit", PERPCS_CACHE=str(tmp_path)) == (False, False)
+
+
+def test_a_model_of_the_hub_is_known_by_its_snapshot(near: Shell, tmp_path: Path) -> None:
+    hub_cache(tmp_path / "hub", "owner/tiny", near.model)
+    where = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "PERPCS_CACHE": str(tmp_path / "cache")}
+    line = "embed --encoder owner/tiny --out hub.safetensors"
+    assert [apart(near, line, **where) for _ in range(2)] == [(False, True), (True, False)]
+    # Another commit is looked at, and has the same model.
+    hub_cache(tmp_path / "hub", "owner/tiny", near.model, commit="b" * 40)
+    assert [apart(near, line, **where) for _ in range(2)] == [(True, False), (True, False)]
+
+
+def apart(shell: Shell, line: str, **environment: str) -> tuple[bool, bool]:
+    """Run a command in a process of its own: (whether it is finished already, whether torch was imported)."""
     code = f"""import sys
 from perpcs_cli.cli.main import app
 try:
-    app({line!r})
+    app({line.split()!r})
 finally:
     print("torch" in sys.modules)"""
-    # The first rerun looks at the model, which retrieval does not need, and keeps what it has found.
-    for looks in (str(command != "retrieve"), "False"):
-        environment = {**os.environ, "PERPCS_CACHE": str(tmp_path)}
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ready.root, env=environment, capture_output=True, text=True, check=True
-        )
-        assert "finished already" in done.stderr
-        assert done.stdout.splitlines()[-1] == looks
+    command, whole = [sys.executable, "-c", code], {**os.environ, **environment}
+    done = subprocess.run(command, cwd=shell.root, env=whole, capture_output=True, text=True, check=True)
+    return "finished already" in done.stderr, done.stdout.splitlines()[-1] == "True"

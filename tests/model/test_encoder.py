@@ -10,7 +10,8 @@ from helpers import short_of_memory
 
 from perpcs_cli.errors import DataError, PerpcsError
 from perpcs_cli.model import encoder as module
-from perpcs_cli.model.encoder import Encoder, fingerprint_encoder, load_encoder, masked_mean
+from perpcs_cli.model.encoder import Encoder, load_encoder, masked_mean
+from perpcs_cli.model.loading.identity import identify
 
 TEXTS = ["the council met on Monday", "a review", "which tag does this movie relate to among the following tags?"]
 
@@ -32,7 +33,7 @@ def bert_dir(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["bert", "llama"])
 def encoder(request: pytest.FixtureRequest, bert_dir: Path, tiny_dir: Path) -> Encoder:
     path = bert_dir if request.param == "bert" else tiny_dir
-    return load_encoder(str(path), device="cpu", dtype="float32", max_length=512)
+    return load_encoder(identify(str(path), device="cpu", dtype="float32"), 512)
 
 
 def naive(encoder: Encoder, texts: list[str]) -> torch.Tensor:
@@ -68,11 +69,11 @@ def test_smaller_batches_where_the_memory_runs_out(encoder: Encoder, monkeypatch
 
 
 def test_long_texts_are_cut_at_the_encoders_limit(bert_dir: Path) -> None:
-    encoder = load_encoder(str(bert_dir), device="cpu", dtype="float32", max_length=512)
+    encoder = load_encoder(identify(str(bert_dir), device="cpu", dtype="float32"), 512)
     assert encoder.limit == 40
     long = "budget again " * 100
     assert torch.allclose(encoder.embed([long]).double(), naive(encoder, [long]), atol=1e-5)
-    assert load_encoder(str(bert_dir), device="cpu", dtype="float32", max_length=8).limit == 8
+    assert load_encoder(identify(str(bert_dir), device="cpu", dtype="float32"), 8).limit == 8
 
 
 def test_masked_mean_by_hand() -> None:
@@ -83,14 +84,14 @@ def test_masked_mean_by_hand() -> None:
 def test_a_model_that_is_broken(bert_dir: Path, tmp_path: Path) -> None:
     for file in bert_dir.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    assert fingerprint_encoder(str(tmp_path)) == fingerprint_encoder(str(bert_dir))
+    assert identify(str(tmp_path)).fingerprint == identify(str(bert_dir)).fingerprint
     (tmp_path / "config.json").write_text('{"model_type": "no such model"}')
     with pytest.raises(DataError, match="the encoder cannot be loaded"):
-        load_encoder(str(tmp_path), device="cpu", dtype="float32", max_length=512)
+        load_encoder(identify(str(tmp_path), device="cpu", dtype="float32"), 512)
 
 
 def test_states_that_are_not_finite(bert_dir: Path) -> None:
-    encoder = load_encoder(str(bert_dir), device="cpu", dtype="float32", max_length=512)
+    encoder = load_encoder(identify(str(bert_dir), device="cpu", dtype="float32"), 512)
     encoder.model.embeddings.word_embeddings.weight.fill_(float("inf"))
     with pytest.raises(DataError, match="NaN or infinity"):
         encoder.embed(TEXTS)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from helpers import write_sharer
 
+from perpcs_cli.artifacts import caches
 from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.settings import make_settings, to_toml
 from perpcs_cli.errors import DataError, PerpcsError
-from perpcs_cli.model.loading import known_identity, number_type
+from perpcs_cli.model.loading import number_type
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.loading.number_type import Speeds
 from perpcs_cli.steps.base import StepModel, kept_base
@@ -123,7 +124,7 @@ def test_a_model_that_is_no_plain_decoder_is_refused_when_it_is_loaded(
 
 def test_a_model_that_was_looked_at_is_known(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = StepModel(workspace, SILENT).identity
-    monkeypatch.setattr(known_identity, "SETTLED_NS", 0)
+    monkeypatch.setattr(caches, "SETTLED_NS", 0)
     _ = StepModel(workspace, SILENT).identity
     looks = []
     monkeypatch.setattr("perpcs_cli.model.loading.identity.identify", lambda *_, **__: looks.append(1) or expected)
@@ -134,7 +135,7 @@ def test_a_model_that_was_looked_at_is_known(workspace: Workspace, monkeypatch: 
 
 
 def test_a_model_that_is_another_than_it_was_known_as(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_identity, "SETTLED_NS", 0)
+    monkeypatch.setattr(caches, "SETTLED_NS", 0)
     found = StepModel(workspace, SILENT).identity
     model = StepModel(workspace, SILENT)
     assert model.fingerprint == found.fingerprint

@@ -16,7 +16,7 @@ from torch import Tensor
 from perpcs_cli.artifacts.adapter import CARD, AdapterConfig, Card, write_adapter
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, write_gates
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import hashing, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.pools.build import build_pool
@@ -163,6 +163,21 @@ def short_of_memory(base: Any, monkeypatch: Any, most: int) -> list[int]:
 
     monkeypatch.setattr(embeddings, "forward", forward)
     return sizes
+
+
+def hub_cache(root: Path, hub_id: str, model: Path, *, commit: str = "a" * 40) -> Path:
+    """Put a model into a cache as the hub's library lays it out, of links to `model`; the directory of its snapshot."""
+    home = root / "--".join(["models", *hub_id.split("/")])
+    snapshot = home / "snapshots" / commit
+    for directory in (home / "refs", home / "blobs", snapshot):
+        directory.mkdir(parents=True, exist_ok=True)
+    for path in model.iterdir():
+        blob = home / "blobs" / hashing.digest_file(path)
+        if not blob.exists():
+            blob.symlink_to(path)
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", blob.name))
+    (home / "refs" / "main").write_text(commit)
+    return snapshot
 
 
 def names(directory: Path) -> list[str]:

@@ -38,6 +38,8 @@ def too_deep(value: Any) -> bool:
     """Whether lists and tables stand deeper than DEPTH in each other: what walks through them would not come back."""
     level = [value]
     for _ in range(DEPTH + 1):
+        if not level:
+            return False
         level = [one for one in level if isinstance(one, dict | list | tuple)]
         level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
     return any(isinstance(one, dict | list | tuple) for one in level)

@@ -20,7 +20,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     """
     try:
         # What a shell makes of `<(…)` has no name of its own; a named pipe may wait for its writer for ever.
-        if path.is_fifo() and Path(os.path.realpath(path)).is_fifo():
+        if stat.S_ISFIFO(path.stat().st_mode) and Path(os.path.realpath(path)).is_fifo():
             raise DataError("is a pipe, and no file", where=path)
         file = path.open("rb")
     except FileNotFoundError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from perpcs_cli.errors import DataError, UsageError
@@ -43,13 +45,28 @@ def _can_name(identifier: str) -> bool:
 
 def inside(root: Path, relative: str, *, where: object) -> Path:
     """`root / relative`, refused with DataError where it is absolute, leads out of `root`, or can be no path."""
-    path = root / relative
+    check_inside(root, [relative], where=where)
+    return root / relative
+
+
+def check_inside(root: Path, relatives: Iterable[str], *, where: object) -> None:
+    """Raise for the first of many paths for which `inside` would, looking at `root` once."""
+    real = os.path.realpath(root)
+    for relative in relatives:
+        try:
+            path = os.path.realpath(root / relative)
+            leaves = Path(relative).is_absolute() or os.path.commonpath([real, path]) != real
+            _look(Path(path))
+        except (OSError, ValueError) as error:
+            # Too long, or a link to itself.
+            raise DataError(f"the path {relative!r:.80} can be none: {error!s:.40}", where=where) from None
+        if leaves:
+            raise DataError(f"the path {relative!r} leaves its directory", where=where)
+
+
+def _look(path: Path) -> None:
+    """Raise OSError where there can be no such path; that there is none is no error."""
     try:
-        leaves = Path(relative).is_absolute() or not path.resolve().is_relative_to(root.resolve())
-        path.exists()
-    except (OSError, ValueError, RuntimeError) as error:
-        # Too long, or a link to itself.
-        raise DataError(f"the path {relative!r:.80} can be none: {error!s:.40}", where=where) from None
-    if leaves:
-        raise DataError(f"the path {relative!r} leaves its directory", where=where)
-    return path
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return

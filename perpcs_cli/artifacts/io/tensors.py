@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 META = "perpcs"
 DTYPES = ("F64", "F32", "F16", "BF16")
 """What is computed with, by safetensors' names."""
+NAMES = 4096
+"""Sort keys that are kept: sharers' files name the same linear layers."""
 Card = TypeVar("Card", bound=msgspec.Struct)
 
 
@@ -36,13 +38,17 @@ class TensorFile:
     metadata: dict[str, str]
 
     @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.keys)
+
+    @cached_property
     def _tensors(self) -> Any:
         return _opened_for(self.path, "pt")
 
     def read(self, key: str) -> Tensor:
         """One tensor. Raises DataError where it is missing, empty, of another type than DTYPES, or holds NaN or
         infinity."""
-        self._check(key)
+        self.check(key)
         tensor: Tensor = self._tensors.get_tensor(key)
         if list(tensor.shape) != self.shape(key):
             raise DataError("has changed while it was read", where=self.path, hint="Run the command again.")
@@ -54,18 +60,19 @@ class TensorFile:
         """The same as an array, which needs no torch but for bfloat16, which becomes float32."""
         import numpy as np
 
-        if self._check(key) == "BF16":
+        if self.check(key) == "BF16":
             return self.read(key).float().numpy()
         array: NDArray[Any] = self.header.get_tensor(key)
         if not np.isfinite(array).all():
             raise DataError(f"the tensor {key!r} holds NaN or infinity", where=self.path)
         return array
 
-    def _check(self, key: str) -> str:
-        """The type of a tensor that can be read."""
-        if not all(self.shape(key)):
+    def check(self, key: str) -> str:
+        """The type of a tensor that can be read, of DTYPES. Raises DataError as `read` does, but for its values."""
+        described = self._described(key)
+        if not all(described.get_shape()):
             raise DataError(f"the tensor {key!r} is empty", where=self.path)
-        kind = self.header.get_slice(key).get_dtype()
+        kind = described.get_dtype()
         if kind not in DTYPES:
             hint = f"Readable are {', '.join(DTYPES)}."
             raise DataError(
@@ -75,9 +82,13 @@ class TensorFile:
 
     def shape(self, key: str) -> list[int]:
         """The shape of one tensor, without reading it. Raises DataError where it is missing."""
-        if key not in self.keys:
+        return list(self._described(key).get_shape())
+
+    def _described(self, key: str) -> Any:
+        """What the header says of one tensor."""
+        if key not in self._names:
             raise DataError(f"missing tensor {key!r}", where=self.path)
-        return list(self.header.get_slice(key).get_shape())
+        return self.header.get_slice(key)
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -144,6 +155,7 @@ def read_card(file: TensorFile, kind: type[Card], what: str) -> Card:
         raise DataError(f"its metadata is not that of {what}: {error}", where=file.path) from None
 
 
+@lru_cache(NAMES)
 def natural(name: str) -> list[tuple[int, str]]:
     """A sort key that puts layer 2 before layer 10."""
     parts = re.split(r"([0-9]+)", name)

@@ -41,8 +41,13 @@ def json_bytes(value: object) -> bytes:
 
 def write_jsonl(path: Path, rows: Iterable[object]) -> None:
     """Write one value a line, atomically."""
+    write_lines(path, jsonl_lines(rows))
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Write lines that are given with their ends, atomically."""
     with atomic.replacing(path) as temporary, temporary.open("wb") as file:
-        file.writelines(jsonl_lines(rows))
+        file.writelines(lines)
 
 
 def jsonl_lines(rows: Iterable[object]) -> Iterator[bytes]:

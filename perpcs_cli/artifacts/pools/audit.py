@@ -9,15 +9,15 @@ import msgspec
 
 from perpcs_cli.artifacts.adapter import CARD, CONFIG, WEIGHTS, Card
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
-from perpcs_cli.artifacts.gate import GateCard, read_gates
-from perpcs_cli.artifacts.io import safe_paths, tensors, typed_files
+from perpcs_cli.artifacts.gate import GateCard, read_gate_card
+from perpcs_cli.artifacts.io import tensors, typed_files
 from perpcs_cli.artifacts.io.tensors import META
 from perpcs_cli.artifacts.mia import Leakage, Protocol, read_leakage
 from perpcs_cli.artifacts.packed_recipes import each_recipe
 from perpcs_cli.artifacts.pool import OpenPool, embeddings_path, gates_path, pieces_path
 from perpcs_cli.artifacts.pools.pseudonyms import MARK, copies_root
 from perpcs_cli.artifacts.pools.text_leaks import files_below, find_names, find_words, odd_content
-from perpcs_cli.artifacts.pools.verify import verify_pool
+from perpcs_cli.artifacts.pools.verify import verify_changed
 from perpcs_cli.artifacts.privacy import RELATION, Guarantee
 from perpcs_cli.artifacts.training_log import FILE as LOG_FILE
 from perpcs_cli.artifacts.users import User
@@ -104,12 +104,13 @@ def audit_pool(
     mine = [leakage for leakage in attacked.values() if leakage.provenance.inputs.get("pool") == pool.digest]
     own = pool_files(pool)
     files = [*own, *recipes]
-    problems = [*verify_pool(pool), *_odd_files(pool, own)]
+    odd, digests, logs = _look_through(pool, own)
+    problems = [*verify_changed(pool), *odd]
+    usual = {*known, RELATION}
     for path in files:
-        problems += odd_content(path, {*known, RELATION})
+        problems += odd_content(path, usual)
     for leak in find_words(files, users or (), known):
         problems.append(f"{leak.file}: holds words of user {leak.user_id!r} ({leak.field})")
-    digests, logs = _traces_of_data(own)
     if manifest.pseudonyms:
         problems += [f"{place}: names {name!r}" for place, name in find_names(own, ids)]
         problems += [f"{place}: holds a digest of a user's data" for place in digests]
@@ -146,7 +147,7 @@ def audit_pool(
 def pool_files(pool: OpenPool) -> list[Path]:
     """Every file of a pool: the manifest, gates and embeddings beside it, and all that lies with the sharers."""
     beside = [pool.path, *(place(pool.path) for place in (gates_path, pieces_path, embeddings_path))]
-    places = [safe_paths.inside(pool.path.parent, sharer.path, where=pool.path) for sharer in pool.manifest.sharers]
+    places = [pool.directory(index) for index in range(len(pool.ids))]
     below = [*places, *([copies_root(pool.path)] if pool.manifest.pseudonyms else [])]
     return list(dict.fromkeys([path for path in beside if path.exists()] + [f for p in below for f in files_below(p)]))
 
@@ -197,41 +198,33 @@ def _attacks(path: Path, leakage: Leakage, pool: OpenPool) -> list[Attacked]:
     return result
 
 
-def _odd_files(pool: OpenPool, files: Sequence[Path]) -> list[str]:
-    """Those of a pool's files that perpcs does not write there, and metadata that it does not write either."""
+def _look_through(pool: OpenPool, files: Sequence[Path]) -> tuple[list[str], list[Path], list[Path]]:
+    """What a pool's files are, without their texts: (problems, files with digests of users' data, training logs).
+
+    Problems are files that perpcs does not write there, and metadata that it does not write either.
+    """
     expected = {WEIGHTS, CONFIG, CARD, GATE_FILE, *([] if pool.manifest.pseudonyms else [LOG_FILE])}
-    places = {pool.path.parent / sharer.path for sharer in pool.manifest.sharers}
-    top = {pool.path, *(place(pool.path) for place in (gates_path, pieces_path, embeddings_path))}
-    problems = []
+    places = {pool.directory(index) for index in range(len(pool.ids))}
+    embeddings = embeddings_path(pool.path)
+    top = {pool.path, gates_path(pool.path), pieces_path(pool.path), embeddings}
+    problems, digests = [], []
     for path in files:
-        allowed: set[str] = {"perpcs"} if path == embeddings_path(pool.path) else set()
-        if path.parent in places:
-            allowed = METADATA.get(path.name, set())
-        if path not in top and (path.parent not in places or path.name not in expected):
+        sharers = path.parent in places
+        allowed: set[str] = METADATA.get(path.name, set()) if sharers else {META} if path == embeddings else set()
+        if not (sharers and path.name in expected) and path not in top:
             problems.append(f"{path}: does not belong to the pool")
-        if path.suffix == ".safetensors":
-            try:
-                extra = sorted(set(tensors.open_tensors(path).metadata) - allowed)
-            except DataError:
-                continue
-            problems += [f"{path}: has unexpected metadata {key!r}" for key in extra]
-    return problems
-
-
-def _traces_of_data(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """(files with digests of users' data, training logs)."""
-    digests = []
-    for path in files:
+        card: Card | GateCard | None = None
         try:
-            card: Card | GateCard | None = None
-            if path.name == CARD:
+            if path.suffix == ".safetensors":
+                file = tensors.open_tensors(path)
+                problems += [f"{path}: has unexpected metadata {key!r}" for key in sorted(set(file.metadata) - allowed)]
+                card = read_gate_card(file) if path.name == GATE_FILE else None
+            elif path.name == CARD:
                 card = typed_files.read_json(path, Card)
-            elif path.name == GATE_FILE:
-                card = read_gates(path)[1]
         except DataError:
-            # `verify_pool` tells what is wrong with it.
+            # `verify_changed` tells what is wrong with it.
             continue
         # With a guarantee, the digests are keyed with the workspace's secret.
         if card and not card.privacy and {"user", "examples"} & card.provenance.inputs.keys():
             digests.append(path)
-    return digests, [path for path in files if path.name == LOG_FILE]
+    return problems, digests, [path for path in files if path.name == LOG_FILE]

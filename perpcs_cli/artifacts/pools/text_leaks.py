@@ -7,11 +7,14 @@ need no memory.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import re
-from collections.abc import Collection, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,10 @@ LETTERS = 24
 LONG = 10
 """Words from which on a text in an artifact is remarkable in itself."""
 TEXT = (".txt", ".md", ".csv", ".toml")
-SAME = 256
-"""Texts whose windows are kept at a time."""
+BLOCK = 1 << 20
+"""Bytes of a tensor file that are looked at together."""
+WORDS = 4096
+"""Counts of letters that are kept: artifacts have the same few words."""
 FEW = 64
 """So many names are looked for among a file's bytes before it is parsed."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -37,6 +42,9 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\W_]+")
 _NAME = re.compile(r"[\w-]+")
 _ESCAPE = re.compile(r'\\+u([0-9a-fA-F]{4})|\\+[nrtbf"/]')
 _PRINTABLE = re.compile(rb"[\x20-\x7e]{%d,}" % LETTERS)
+_MARKED = bytes(0x20 <= byte <= 0x7E for byte in range(256))
+"""Of each byte, whether it is printable."""
+_STRETCH = b"\1" * LETTERS
 
 
 class Leak(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,20 +57,36 @@ class Leak(msgspec.Struct, frozen=True, kw_only=True):
 
 def windows(text: str) -> set[str]:
     """From each word on, the fewest words with at least LETTERS characters, half of them letters."""
-    return {window for window in _windows(text) if 2 * sum(map(str.isalpha, window)) >= LETTERS}
+    words = _words(text)
+    before = list(accumulate(map(_letters, words), initial=0))
+    return {
+        " ".join(words[start:end])
+        for start, end in _ends(words, range(len(words)))
+        if 2 * (before[end] - before[start]) >= LETTERS
+    }
 
 
-def _windows(text: str) -> Iterator[str]:
-    words = _WORD.findall(text.lower())
-    end, size = 0, 0
-    for start, word in enumerate(words):
-        while end < len(words) and size < LETTERS:
-            size += len(words[end])
-            end += 1
-        if size < LETTERS:
-            return
-        yield " ".join(words[start:end])
-        size -= len(word)
+def _windows_from(text: str, first: Collection[str]) -> set[str]:
+    """From each of the words `first` on, the fewest words with at least LETTERS characters."""
+    words = _words(text)
+    starts = [place for place, word in enumerate(words) if word in first]
+    return {" ".join(words[start:end]) for start, end in _ends(words, starts)} if starts else set()
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+@lru_cache(WORDS)
+def _letters(word: str) -> int:
+    return sum(map(str.isalpha, word))
+
+
+def _ends(words: Sequence[str], starts: Iterable[int]) -> list[tuple[int, int]]:
+    """(start, end) of the fewest words with at least LETTERS characters, where there are so many."""
+    before = list(accumulate(map(len, words), initial=0))
+    found = [(start, bisect_left(before, before[start] + LETTERS)) for start in starts]
+    return [(start, end) for start, end in found if end <= len(words)]
 
 
 def texts_in(path: Path) -> Iterator[str]:
@@ -77,32 +101,40 @@ def texts_in(path: Path) -> Iterator[str]:
         if path.suffix == ".safetensors" and len(data) > 8:
             start = min(len(data), 8 + int.from_bytes(data[:8], "little"))
             yield _plain(data[8:start])
-        for found in _PRINTABLE.finditer(data, start):
-            yield _plain(found[0])
+        if _has_stretch(data, start):
+            for found in _PRINTABLE.finditer(data, start):
+                yield _plain(found[0])
+
+
+def _has_stretch(data: mmap.mmap, start: int) -> bool:
+    """Whether there is a printable stretch: among numbers hardly ever, and this is sooner known than where."""
+    parts = (data[at : at + BLOCK + LETTERS - 1] for at in range(start, len(data), BLOCK))
+    return any(_STRETCH in part.translate(_MARKED) for part in parts)
 
 
 def find_words(files: Iterable[Path], users: Iterable[User], known: Iterable[str] = ()) -> list[Leak]:
     """Which users' words stand in which files. `known`: texts that are nobody's own, as the task's prompts."""
-    names: list[str] = []
-    places: dict[str, list[int]] = {}
-    # Many sharers' files have the same text, but for a few words.
-    known_windows = lru_cache(SAME)(windows)
-    for number, path in enumerate(files):
-        names.append(str(path))
+    holders: dict[bytes, set[str]] = {}
+    places: dict[str, list[set[str]]] = {}
+    for path in files:
         for text in texts_in(path):
-            for window in known_windows(text):
-                inside = places.setdefault(window, [])
-                if inside[-1:] != [number]:
-                    inside.append(number)
+            # Many sharers' files have the same text.
+            digest = hashlib.blake2b(text.encode(errors="surrogatepass")).digest()
+            if digest not in holders:
+                holders[digest] = set()
+                for window in windows(text):
+                    places.setdefault(window, []).append(holders[digest])
+            holders[digest].add(str(path))
     for text in known:
         for window in windows(text):
             places.pop(window, None)
+    first = {window.partition(" ")[0] for window in places}
     found = {
         (file, user.user_id, field): None
         for user in users
         for field, text in _fields(user)
-        for window in sorted(places.keys() & set(_windows(text)))
-        for file in sorted({names[number] for number in places[window]})
+        for window in sorted(places.keys() & _windows_from(text, first))
+        for file in sorted(set().union(*places[window]))
     }
     return [Leak(file=file, user_id=user_id, field=field) for file, user_id, field in found]
 
@@ -155,8 +187,8 @@ def _values(path: Path, signs: Collection[bytes] = (b"",)) -> Iterator[str]:
     if path.suffix == ".safetensors":
         yield from _strings(_metadata(path))
     elif path.suffix in (".json", ".jsonl"):
-        data = typed_files.read_bytes(path)
-        for part in data.splitlines() if path.suffix == ".jsonl" else [data]:
+        lines = path.suffix == ".jsonl"
+        for part in (line for _, line in typed_files.lines(path)) if lines else [typed_files.read_bytes(path)]:
             if any(sign in part for sign in signs):
                 yield from _strings(_decoded(part))
     elif path.suffix in TEXT:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perpcs_cli.artifacts.adapter import Adapter, open_adapter
+from perpcs_cli.artifacts.adapter import Adapter, names_of, open_adapter
 from perpcs_cli.artifacts.gate import FILE as GATE_FILE
 from perpcs_cli.artifacts.gate import GateCard, read_gates
 from perpcs_cli.artifacts.io import hashing, tensors
-from perpcs_cli.artifacts.piece_digests import tensors_digest
-from perpcs_cli.artifacts.pool import OpenPool, Pool, open_pool
+from perpcs_cli.artifacts.piece_digests import stored_digest
+from perpcs_cli.artifacts.pool import OpenPool
+from perpcs_cli.artifacts.pools import known_pool
 from perpcs_cli.artifacts.pools.norms import check_norms
 from perpcs_cli.artifacts.privacy import Guarantee, Mechanism
 from perpcs_cli.errors import DataError
@@ -38,8 +39,6 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
                 problems.append(f"{adapter.path}: has another base model than the manifest says")
             for key in adapter.file.keys:
                 adapter.file.read_array(key)
-            for module in adapter.modules:
-                adapter.shape(module)
             # It is the manifest's, by which the file has just been checked.
             adapter.check_digest(sharer.adapter)
             if bound is not None:
@@ -54,9 +53,7 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
             problems.append(str(error))
     try:
         if pool.manifest.gates:
-            gates = pool.gates()
-            for module in pool.modules:
-                gates.read(module)
+            pool.gates().check()
         if pool.manifest.embeddings:
             pool.embeddings()
     except DataError as error:
@@ -64,28 +61,50 @@ def verify_pool(pool: OpenPool, max_norm: float | None = None) -> list[str]:
     return problems
 
 
-def is_built_from(
-    path: Path, directories: Mapping[str, Path], *, gates: bool, embeddings: Embeddings | None
-) -> Pool | None:
-    """The manifest at `path` if it is whole and has just what the sharers {name in the pool: directory} give now.
+def verify_changed(pool: OpenPool) -> list[str]:
+    """The same, reading nothing of a pool that was whole when it was last looked through and has not changed since."""
+    state = known_pool.state_of(pool)
+    if state and state == known_pool.recall(pool.path, "whole"):
+        return []
+    problems = verify_pool(pool)
+    if not problems:
+        known_pool.remember(pool.path, "whole", state)
+    return problems
 
-    In a pool of pseudonyms the copies are compared with the sharers' own files, number by number.
+
+def is_built_from(
+    pool: OpenPool, directories: Mapping[str, Path], *, gates: bool, embeddings: Embeddings | None
+) -> bool:
+    """Whether a pool is whole and has just what the sharers {name in the pool: directory} give now.
+
+    In a pool of pseudonyms the copies are compared with the sharers' own files, number by number. A pool that was
+    found to be so, and has not changed since, is not read again.
     """
-    pool = open_pool(path)
-    if set(pool.ids) != set(directories) or bool(pool.manifest.gates) != gates or verify_pool(pool):
-        return None
+    if set(pool.ids) != set(directories) or bool(pool.manifest.gates) != gates:
+        return False
     if bool(pool.manifest.embeddings) != (embeddings is not None):
-        return None
+        return False
+    state = known_pool.state_of(pool, [directories[name] for name in pool.ids], embeddings)
+    if state and state == known_pool.recall(pool.path, "given"):
+        return True
+    if verify_changed(pool) or not _is_given(pool, directories, gates=gates):
+        return False
     if embeddings is not None and not _same_embeddings(embeddings, pool.embeddings(), directories):
-        return None
-    for index, sharer in enumerate(pool.manifest.sharers):
-        directory = directories[sharer.user_id]
-        if (path.parent / sharer.path).resolve() == directory.resolve():
+        return False
+    known_pool.remember(pool.path, "given", state)
+    return True
+
+
+def _is_given(pool: OpenPool, directories: Mapping[str, Path], *, gates: bool) -> bool:
+    """Whether each sharer's files are the sharer's own, or copies that hold the same."""
+    for index, name in enumerate(pool.ids):
+        directory = directories[name]
+        if pool.directory(index).resolve() == directory.resolve():
             continue
         own, given = open_adapter(directory), pool.open(index)
         if (own.base, own.scale) != (given.base, given.scale) or not _same_files(own, given, gates=gates):
-            return None
-    return pool.manifest
+            return False
+    return True
 
 
 def _same_embeddings(own: Embeddings, theirs: Embeddings, directories: Mapping[str, Path]) -> bool:
@@ -138,5 +157,5 @@ def check_alike(adapter: Adapter, first: Adapter, shapes: Mapping[str, Sequence[
 
 def check_finite(adapter: Adapter) -> tuple[str, dict[str, str]]:
     """Read every piece once; the digest of the weights, and {linear layer: digest} of the pieces."""
-    pieces = {module: tensors_digest(*adapter.piece(module)) for module in adapter.modules}
+    pieces = {module: stored_digest(adapter.file, *names_of(module)) for module in adapter.modules}
     return adapter.digest_weights(), pieces

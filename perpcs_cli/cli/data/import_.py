@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from perpcs_cli.cli import flags, process
@@ -66,7 +67,7 @@ def import_(
 
 
 def tell(
-    console: Console, found: ImportResult, outcome: Outcome[bool] | None, more: Mapping[str, object] | None = None
+    console: Console, found: ImportResult[int], outcome: Outcome[bool] | None, more: Mapping[str, object] | None = None
 ) -> None:
     """Say what an import has found and written; `more` goes into the JSON.
 
@@ -78,12 +79,7 @@ def tell(
         console.warn(f"and {len(found.problems) - SHOWN} more problems; --json lists them all")
     for note in found.notes:
         console.note(note)
-    counts = {
-        "users": len(found.users),
-        "items": sum(len(user.history) for user in found.users),
-        "queries": sum(len(user.queries) for user in found.users),
-        "answered": sum(query.output is not None for user in found.users for query in user.queries),
-    }
+    counts = msgspec.structs.asdict(found.counts)
     place = {"path": str(outcome.path), "state": outcome.state} if outcome else {"path": None, "state": "refused"}
     value = {**place, **counts, "problems": found.problems, "notes": found.notes, **(more or {})}
     if not outcome:

@@ -180,6 +180,7 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "import": _import,
     "pool build": _build,
     "pool build, finished": _build,
+    "pool build, known": _build,
     "similar": _similar,
     "retrieve": _retrieve,
     "assemble": _assemble,
@@ -193,6 +194,7 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "pool revoke, packed": partial(_revoke, recipes=PACKED),
 }
 BEFORE: dict[str, Callable[[Path], None]] = {
+    "pool build, finished": _settle,
     "one user": _settle,
     "one packed recipe": _make_recipes,
     "pool revoke": _make_recipes,

@@ -9,7 +9,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 
 from perpcs_cli.artifacts.adapter import WEIGHTS
-from perpcs_cli.artifacts.io import safe_paths, typed_files
+from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.artifacts.packed_recipes import each_recipe, files_in, is_packed
 from perpcs_cli.artifacts.pool import gates_path, open_pool
 from perpcs_cli.artifacts.recipe import EVERY, Recipe, mean_weights
@@ -225,7 +225,8 @@ def _pool_bytes(pool: Path | None) -> tuple[int, float] | None:
 
 def _weights(pool: Path) -> list[Path]:
     """The adapters of a pool's sharers."""
-    return [safe_paths.inside(pool.parent, one.path, where=pool) / WEIGHTS for one in open_pool(pool).manifest.sharers]
+    opened = open_pool(pool)
+    return [opened.directory(index) / WEIGHTS for index in range(len(opened.ids))]
 
 
 def _mean(files: Sequence[Path]) -> float:

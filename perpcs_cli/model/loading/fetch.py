@@ -25,6 +25,7 @@ Report = Callable[[str], None]
 
 CARD = "perpcs-model.json"
 HUB_TIMEOUT_SECONDS = 5.0
+COMMIT_DIGITS = 40
 HUB_FILES = (
     "config.json",
     "generation_config.json",
@@ -87,6 +88,19 @@ def resolve_model(name: str) -> str | Path:
             hint=f"Give a directory, a hub id (owner/name), or one of: {', '.join(CATALOGUE)}.",
         )
     return name
+
+
+def cached_snapshot(hub_id: str) -> Path | None:
+    """The directory of a hub id in the hub's own cache, as it was last downloaded; told by the cache's files alone."""
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HUB_CACHE) / "--".join(["models", *hub_id.split("/")])
+    try:
+        commit = typed_files.read_text(home / "refs" / "main", COMMIT_DIGITS)
+    except DataError:
+        return None
+    directory = home / "snapshots" / commit
+    return directory if re.fullmatch(r"[0-9a-f]+", commit) and directory.is_dir() else None
 
 
 def fetch(name: str, *, source: Source = "auto", force: bool = False, report: Report) -> Path:

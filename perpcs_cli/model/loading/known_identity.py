@@ -1,24 +1,25 @@
 """What a model was when it was last looked at: a command with nothing to do neither loads torch nor looks again.
 
 A record is believed while everything that an identity depends on is as it was: the files, by size, times and inode;
-the machine, its devices and torch. It decides what is finished and never what is computed: whatever loads the model
-looks at it anew.
+the machine, its devices and torch. A hub id is the snapshot in the hub's cache on this machine: whether the hub has a
+newer one is not asked before something is computed. A record decides what is finished and never what is computed:
+whatever loads the model looks at it anew.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import time
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
-from perpcs_cli.artifacts.caches import SETTLED_NS, cache_directory
+from perpcs_cli.artifacts.caches import cache_directory, file_states
 from perpcs_cli.artifacts.io import hashing, typed_files
+from perpcs_cli.artifacts.settings import Quantize
 from perpcs_cli.errors import DataError, PerpcsError
-from perpcs_cli.model.loading.fetch import resolve_model
+from perpcs_cli.model.loading.fetch import cached_snapshot, resolve_model
 
 
 class KnownIdentity(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="perpcs.identity/1"):
@@ -38,7 +39,7 @@ class Asked(msgspec.Struct, frozen=True):
     task_adapter: str
     device: str
     dtype: str
-    quantize: str = "none"
+    quantize: Quantize = "none"
     trains: bool = False
 
     @property
@@ -49,16 +50,17 @@ class Asked(msgspec.Struct, frozen=True):
     def state(self) -> str | None:
         """A digest of all that its identity depends on; None where that cannot be told, or has just changed."""
         try:
-            found = resolve_model(self.model)
-            directories = [found, *([Path(self.task_adapter)] if self.task_adapter else [])]
-            files = [_state_of(one) for one in directories if isinstance(one, Path)]
+            model = resolve_model(self.model)
+            directory = model if isinstance(model, Path) else cached_snapshot(model)
+            if directory is None:
+                return None
+            directories = [directory, *([Path(self.task_adapter)] if self.task_adapter else [])]
+            files = [sorted(path for path in one.iterdir() if path.is_file()) for one in directories]
         except (PerpcsError, OSError):
             return None
-        newest = max((entry[3] for some in files for entry in some), default=0)
-        # A hub id is looked up by its library.
-        if len(files) < len(directories) or newest > time.time_ns() - SETTLED_NS:
-            return None
-        return hashing.digest_value([files, _machine()])
+        states = file_states(path for some in files for path in some)
+        names = [[path.name for path in some] for some in files]
+        return None if states is None else hashing.digest_value([names, states, _machine()])
 
 
 def recall(asked: Asked) -> KnownIdentity | None:
@@ -78,8 +80,9 @@ def remember(
     description: dict[str, str],
     chat: tuple[str, str] | msgspec.UnsetType | None = msgspec.UNSET,
 ) -> None:
-    """Keep an identity that was found when all that it depends on had the `state`, and what was known besides."""
-    if state is None:
+    """Keep an identity that was found when all that it depends on had the `state`, as it has now, and what was known
+    besides."""
+    if state is None or state != asked.state():
         return
     before = recall(asked)
     if chat is msgspec.UNSET and before and before.state == state:
@@ -99,12 +102,6 @@ def forget(asked: Asked) -> None:
     except OSError:
         # A cache that is not ours to change: what is in it stays.
         return
-
-
-def _state_of(directory: Path) -> list[tuple[str, int, int, int, int]]:
-    """(name, size, time of the content, time of any change, inode) of each file, links followed."""
-    found = ((path.name, path.stat()) for path in sorted(directory.iterdir()) if path.is_file())
-    return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in found]
 
 
 def _machine() -> list[object]:

@@ -8,18 +8,20 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perpcs_cli.artifacts.embeddings import What
+from perpcs_cli.artifacts.embeddings import What, read_embeddings, write_embeddings
 from perpcs_cli.artifacts.io import atomic, hashing
 from perpcs_cli.artifacts.io.provenance import Provenance, check_beside, check_same
 from perpcs_cli.errors import DataError
+from perpcs_cli.model.loading.known_identity import Asked
 from perpcs_cli.steps.job import Outcome, Output, run
+from perpcs_cli.steps.model_identity import ModelIdentity
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.shards import paths
 from perpcs_cli.steps.similar_sharers import embedded_texts
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
 
 SAVE_SECONDS = 30.0
 
@@ -33,19 +35,13 @@ def embed(
     force: bool = False,
     dry_run: bool = False,
     report: Report = SILENT,
-) -> list[Outcome[Tensor]]:
+) -> list[Outcome[NDArray[Any]]]:
     """Embed users' histories or profiles into one file, by the section `embed` of the settings; [H] for each user.
 
     Users who are in the file already are finished unless their texts have changed. What has been embedded is saved
     every 30 seconds, and where the run is stopped. A shard writes a file of its own, and the step without one takes
     over what is in them.
     """
-    import torch
-
-    from perpcs_cli.artifacts.embeddings import read_embeddings, write_embeddings
-    from perpcs_cli.model.encoder import encoder_dtype, fingerprint_encoder, load_encoder
-    from perpcs_cli.model.loading.identity import choose_device
-
     settings = workspace.settings
     whole = out or workspace.embeddings(what)
     path = who.shard.path(whole) if who.shard else whole
@@ -56,23 +52,23 @@ def embed(
     if not digests and not who.shard:
         hint = {"profile": "Write the profiles with `perpcs profile`."}.get(what)
         raise DataError(f"no user has a {what} to embed", where=who.path(workspace), hint=hint)
-    place = choose_device(settings.device)
     encoder = settings.embed.encoder
-    numbers = str(encoder_dtype(encoder, settings.dtype, place)).removeprefix("torch.")
+    identity = ModelIdentity(Asked(encoder, "", settings.device, settings.dtype))
+    how = identity.describe()
     provenance = Provenance(
         command="embed",
         settings={
             **workspace.task.identity,
             "max_length": settings.embed.max_length,
-            "dtype": numbers,
-            "device": place.type,
+            "dtype": how["dtype"],
+            "device": how["device"],
         },
         seed=0,
-        inputs={"encoder": fingerprint_encoder(encoder)},
+        inputs={"encoder": identity.fingerprint},
     )
 
     @cache
-    def there() -> tuple[dict[str, str], dict[str, Tensor]]:
+    def there() -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
         """(digests of all texts, what is embedded of them already). Looked at when the file is locked."""
         if not path.exists():
             return dict(digests), {}
@@ -85,12 +81,12 @@ def embed(
         known = {**old.card.users, **digests}
         # An embedding of an older history is dropped, so that it never stands beside the new one's digest.
         kept = [user for user, digest in old.card.users.items() if known[user] == digest]
-        return known, {user: torch.from_numpy(old.vector(user)) for user in kept}
+        return known, {user: old.vector(user) for user in kept}
 
     @cache
-    def elsewhere() -> dict[str, Tensor]:
+    def elsewhere() -> dict[str, NDArray[Any]]:
         """What shards have embedded; for a shard, what is in the file of all already."""
-        found: dict[str, Tensor] = {}
+        found: dict[str, NDArray[Any]] = {}
         for place in [whole] if who.shard else paths(whole):
             if not place.exists():
                 continue
@@ -99,10 +95,10 @@ def embed(
                 continue
             check_same(old.card.provenance, provenance, where=place)
             same = [user for user, digest in old.card.users.items() if digests.get(user) == digest]
-            found |= {user: torch.from_numpy(old.vector(user)) for user in same}
+            found |= {user: old.vector(user) for user in same}
         return found
 
-    def vector_of(user: str) -> Tensor | None:
+    def vector_of(user: str) -> NDArray[Any] | None:
         found = there()[1].get(user)
         return elsewhere().get(user) if found is None and who.shard else found
 
@@ -113,7 +109,7 @@ def embed(
 
     outputs = [Output(user, path, partial(vector_of, user), tidy) for user in digests]
 
-    def make(todo: Sequence[Output[Tensor]], keep: Any) -> None:
+    def make(todo: Sequence[Output[NDArray[Any]]], keep: Any) -> None:
         atomic.check_writable(path)
         known, vectors = there()
         asked = {one.name for one in todo}
@@ -126,13 +122,13 @@ def embed(
         left = [one for one in todo if one.name not in made]
         try:
             if left:
-                model = load_encoder(
-                    encoder, device=settings.device, dtype=settings.dtype, max_length=settings.embed.max_length
-                )
+                from perpcs_cli.model.encoder import load_encoder
+
+                model = load_encoder(identity.found, settings.embed.max_length)
                 saved = time.monotonic()
             with report.progress("embedding", len(left)) as bar:
                 for one in left:
-                    made[one.name] = model.embed(texts[one.name], who=f"user {one.name}")
+                    made[one.name] = model.embed(texts[one.name], who=f"user {one.name}").numpy()
                     keep(one, made[one.name])
                     bar.advance(1, one.name)
                     if time.monotonic() - saved > SAVE_SECONDS:

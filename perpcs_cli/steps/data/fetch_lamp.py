@@ -54,7 +54,7 @@ def fetch_lamp(
     force: bool = False,
     dry_run: bool = False,
     report: Report = SILENT,
-) -> tuple[list[Fetched], tuple[ImportResult, Outcome[bool] | None] | None]:
+) -> tuple[list[Fetched], tuple[ImportResult[int], Outcome[bool] | None] | None]:
     """(LaMP's files in the cache, what `import_users` says of them; None for a dry run where files are missing).
 
     A file that is in the cache as it came is not fetched again, unless `force`. Raises UsageError where no task of

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from perpcs_cli.artifacts.io import typed_files
 from perpcs_cli.steps.data.import_users import write_once
 from perpcs_cli.steps.job import Outcome
 from perpcs_cli.steps.report import SILENT, Report
@@ -29,4 +31,5 @@ def synth(
     Groups of users share one of `forms` forms of headlines, and others an ending; their ids name the form.
     """
     made = make_users(count, history, queries, places.seed(seed), forms)
-    return write_once(out or places.users, made, force=force, dry_run=dry_run, report=report)
+    lines = partial(typed_files.jsonl_lines, made)
+    return write_once(out or places.users, lines, force=force, dry_run=dry_run, report=report)

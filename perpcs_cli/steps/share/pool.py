@@ -77,14 +77,13 @@ def build_pool(
     def finished() -> Pool | None:
         if not path.exists():
             return None
-        before = open_pool(path).manifest
-        check_same(before.provenance, provenance, where=path)
+        before = open_pool(path)
+        check_same(before.manifest.provenance, provenance, where=path)
         own = {copies.name(name) if copies else name: directory / name for name in found}
-        same = is_built_from(path, own, gates=gates, embeddings=embeddings)
-        if same is None:
+        if not is_built_from(before, own, gates=gates, embeddings=embeddings):
             hint = "Use --force to build it again, or --out for another pool."
             raise UsageError("already exists, of other sharers or of what they gave before", where=path, hint=hint)
-        return same
+        return before.manifest
 
     def make() -> Pool:
         pool = build.build_pool(

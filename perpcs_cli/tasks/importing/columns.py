@@ -30,12 +30,12 @@ ROWS = 10_000
 
 
 def read_columns(paths: Sequence[Path], task: Task) -> Sources:
-    """Read files and directories. Raises DataError for a file that is missing or has no such form."""
+    """Read files and directories. Raises DataError for a file that is missing or has no such form, when its users are
+    asked for."""
     reader = _Reader(task)
     for file in dict.fromkeys(file for path in paths for file in _files(path)):
         problems = reader.sources.problems[file] = []
-        users = [reader.user(file, record, row) for record, row in _records(file, problems)]
-        reader.sources.users.append(users)
+        reader.sources.users.append(reader.users(file, problems))
     return reader.sources
 
 
@@ -130,6 +130,10 @@ class _Reader:
     sources: Sources = field(default_factory=Sources)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By user and kind: the rows without an id so far."""
+
+    def users(self, file: Path, problems: list[Problem]) -> Iterator[RawUser]:
+        """What the records of a file say, each read when it is asked for."""
+        return (self.user(file, record, row) for record, row in _records(file, problems))
 
     def user(self, file: Path, record: str, row: dict[str, Any]) -> RawUser:
         """What a record says: a user, or one item of one."""

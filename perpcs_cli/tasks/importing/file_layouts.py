@@ -169,23 +169,35 @@ def _holds_lines(path: Path) -> bool:
     return len(first) > 1
 
 
-def read_records(path: Path, problems: list[Problem]) -> list[tuple[str, dict[str, Any]]]:
-    """(where, object) for each object of a file: a JSON list of them, or one a line.
+def read_records(path: Path, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, object) for each object of a file: a JSON list of them, or one a line, of which none is kept.
 
     What is none is a problem. Raises DataError for a file that holds no JSON object at all.
     """
+    # A pipe can be read but once.
+    if path.is_file() and not is_list(path) and _holds_lines(path):
+        lines = ((f"line {number}", line) for number, line in typed_files.lines(path))
+        yield from _some(_objects(path, lines, problems), path, "another value follows the first")
+        return
     data = typed_files.without_mark(typed_files.read_bytes(path))
     try:
         content = decoded(data)
     except typed_files.UNREADABLE as error:
-        found = list(_objects(path, _numbered(data), problems))
-        if not found:
-            raise DataError(f"not valid JSON: {error}", where=path, hint=LINES) from None
-        return found
+        yield from _some(_objects(path, _numbered(data), problems), path, str(error))
+        return
     if not isinstance(content, list | dict):
         raise DataError("holds no JSON object", where=path, hint=LINES)
     rows = [("line 1", content)] if isinstance(content, dict) else [(f"[{n}]", row) for n, row in enumerate(content)]
-    return [(record, row) for record, row in rows if _is_object(row, path, record, problems)]
+    yield from ((record, row) for record, row in rows if _is_object(row, path, record, problems))
+
+
+def _some(rows: Iterable[tuple[str, dict[str, Any]]], path: Path, error: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows. Raises DataError where there is none."""
+    number = 0
+    for number, row in enumerate(rows, start=1):  # noqa: B007
+        yield row
+    if not number:
+        raise DataError(f"not valid JSON: {error}", where=path, hint=LINES)
 
 
 def _each_own(path: Path, lines: Iterable[tuple[str, bytes]], problems: list[Problem], error: str) -> Iterator[RawUser]:

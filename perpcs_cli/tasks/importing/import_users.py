@@ -9,11 +9,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -27,25 +27,51 @@ from perpcs_cli.tasks.importing.time_order import in_time_order
 from perpcs_cli.tasks.prompts import query_fields
 from perpcs_cli.tasks.spec import Task, named_task
 
+T = TypeVar("T")
 
-class ImportResult(msgspec.Struct, frozen=True):
+
+class Counts(msgspec.Struct):
+    """How much was read."""
+
+    users: int = 0
+    items: int = 0
+    queries: int = 0
+    answered: int = 0
+
+    def add(self, user: User) -> None:
+        """Count a user."""
+        self.users += 1
+        self.items += len(user.history)
+        self.queries += len(user.queries)
+        self.answered += sum(query.output is not None for query in user.queries)
+
+
+class ImportResult(msgspec.Struct, Generic[T], frozen=True):
     """The users that were read, what was broken and left out, and what else is worth knowing."""
 
-    users: list[User]
+    users: list[T]
+    counts: Counts
     problems: list[Problem]
     notes: list[str]
 
 
-def load(sources: Sequence[Path], task: Task) -> ImportResult:
+def load(sources: Sequence[Path], task: Task) -> ImportResult[User]:
+    """Read users of `task`, and hold them all. Raises what `read_users` raises."""
+    return read_users(sources, task, lambda user: user)
+
+
+def read_users(sources: Sequence[Path], task: Task, keep: Callable[[User], T]) -> ImportResult[T]:
     """Read users of `task` from files and directories, in any of LaMP's layouts or, of a task whose queries have
     fields, in the columns that its file names.
 
-    Raises DataError for a file that cannot be read at all and for labels of another task.
+    Each goes to `keep` when it is whole, and what that returns is held in the order in which users occur; a user is
+    held until then only where several records make one. Raises DataError for a file that cannot be read at all and for
+    labels of another task.
     """
     found = read_sources(sources) if task.lamp else read_columns(sources, task)
     for file, name in found.tasks.items():
         _check_task(file, name, task)
-    importer = _Importer(task)
+    importer = _Importer(task, keep)
     for gold in found.golds:
         importer.add_gold(gold)
     for user in chain.from_iterable(found.users):
@@ -82,10 +108,14 @@ class _Collected:
 
 
 @dataclass
-class _Importer:
+class _Importer(Generic[T]):
     task: Task
+    keep: Callable[[User], T]
     problems: list[Problem] = field(default_factory=list)
-    users: dict[str, _Collected] = field(default_factory=dict)
+    users: dict[str, _Collected | T] = field(default_factory=dict)
+    """By id: what was kept of a user who is whole, and those to whom other records may add."""
+    counts: Counts = field(default_factory=Counts)
+    unsorted: int = 0
     golds: dict[str, str] = field(default_factory=dict)
     query_ids: set[str] = field(default_factory=set)
     ignored: set[str] = field(default_factory=set)
@@ -128,16 +158,25 @@ class _Importer:
         profile = raw.profile if isinstance(raw.profile, str) else None
         if raw.profile is not None and profile is None:
             self.problem(raw.file, raw.record, "profile", _flaw(raw.profile, "is not text"))
-        user = self.users.get(user_id)
-        if user is None:
-            user = self.users[user_id] = _Collected(joins=raw.joins, profile=profile)
-        elif not (user.joins and raw.joins):
+        user = self.users[user_id] if user_id in self.users else _Collected(joins=raw.joins, profile=profile)
+        if not isinstance(user, _Collected) or (user_id in self.users and not raw.joins):
             self.problem(raw.file, raw.record, "user_id", f"user {user_id!r} occurs twice")
             return
         for place, item in enumerate(self.rows(raw, raw.history, raw.history_field)):
             self.add_item(user, raw.file, raw.place(raw.history_field, place), place, item)
         for place, query in enumerate(self.rows(raw, raw.queries, raw.queries_field)):
             self.add_query(user, raw.file, raw.place(raw.queries_field, place), query)
+        self.users[user_id] = user if raw.joins else self.whole(user_id, user)
+
+    def whole(self, user_id: str, collected: _Collected) -> T:
+        """What is kept of a user to whom nothing more can come."""
+        history = in_time_order(collected.items)
+        if history is None:
+            self.unsorted += 1
+            history = collected.items
+        user = User(user_id=user_id, history=history, queries=collected.queries, profile=collected.profile)
+        self.counts.add(user)
+        return self.keep(user)
 
     def rows(self, raw: RawUser, value: object, name: str) -> list[object]:
         if isinstance(value, list):
@@ -228,31 +267,19 @@ class _Importer:
             return None
         return query
 
-    def result(self, unread: Iterable[Problem]) -> ImportResult:
+    def result(self, unread: Iterable[Problem]) -> ImportResult[T]:
         """What was found; `unread`: the problems of what could not be read at all, which come first."""
-        users, unsorted = [], 0
-        for user_id, collected in self.users.items():
-            history = in_time_order(collected.items)
-            if history is None:
-                unsorted += 1
-            users.append(
-                User(
-                    user_id=user_id,
-                    history=collected.items if history is None else history,
-                    queries=collected.queries,
-                    profile=collected.profile,
-                )
-            )
-        return ImportResult(users, [*unread, *self.problems], self.notes(unsorted))
+        users = [self.whole(name, one) if isinstance(one, _Collected) else one for name, one in self.users.items()]
+        return ImportResult(users, self.counts, [*unread, *self.problems], self.notes())
 
-    def notes(self, unsorted: int) -> list[str]:
+    def notes(self) -> list[str]:
         notes = []
         if self.ignored:
             names = sorted(self.ignored)
             shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
             notes.append(f"fields left out, not used by {self.task.name} ({len(names)}): {shown}")
-        if unsorted:
-            notes.append(f"histories left in the file's order, for want of readable dates: {unsorted}")
+        if self.unsorted:
+            notes.append(f"histories left in the file's order, for want of readable dates: {self.unsorted}")
         unmatched = len(self.golds.keys() - self.query_ids)
         if unmatched:
             notes.append(f"labels left out, belonging to no query: {unmatched}")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from perpcs_cli.artifacts.pools import text_leaks
 from perpcs_cli.artifacts.pools.text_leaks import LETTERS, find_names, find_words, odd_content, windows
 from perpcs_cli.artifacts.users import Query, User
 
@@ -43,6 +44,33 @@ def test_a_window_is_as_short_as_it_can_be(some: list[str]) -> None:
 def test_a_quoted_text_is_found_wherever_it_stands(before: list[str], text: list[str], after: list[str]) -> None:
     quoted = windows(" ".join([*before, *text, *after]))
     assert windows(" ".join(text)) <= quoted
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "the", "7", "49", "a1b2c3", "otters", "trumpet", "borrowed", "overnight", "é"]),
+        max_size=30,
+    )
+)
+def test_windows_are_counted_word_by_word(some: list[str]) -> None:
+    naive = set()
+    for start in range(len(some)):
+        for end in range(start + 1, len(some) + 1):
+            found = "".join(some[start:end])
+            if len(found) >= LETTERS:
+                naive |= {" ".join(some[start:end])} if 2 * sum(map(str.isalpha, found)) >= LETTERS else set()
+                break
+    assert windows(" ".join(some)) == naive
+
+
+@given(st.integers(0, 40), st.integers(0, 60), st.integers(1, 40))
+def test_a_stretch_is_found_across_blocks(tmp_path_factory, before: int, length: int, block: int) -> None:
+    path = tmp_path_factory.mktemp("stretch") / "t.dat"
+    text = ("nine quiet otters borrowed the mayors trumpet " * 2)[:length]
+    path.write_bytes(b"\0" * before + text.encode() + b"\0" * 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_leaks, "BLOCK", block)
+        assert list(text_leaks.texts_in(path)) == [text] * (length >= LETTERS)
 
 
 def test_scripts_without_spaces() -> None:

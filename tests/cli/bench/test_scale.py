@@ -12,6 +12,7 @@ STEPS = [
     "import",
     "pool build",
     "pool build, finished",
+    "pool build, known",
     "similar",
     "retrieve",
     "assemble",

@@ -15,6 +15,7 @@ from shell import DATA, USAGE, Shell, named, refused
 from perpcs_cli.artifacts.embeddings import read_embeddings
 from perpcs_cli.artifacts.users import read_users, write_users
 from perpcs_cli.model.encoder import Encoder, load_encoder
+from perpcs_cli.model.loading.identity import identify
 from perpcs_cli.steps import shards
 
 FILE = "embeddings.safetensors"
@@ -26,7 +27,7 @@ def test_everyone_is_embedded(shell: Shell) -> None:
     found = read_embeddings(shell.root / FILE)
     user, *_ = read_users(shell.root / "users.jsonl").values()
     texts = [f"Article: {item['text']} Headline: {item['title']}" for item in user.history]
-    encoder = load_encoder(str(shell.model), device="cpu", dtype="float32", max_length=512)
+    encoder = load_encoder(identify(str(shell.model), device="cpu", dtype="float32"), 512)
     assert found.vector(user.user_id).tolist() == encoder.embed(texts).tolist()
     assert not any(str(item["title"]) in str(found.card) for item in user.history)
 

@@ -22,6 +22,7 @@ from perpcs_cli.artifacts.profiles import Profile, read_info, read_profiles, wri
 from perpcs_cli.artifacts.settings import ProfileSettings
 from perpcs_cli.artifacts.users import User, read_users, write_users
 from perpcs_cli.model.encoder import load_encoder
+from perpcs_cli.model.loading.identity import identify
 from perpcs_cli.steps import shards
 from perpcs_cli.steps.workspace import Who, open_workspace
 from perpcs_cli.tasks.profile_prompts import profile_lines, profile_prompt
@@ -258,7 +259,7 @@ def test_profiles_are_embedded_into_a_file_of_their_own(shell: Shell) -> None:
     assert "warning: 7 users have no profile to embed" in done.stderr
     assert json.loads(done.stdout)["path"] == "profile-embeddings.safetensors"
     found = read_embeddings(shell.root / "profile-embeddings.safetensors", "profile")
-    encoder = load_encoder(str(shell.model), device="cpu", dtype="float32", max_length=512)
+    encoder = load_encoder(identify(str(shell.model), device="cpu", dtype="float32"), 512)
     assert found.vector(name).tolist() == encoder.embed(["likes rain"]).tolist()
     assert "likes rain" not in str(found.card)
     only = f"embed --what profile --encoder MODEL --user {other}"

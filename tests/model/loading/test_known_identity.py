@@ -8,16 +8,20 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import hub_cache
+from huggingface_hub import constants
 
+from perpcs_cli.artifacts import caches
+from perpcs_cli.artifacts.caches import SETTLED_NS
 from perpcs_cli.model.loading import known_identity
-from perpcs_cli.model.loading.known_identity import SETTLED_NS, Asked, recall, remember
+from perpcs_cli.model.loading.known_identity import Asked, recall, remember
 
 
 @pytest.fixture
 def model(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the tiny model, seen from a time when its files have settled."""
     now = time.time_ns
-    monkeypatch.setattr(known_identity.time, "time_ns", lambda: now() + 2 * SETTLED_NS)
+    monkeypatch.setattr(caches.time, "time_ns", lambda: now() + 2 * SETTLED_NS)
     monkeypatch.setattr(known_identity, "cache_directory", lambda: tmp_path / "cache")
     return Path(shutil.copytree(tiny_dir, tmp_path / "model"))
 
@@ -75,10 +79,10 @@ def test_other_devices_are_seen(model: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_files_that_have_just_changed_are_not_believed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newest = max(path.stat().st_ctime_ns for path in model.iterdir())
     asked = Asked(str(model), "", "auto", "auto")
-    monkeypatch.setattr(known_identity.time, "time_ns", lambda: newest + SETTLED_NS - 1)
+    monkeypatch.setattr(caches.time, "time_ns", lambda: newest + SETTLED_NS - 1)
     assert asked.state() is None
     assert not kept(asked)
-    monkeypatch.setattr(known_identity.time, "time_ns", lambda: newest + SETTLED_NS)
+    monkeypatch.setattr(caches.time, "time_ns", lambda: newest + SETTLED_NS)
     assert kept(asked)
 
 
@@ -100,3 +104,39 @@ def test_a_broken_record_is_none(model: Path, damage: bytes) -> None:
 def test_without_a_place_for_records_there_are_none(model: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     assert not kept(Asked(str(model), "", "auto", "auto"))
+
+
+@pytest.fixture
+def hub(tiny_dir: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, with the model as owner/tiny."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    hub_cache(tmp_path / "hub", "owner/tiny", model)
+    return tmp_path / "hub"
+
+
+def test_a_hub_id_is_its_snapshot(hub: Path, model: Path) -> None:
+    asked = Asked("owner/tiny", "", "auto", "auto")
+    assert kept(asked)
+    assert Asked("owner/other", "", "auto", "auto").state() is None
+    # Other content, in another snapshot and in a blob.
+    other = shutil.copytree(model, model.with_name("other"))
+    (other / "config.json").write_text("{}")
+    hub_cache(hub, "owner/tiny", other, commit="b" * 40)
+    assert recall(asked) is None
+    assert kept(asked)
+    (other / "config.json").write_text("[]")
+    assert recall(asked) is None
+
+
+@pytest.mark.parametrize("commit", ["", "c" * 40, "../../..", "a" * 41, "\0"])
+def test_a_hub_id_without_a_snapshot(hub: Path, commit: str) -> None:
+    (hub / "models--owner--tiny" / "refs" / "main").write_text(commit)
+    assert Asked("owner/tiny", "", "auto", "auto").state() is None
+
+
+def test_what_changes_while_it_is_looked_at_is_not_kept(model: Path) -> None:
+    asked = Asked(str(model), "", "auto", "auto")
+    state = asked.state()
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    remember(asked, state, "abc", {})
+    assert not asked.place.exists()

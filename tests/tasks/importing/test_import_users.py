@@ -10,8 +10,9 @@ import pytest
 
 from perpcs_cli.artifacts.users import Query, User, write_users
 from perpcs_cli.errors import DataError
+from perpcs_cli.tasks.importing import file_layouts
 from perpcs_cli.tasks.importing.file_layouts import read_sources
-from perpcs_cli.tasks.importing.import_users import load
+from perpcs_cli.tasks.importing.import_users import load, read_users
 from perpcs_cli.tasks.importing.time_order import in_time_order
 from perpcs_cli.tasks.spec import get_task
 
@@ -381,3 +382,32 @@ def test_real_data_imports_without_problems(name: str) -> None:
     assert found.problems == []
     assert all(user.history and user.queries for user in found.users)
     assert all(query.output for user in found.users for query in user.queries)
+
+
+def test_users_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each goes its way before the next record is read, of lines and of a list."""
+    write_users(tmp_path / "users.jsonl", [User(user_id=str(number)) for number in range(5)])
+    put(tmp_path / "users.json", [per_pcs(user_id=str(number), query=[]) for number in range(5, 10)])
+    seen: list[str] = []
+    decoded = file_layouts.decoded
+    monkeypatch.setattr(file_layouts, "decoded", lambda data: seen.append("read") or decoded(data))
+    found = read_users([tmp_path / "users.jsonl", tmp_path / "users.json"], HEADLINES, lambda user: seen.append("kept"))
+    assert seen[1:] == ["read", "kept"] * 10
+    assert (found.counts.users, found.counts.items, len(found.users)) == (10, 5, 10)
+
+
+def test_users_stand_in_the_order_in_which_they_occur(tmp_path: Path) -> None:
+    """Those who are whole at once, and those to whom later records add."""
+
+    def asks(query: str, user: str) -> dict[str, object]:
+        item = {"id": "1", "text": "It rained.", "title": "Rain"}
+        return {"id": query, "user_id": user, "input": f"{ASK}{query}.", "profile": [item]}
+
+    whole = [per_pcs(user_id=user) for user in "my"]
+    mixed = [asks("a", "y"), whole[0], asks("b", "x"), asks("c", "y"), whole[1], asks("d", "m")]
+    found = load([put(tmp_path / "users.json", mixed)], HEADLINES)
+    assert [(user.user_id, len(user.queries)) for user in found.users] == [("y", 2), ("m", 1), ("x", 1)]
+    assert [str(problem).split(": ", 1)[1] for problem in found.problems] == [
+        "[4]: user_id: user 'y' occurs twice",
+        "[5]: user_id: user 'm' occurs twice",
+    ]
