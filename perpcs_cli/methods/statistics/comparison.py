@@ -13,7 +13,7 @@ import numpy as np
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.labels import is_labels, read_labels
 from perpcs_cli.artifacts.metrics import Metrics, Resampling, Source, SystemMetrics, UserValues
-from perpcs_cli.artifacts.predictions import read_info, read_predictions
+from perpcs_cli.artifacts.predictions import each_prediction, read_info
 from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, shortened
 from perpcs_cli.methods.statistics.bootstrap import Bootstrapped, Floats, bootstrap, sum_by_group
@@ -48,9 +48,8 @@ def read_answers(path: Path) -> Answers:
     if is_labels(path):
         labels = read_labels(path)
         return Answers(path, {("", gold.id): gold.output for gold in labels.golds}, False, labels.task)
-    rows = read_predictions(path)
-    answers = Answers(path, {(row.user_id, row.id): row.output for row in rows}, True)
-    info = read_info(path, rows)
+    answers = Answers(path, {(row.user_id, row.id): row.output for row in each_prediction(path)}, True)
+    info = read_info(path, len(answers.texts))
     return answers if info is None else replace(answers, task=info.task, model_label=info.model_label)
 
 
