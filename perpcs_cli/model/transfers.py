@@ -43,17 +43,18 @@ class Upload:
         self.device = device
         self.sent: Tensor | None = None
         self._arrays: list[Sent] = []
-        self._size = 0
+        self.size = 0
+        """Words of eight bytes so far."""
 
     def add(self, array: Array) -> Sent:
         """Let an array go with the others."""
-        self._arrays.append(Sent(array, self._size, self))
-        self._size += _words(array)
+        self._arrays.append(Sent(array, self.size, self))
+        self.size += _words(array)
         return self._arrays[-1]
 
     def send(self) -> None:
         """Copy all arrays; the host goes on while the device takes them."""
-        laid = np.zeros(max(1, self._size), np.int64)
+        laid = np.zeros(max(1, self.size), np.int64)
         for one in self._arrays:
             laid[one.start :].view(one.array.dtype)[: one.array.size] = one.array.reshape(-1)
         words = torch.tensor(laid)

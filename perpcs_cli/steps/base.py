@@ -136,9 +136,9 @@ class StepModel:
         import torch
 
         from perpcs_cli.model.engine.memory import watched
-        from perpcs_cli.model.engine.packed_check import check_packed
         from perpcs_cli.model.loading.base import load_base, with_task_adapter
         from perpcs_cli.model.loading.number_type import choose_dtype, read_widths
+        from perpcs_cli.model.packed.check import check_packed
 
         settings = self.settings
         key = (settings.model, self._targets, self.fingerprint, settings.device, self.describe()["dtype"])

@@ -105,7 +105,7 @@ def test_a_model_that_does_not_fit_into_the_memory(workspace: Workspace, monkeyp
     def full(base: Base) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("perpcs_cli.model.engine.packed_check.check_packed", full)
+    monkeypatch.setattr("perpcs_cli.model.packed.check.check_packed", full)
     with pytest.raises(PerpcsError, match="does not fit into the memory of cpu"):
         loaded(workspace)
 
@@ -116,7 +116,7 @@ def test_a_model_that_is_no_plain_decoder_is_refused_when_it_is_loaded(
     def other(base: Base) -> None:
         raise PerpcsError("says other things")
 
-    monkeypatch.setattr("perpcs_cli.model.engine.packed_check.check_packed", other)
+    monkeypatch.setattr("perpcs_cli.model.packed.check.check_packed", other)
     with pytest.raises(PerpcsError, match="says other things"):
         loaded(workspace)
 

@@ -20,7 +20,6 @@ from perpcs_cli.methods.per_pcs.history_batches import make_batches
 from perpcs_cli.model.engine.batching import Encoded, make_batch
 from perpcs_cli.model.engine.decode import generate
 from perpcs_cli.model.engine.memory import Halving
-from perpcs_cli.model.engine.packed_check import check_packed
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter, Weights
 from perpcs_cli.model.engine.sampling import Sampling
@@ -28,6 +27,8 @@ from perpcs_cli.model.engine.scoring import score
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.loading.identity import choose_device
 from perpcs_cli.model.loading.number_type import Widths, measure
+from perpcs_cli.model.packed.check import check_packed
+from perpcs_cli.model.packed.recorded import Recordings
 from perpcs_cli.model.training.train import Job, new_gates, new_lora, train
 
 NEAR = {"atol": 2e-4, "rtol": 1e-3}
@@ -95,6 +96,17 @@ def test_decoding_says_the_same_tokens(base: Base, exact: Base, pool: OpenPool) 
     assert answers(base, pool, batch_rows=2) == answers(base, pool)
 
 
+def test_passes_are_recorded(base: Base, pool: OpenPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, where they say what passes say that are not."""
+    played: list[object] = []
+    honest = Recordings.run
+    monkeypatch.setattr(Recordings, "run", lambda self, *given: played.append(given[0]) or honest(self, *given))
+    found = answers(base, pool, max_new_tokens=24)
+    assert bool(played) == (base.device.type == "cuda")
+    monkeypatch.setattr("perpcs_cli.model.packed.rows.can_record", lambda base: False)
+    assert answers(base, pool, max_new_tokens=24) == found
+
+
 def test_drawing_says_the_same_tokens(base: Base, exact: Base, pool: OpenPool) -> None:
     drawn = {"sampling": Sampling(temperature=0.8, top_p=0.9, seed=3)}
     assert answers(base, pool, **drawn) == answers(exact, pool, **drawn)
@@ -134,27 +146,31 @@ def test_assembly_chooses_the_same_pieces(base: Base, exact: Base, pool: OpenPoo
     assert assembled(base, pool) == found
 
 
-def trained(base: Base, *, gates: bool) -> list[Job]:
+def trained(base: Base, *, gates: bool, dropout: float = 0.0) -> list[Job]:
     jobs = []
     for seed, name in enumerate(("u", "v")):
         rows = random_rows(base, [(9, 3), (20, 4), (14, 2), (11, 5)], seed)
         job = new_lora(base, name, rows, LORA, 0)
         pieces = {module: (a.detach(), b.detach() + 0.05) for module, (a, b) in job.pieces.items()}
         jobs.append(new_gates(base, name, rows, pieces, 1.0) if gates else job)
-    train(base, jobs, TRAIN, seed=0, dropout=LORA.dropout)
+    train(base, jobs, TRAIN, seed=0, dropout=dropout)
     return jobs
 
 
 @pytest.mark.parametrize("gates", [False, True])
 def test_training(base: Base, exact: Base, gates: bool) -> None:
-    found, expected = trained(base, gates=gates), trained(exact, gates=gates)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(trained(base, gates=gates), trained(exact, gates=gates), strict=True):
         assert not one.failure
         assert [step.loss for step in one.log] == pytest.approx([step.loss for step in other.log], rel=1e-3)
         assert one.log[-1].loss != one.log[0].loss
-    again = trained(base, gates=gates)
-    for one, other in zip(found, again, strict=True):
-        assert one.log == other.log
+
+
+@pytest.mark.parametrize("gates", [False, True])
+def test_training_is_the_same_each_time(base: Base, gates: bool) -> None:
+    """Dropout too, which each kind of device draws from a generator of its own."""
+    plain, found, again = (trained(base, gates=gates, dropout=rate) for rate in (0.0, 0.1, 0.1))
+    for one, other, without in zip(found, again, plain, strict=True):
+        assert one.log == other.log != without.log
         for mine, theirs in zip(one.parameters, other.parameters, strict=True):
             assert torch.equal(mine, theirs)
 

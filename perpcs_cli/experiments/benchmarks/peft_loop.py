@@ -14,7 +14,8 @@ import torch
 from perpcs_cli.artifacts.adapter import Adapter
 from perpcs_cli.artifacts.settings import PredictSettings
 from perpcs_cli.model.engine.batching import Encoded, make_batch
-from perpcs_cli.model.engine.decode import Techniques, generate
+from perpcs_cli.model.engine.decode import generate
+from perpcs_cli.model.engine.decoded_rows import Techniques
 from perpcs_cli.model.engine.drafts import Drafts
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.piece_cache import PieceCache

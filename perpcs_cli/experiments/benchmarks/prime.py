@@ -24,7 +24,7 @@ from perpcs_cli.tasks.prompts import Prompt, digest
 
 if TYPE_CHECKING:
     from perpcs_cli.model.engine.batching import Encoded
-    from perpcs_cli.model.engine.decode import Techniques
+    from perpcs_cli.model.engine.decoded_rows import Techniques
 
 POPULATION = 7
 """Candidates of a generation: CMA-ES's own number for three weights."""
@@ -124,7 +124,7 @@ def _time(
 ) -> PrimeTimes:
     """Time the engine and what it is measured against on one base."""
     from perpcs_cli.experiments.benchmarks.peft_loop import DecodingComparison
-    from perpcs_cli.model.engine.decode import Techniques
+    from perpcs_cli.model.engine.decoded_rows import Techniques
     from perpcs_cli.model.engine.drafts import Drafts
 
     predict = model.settings.predict

@@ -16,9 +16,11 @@ from perpcs_cli.experiments.costs.device_specs import Device
 from perpcs_cli.experiments.costs.flops_and_bytes import Lora
 from perpcs_cli.experiments.costs.model_shape import Shape
 from perpcs_cli.model.engine.batching import Encoded, make_batch
-from perpcs_cli.model.engine.decode import Techniques, generate
+from perpcs_cli.model.engine.decode import generate
+from perpcs_cli.model.engine.decoded_rows import Techniques
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
+from perpcs_cli.model.fused import fused
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.training.train import new_lora, train
 
@@ -89,7 +91,8 @@ def _cut(rows: list[Encoded], tokens: int) -> list[Encoded]:
 @torch.inference_mode()
 def read_rows(base: Base, rows: list[Encoded]) -> None:
     """A pass over known tokens, with the last place's logits alone."""
-    base.model(**make_batch(base, rows).inputs(), use_cache=False, logits_to_keep=1)
+    with fused(base):
+        base.model(**make_batch(base, rows).inputs(), use_cache=False, logits_to_keep=1)
 
 
 def decode_seconds(

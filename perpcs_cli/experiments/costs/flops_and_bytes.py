@@ -106,19 +106,19 @@ def saved_bytes(shape: Shape, lora: Lora, line: LineShape, training: Training) -
         kept = shape.layers * tokens * h * c
     else:
         # In the first layer the norm does not lead to anything that is trained.
-        kept = shape.layers * layer_bytes(shape, lora, line, training) - tokens * (4 * h + 4)
+        kept = shape.layers * layer_bytes(shape, lora, line, training) - tokens * (c * h + 4)
         # The rotation's cosines and sines, which the layers share.
         kept += 2 * tokens * shape.head_dim * c
     # The last norm, and the distributions of a chunk of answers.
-    return kept + tokens * (4 * h + 4) + 4 * min(CHUNK, line.answers) * shape.vocab
+    return kept + tokens * (c * h + 4) + 4 * min(CHUNK, line.answers) * shape.vocab
 
 
 def layer_bytes(shape: Shape, lora: Lora, line: LineShape, training: Training) -> int:
     """Bytes that autograd keeps of one layer; see `saved_bytes`."""
     c, tokens, h = BYTES[training.dtype], line.tokens, shape.hidden
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    # A norm keeps its input and the inverse deviation, in float32.
-    norms = 2 * tokens * (4 * h + 4)
+    # A norm keeps its input, and the inverse deviation in float32.
+    norms = 2 * tokens * (c * h + 4)
     # The kernel keeps q, k, v, its output and a number per head and query.
     attention = tokens * (c * (2 * query + 2 * key) + 4 * shape.heads)
     mlp = 3 * tokens * shape.intermediate * c

@@ -31,6 +31,7 @@ from perpcs_cli.model.engine.lora_layer import Pieces, attached
 from perpcs_cli.model.engine.memory import release, total_bytes, watched
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.sampling import state_at
+from perpcs_cli.model.fused import fused
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.transfers import Upload, integers
 
@@ -124,7 +125,7 @@ class Assembler:
     def walk(self, passes: Sequence[Sequence[HistoryBatch]]) -> list[list[Weights]]:
         """The weights of each batch in each of several passes, which go through the linear layers side by side: gates
         that are not kept are read once for all of them. Raises torch.OutOfMemoryError where they do not fit."""
-        with watched(), attached(self.base, self, merge=self.settings.merge):
+        with watched(), fused(self.base), attached(self.base, self, merge=self.settings.merge):
             planned = [self.plan(some) for some in passes]
             if self.applies:
                 found = in_turns([partial(self.run_on_device, one) for one in planned])
@@ -154,7 +155,7 @@ class Assembler:
         return self._run(batches)
 
     def _run(self, batches: Sequence[HistoryBatch]) -> list[Weights]:
-        with attached(self.base, self, merge=self.settings.merge):
+        with fused(self.base), attached(self.base, self, merge=self.settings.merge):
             one = self.plan(batches)
             return self.read(one, self.run_on_device(one))
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from perpcs_cli.artifacts.settings import AssembleSettings
 from perpcs_cli.model.engine.sampling import gumbel
 
+SORTED = 64
+"""Of so few sharers all are sorted, which is one kernel."""
 LEAST = -1e300
 """What the logarithm of a chance is at least, so that one that vanishes can still be drawn where nothing else is."""
 
@@ -43,33 +45,33 @@ def choose(scores: Tensor, settings: AssembleSettings, states: Tensor | None = N
     wide = max(k, min(settings.sample_from, everyone)) if settings.sample else k
     places = best(scores, everyone if settings.top_p is not None else wide)
     exact = scores.gather(1, places).double()
-    able = exact.isfinite()
     if settings.top_p is not None:
-        softmax = _softmax(exact, able, settings.temperature)
+        softmax = _softmax(exact, settings.temperature)
         # A sharer stays where those before it do not yet reach p.
         reached = (softmax.cumsum(1) - softmax < settings.top_p).sum(1, keepdim=True)
         reached = reached.clamp(min=k if settings.sample and settings.keep_k else 0)
-        able = able & (torch.arange(everyone, device=scores.device) < reached)
+        exact = exact.masked_fill(torch.arange(everyone, device=scores.device) >= reached, -torch.inf)
     if settings.sample:
         if states is None:
             raise ValueError("sampling needs the states of its noise")
-        chances = _scaled(exact, able, settings.temperature).clamp(min=LEAST)
-        noisy = (chances + gumbel(states, places.shape[1])).masked_fill(~able, -torch.inf)
+        chances = _scaled(exact, settings.temperature).clamp(min=LEAST)
+        noisy = (chances + gumbel(states, places.shape[1])).masked_fill(exact == -torch.inf, -torch.inf)
         drawn = noisy.sort(stable=True, dim=1, descending=True).indices[:, :k]
-        places, exact, able = places.gather(1, drawn), exact.gather(1, drawn), able.gather(1, drawn)
+        places, exact = places.gather(1, drawn), exact.gather(1, drawn)
+    out = exact == -torch.inf
     if settings.aggregate == "uniform":
-        weights = able.double() / able.sum(1, keepdim=True).clamp(min=1)
+        weights = (~out).double() / (~out).sum(1, keepdim=True).clamp(min=1)
     else:
-        weights = _softmax(exact, able, settings.temperature)
-    return Choice(places.masked_fill(~able, -1), weights)
+        weights = _softmax(exact, settings.temperature)
+    return Choice(places.masked_fill_(out, -1), weights)
 
 
 def best(scores: Tensor, count: int) -> Tensor:
     """[G, count]: the places of the `count` largest of each row of `scores` [G, S], best first; of equal ones the
     first."""
     everyone = scores.shape[1]
-    if count == everyone:
-        return scores.sort(stable=True, dim=1, descending=True).indices
+    if count == everyone or everyone <= SORTED:
+        return scores.sort(stable=True, dim=1, descending=True).indices[:, :count]
     # As integers in the order of the numbers, with the place below: no two are equal, and only the best are sorted.
     bits = (scores + 0.0).view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -77,12 +79,12 @@ def best(scores: Tensor, count: int) -> Tensor:
     return ((ordered.long() << 32) | behind).topk(count, dim=1).indices
 
 
-def _scaled(exact: Tensor, able: Tensor, temperature: float) -> Tensor:
-    """Scores / temperature, -inf for those who are not able. The largest is taken off first: however low the
-    temperature, none is NaN."""
-    largest = exact.masked_fill(~able, -torch.inf).amax(1, keepdim=True)
-    return ((exact - largest) / temperature).masked_fill(~able, -torch.inf)
+def _scaled(exact: Tensor, temperature: float) -> Tensor:
+    """Scores / temperature, the largest taken off first, so that however low the temperature none is infinite; NaN
+    where all of a row's are -inf."""
+    return (exact - exact.amax(1, keepdim=True)) / temperature
 
 
-def _softmax(exact: Tensor, able: Tensor, temperature: float) -> Tensor:
-    return torch.softmax(_scaled(exact, able, temperature), dim=1).masked_fill(~able, 0)
+def _softmax(exact: Tensor, temperature: float) -> Tensor:
+    """0 where a score is -inf."""
+    return torch.softmax(_scaled(exact, temperature), dim=1).nan_to_num_(0.0)

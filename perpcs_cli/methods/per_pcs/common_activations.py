@@ -18,6 +18,7 @@ from perpcs_cli.methods.per_pcs.gates import answer_tokens, normalize
 from perpcs_cli.model.engine.batching import Encoded, by_budget, make_batch
 from perpcs_cli.model.engine.lora_layer import Pieces, attached
 from perpcs_cli.model.engine.memory import Halving
+from perpcs_cli.model.fused import fused
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.transfers import Upload
 
@@ -62,6 +63,6 @@ def _pass(base: Base, rows: Sequence[Encoded], scoring: Scoring) -> dict[str, Te
     at, answers = upload.add(tokens.at), upload.add(np.repeat(lengths, lengths))
     batch = make_batch(base, rows, upload)
     watch = _Watch(at.tensor, 1 / answers.tensor.double(), scoring)
-    with attached(base, watch):
+    with fused(base), attached(base, watch):
         base.model.get_decoder()(**batch.inputs(), use_cache=False)
     return watch.sums

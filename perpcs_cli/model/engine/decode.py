@@ -2,65 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
 from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.model.engine.batching import Beginnings, Encoded
-from perpcs_cli.model.engine.drafts import NO_DRAFT, Draft, Drafts, Known, fixed_cost
+from perpcs_cli.model.engine.decoded_rows import ALL, Row, Techniques, parts, unique
+from perpcs_cli.model.engine.drafts import Drafts, Known, fixed_cost
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.memory import release, too_large, watched
-from perpcs_cli.model.engine.packed_attention import Rows, packed
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.engine.sampling import Sampling, drawing
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.packed.attention import packed
+from perpcs_cli.model.packed.rows import Rows
 from perpcs_cli.model.transfers import Upload
 
 LEAST_PREFIX = 8
 """A shorter common beginning is not worth the trouble."""
+PATIENCE = 0.25
+"""Of the places, what may be free while rows wait to come in together."""
 UNIT = 8
 """How many times the rows that are in memory at a time make a unit, which a stopped run does as a whole."""
-
-
-@dataclass(frozen=True)
-class Techniques:
-    """What makes decoding fast; none of it changes the output. Each can be switched off, to see what it is worth."""
-
-    drafts: bool = True
-    """Known answers are verified instead of produced token by token."""
-    prefix: bool = True
-    """The tokens that prompts of a recipe begin with are computed once."""
-    population: bool = True
-    """Rows of different recipes share passes."""
-
-
-@dataclass(eq=False)
-class Row:
-    """One row on its way: a prompt, its recipe, and what it has been answered so far."""
-
-    prompt: list[int]
-    recipe: int
-    stream: int = 0
-    """What the noise of its answer depends on, where answers are drawn."""
-    asked: list[int] = field(default_factory=list)
-    """The indices of the caller's rows that it answers."""
-    output: list[int] = field(default_factory=list)
-    computed: int = 0
-    """Tokens of prompt and output whose keys and values are there."""
-    draft: Draft = NO_DRAFT
-    known: Known | None = None
-    """What drafts are made from."""
-    ended: bool = False
-
-    @property
-    def new(self) -> list[int]:
-        """The tokens of the next pass: what is there and not computed, then the draft."""
-        outside = self.computed - len(self.prompt)
-        there = self.output[outside:] if outside >= 0 else self.prompt[self.computed :] + self.output
-        return there + self.draft.tokens
 
 
 def generate(
@@ -74,7 +41,7 @@ def generate(
     merge: Merge = "product",
     sampling: Sampling | None = None,
     drafts: Drafts | None = None,
-    techniques: Techniques = Techniques(),
+    techniques: Techniques = ALL,
     known: Collection[int] = (),
     done: Callable[[list[int], list[list[int]]], None] = lambda indices, tokens: None,
     heard: Callable[[list[int], list[int]], None] = lambda indices, tokens: None,
@@ -104,7 +71,7 @@ def generate(
         indices = sorted(index for row in found for index in row.asked)
         done(indices, [outputs[index] for index in indices])
 
-    for part in _parts(_unique(recipes, rows, sampling), max_new_tokens, batch_tokens, batch_rows, techniques):
+    for part in parts(unique(recipes, rows, sampling), max_new_tokens, batch_tokens, batch_rows, techniques):
         capacity = max(len(row.prompt) for row in part) + max_new_tokens
         places = max(1, min(batch_rows, batch_tokens // capacity, len(part)))
         size = UNIT * places if drafts is None else len(part)
@@ -119,38 +86,6 @@ def generate(
                 if row := engine.run(unit, places, capacity, ended):
                     raise too_large([rows[row.asked[0]][0]])
     return outputs
-
-
-def _unique(recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]], sampling: Sampling | None) -> list[Row]:
-    """One row for each prompt, recipe and noise, recipe by recipe; recipes of equal weights are one."""
-    first: dict[bytes, int] = {}
-    numbers = dict.fromkeys(recipe for _, recipe in rows)
-    same = {number: first.setdefault(recipes.key(number), number) for number in numbers}
-    found: dict[int, dict[tuple[int, ...], Row]] = {number: {} for number in first.values()}
-    for index, (row, recipe) in enumerate(rows):
-        number, stream = same[recipe], sampling.stream(row) if sampling else 0
-        found[number].setdefault((stream, *row.prompt), Row(row.prompt, number, stream)).asked.append(index)
-    return [row for some in found.values() for row in some.values()]
-
-
-def _parts(rows: list[Row], new: int, tokens: int, most: int, techniques: Techniques) -> Iterator[list[Row]]:
-    """Rows that share buffers, the longest first, so that memory runs out early or never.
-
-    None needs less than half the longest's place, unless all that are left fit in at once.
-    """
-    groups: dict[int, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(0 if techniques.population else row.recipe, []).append(row)
-    for group in groups.values():
-        left = group
-        while left:
-            longest = max(len(row.prompt) for row in left) + new
-            if len(left) > min(most, tokens // longest):
-                part = [row for row in left if 2 * (len(row.prompt) + new) > longest]
-                left = [row for row in left if 2 * (len(row.prompt) + new) <= longest]
-            else:
-                part, left = left, []
-            yield part
 
 
 @dataclass
@@ -209,6 +144,8 @@ class _Engine:
         than that pass costs.
         """
         first, rest = waiting[: places - len(alive)], waiting[places - len(alive) :]
+        if cache.recordings and self._too_few(first, alive, places):
+            return waiting
         recipes = {row.recipe for row in first}
         there = Beginnings((row.recipe, row.prompt, place) for place, row in enumerate(alive) if row.recipe in recipes)
         found = [there.closest(row.recipe, row.prompt) if self.techniques.prefix else (0, 0) for row in first]
@@ -222,6 +159,15 @@ class _Engine:
                 alive.append(row)
         cache.copy(copies, max((row.computed for row in first), default=0))
         return [first[index] for index in sorted(later)] + rest
+
+    def _too_few(self, coming: list[Row], alive: list[Row], places: int) -> bool:
+        """Whether rows should wait for more to come in with them, where only passes without them can be played.
+
+        They do while others run, little place is free, and they bring fewer tokens than a pass costs.
+        """
+        running = sum(not row.ended for row in alive)
+        few = len(coming) < PATIENCE * places and sum(len(row.prompt) for row in coming) < self.fixed
+        return few and running >= len(coming)
 
     def _later(self, rows: list[Row], had: list[int]) -> set[int]:
         """The numbers of the rows that should wait for what others of them compute; `had` is there without waiting."""
@@ -243,19 +189,17 @@ class _Engine:
             plan = self.drafts.plan(known, self.limit, self.fixed, waiting=waiting)
             for row, draft in zip(rows, plan, strict=True):
                 row.draft = draft
-        new = [row.new for row in rows]
+        new, starts = [row.new for row in rows], [row.computed for row in rows]
+        lengths, counts = [len(tokens) for tokens in new], [len(row.draft.tokens) + 1 for row in rows]
+        # Rows that have come in have more to be read than to be said.
+        shape = cache.shape(starts, lengths) if lengths == counts else None
         upload = Upload(self.base.device)
-        self.recipes.use([row.recipe for row in rows], [len(tokens) for tokens in new], upload)
-        choices = cache.run(
-            [place for place, _ in running],
-            [row.computed for row in rows],
-            new,
-            [len(row.draft.tokens) + 1 for row in rows],
-            drawing(self.sampling, [(row.stream, len(row.output), len(row.draft.tokens) + 1) for row in rows], upload),
-            upload,
-        )
-        for row, chosen in zip(rows, choices, strict=True):
-            self._accept(row, chosen)
+        self.recipes.use([row.recipe for row in rows], lengths, upload, shape.tokens if shape else None)
+        layout = cache.plan([place for place, _ in running], starts, new, counts, upload, shape)
+        places = [(row.stream, len(row.output), count) for row, count in zip(rows, counts, strict=True)]
+        choices = iter(cache.run(layout, drawing(self.sampling, places, upload), self.recipes.state))
+        for row, count in zip(rows, counts, strict=True):
+            self._accept(row, list(islice(choices, count)))
             self.heard(row.asked, row.output)
 
     def _known(self, row: Row) -> Known:

@@ -65,12 +65,14 @@ class RecipeRouter:
         }
         self._entries: dict[int, _Entries] = {}
         self._stacks: dict[int, _Stack] = {}
+        self._changes = 0
         self.begin()
 
     def begin(self) -> None:
         """Forget who ran: what is computed next depends on nothing before. Pieces that lie together stay."""
         modules = len(self._numbers)
-        self._wanted: tuple[list[int], list[int] | None] | None = None
+        self._changes += 1
+        self._wanted: tuple[list[int], list[int] | None, int | None] | None = None
         self._slots: dict[int, int] = {}
         self._users = np.zeros((modules, 0), np.int64)
         """How many of the running recipes use a sharer in a linear layer."""
@@ -90,14 +92,27 @@ class RecipeRouter:
         self._weights: dict[int, Tensor] = {}
         self._shared: tuple[Tensor, int, tuple[Tensor, ...]] | None = None
 
-    def use(self, rows: Sequence[int], lengths: Sequence[int] | None = None, upload: Upload | None = None) -> None:
+    @property
+    def state(self) -> int | None:
+        """Another number whenever tensors are replaced that passes read; None while recipes are still to come in."""
+        return None if self._arriving else self._changes
+
+    def use(
+        self,
+        rows: Sequence[int],
+        lengths: Sequence[int] | None = None,
+        upload: Upload | None = None,
+        size: int | None = None,
+    ) -> None:
         """Say which recipe each row of the next passes runs.
 
-        With `lengths`, the rows lie side by side in one line of tokens, [1, Σ lengths]. What the device must know goes
-        with `upload`, where one is given, which must be sent before the pass.
+        With `lengths`, the rows lie side by side in one line of tokens, [1, Σ lengths], or [1, `size`] with padding
+        behind them. What the device must know goes with `upload`, where one is given, which must be sent before the
+        pass.
         """
-        wanted = (list(rows), None if lengths is None else list(lengths))
-        if wanted == self._wanted and self._arriving is None:
+        wanted = (list(rows), None if lengths is None else list(lengths), size)
+        # What is padded may be recorded, and is sent each time.
+        if wanted == self._wanted and size is None and self._arriving is None:
             return
         own = upload or Upload(self.bank.device)
         found = set(rows)
@@ -106,7 +121,8 @@ class RecipeRouter:
         if not found <= self._slots.keys() or 2 * len(found) < len(self._slots) or self._arriving:
             self._change(found, own)
         slots = integers([self._slots[recipe] for recipe in rows])
-        self._tokens = own.add(slots if lengths is None else np.repeat(slots, integers(lengths)))
+        tokens = slots if lengths is None else np.repeat(slots, integers(lengths))
+        self._tokens = own.add(tokens if size is None else np.pad(tokens, (0, size - len(tokens))))
         self._wanted, self._weights = wanted, {}
         if upload is None:
             own.send()
@@ -180,6 +196,7 @@ class RecipeRouter:
             changed = (needed & ~had).any(1)
         if not changed.any():
             return False
+        self._changes += 1
         self._columns[changed] = np.where(needed, needed.cumsum(1) - 1, -1)[changed]
         self._widths = (self._columns >= 0).sum(1).tolist()
         self._bounds = np.cumsum([0, *self._widths])
@@ -212,6 +229,7 @@ class RecipeRouter:
             weights = rows.tensor.to(self.bank.dtype)
             if size:
                 self._table = weights.new_zeros(size, weights.shape[1])
+                self._changes += 1
             assert self._table is not None
             self._table.index_copy_(0, slots.tensor, weights)
             self._arriving = None

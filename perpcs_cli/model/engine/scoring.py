@@ -21,9 +21,10 @@ from perpcs_cli.model.engine.decode import LEAST_PREFIX
 from perpcs_cli.model.engine.drafts import fixed_cost
 from perpcs_cli.model.engine.lora_layer import attached
 from perpcs_cli.model.engine.memory import Halving
-from perpcs_cli.model.engine.packed_attention import Rows, not_finite, packed
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.packed.attention import packed
+from perpcs_cli.model.packed.rows import Rows, not_finite
 from perpcs_cli.model.transfers import Upload, integers
 
 LOGITS_BYTES = 256 << 20
@@ -121,7 +122,7 @@ def _pass(base: Base, recipes: RecipeRouter, rows: Sequence[tuple[Encoded, int]]
     upload = Upload(base.device)
     recipes.use([recipe for _, recipe in rows], [len(tokens) for tokens in new], upload)
     targets = upload.add(integers([token for row, _ in rows for token in row.answer]))
-    logits = cache.logits(range(len(rows)), starts, new, [len(row.answer) for row, _ in rows], upload)
+    logits = cache.logits(cache.plan(range(len(rows)), starts, new, [len(row.answer) for row, _ in rows], upload))
     values = iter(transfers.fetch(moments(logits, targets.tensor).T).tolist())
     found = []
     for row, _ in rows:
@@ -155,7 +156,7 @@ def _beginnings(base: Base, cache: Rows, recipes: RecipeRouter, rows: Sequence[t
     upload = Upload(base.device)
     recipes.use(list(common), lengths, upload)
     begun = [rows[place][0].prompt[:length] for place, length in zip(leaders, lengths, strict=True)]
-    cache.logits(leaders, [0] * len(leaders), begun, [0] * len(leaders), upload)
+    cache.logits(cache.plan(leaders, [0] * len(leaders), begun, [0] * len(leaders), upload))
     pairs = [(groups[recipe][0], place) for recipe in common for place in groups[recipe][1:]]
     cache.copy(pairs, max(lengths))
     return [common.get(recipe, 0) for _, recipe in rows]

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perpcs_cli.model.engine.batching import Encoded
-from perpcs_cli.model.engine.packed_attention import Kind
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.packed.attention import Kind
 from perpcs_cli.model.training.order import CHUNK
 from perpcs_cli.model.transfers import Array, Upload, integers
 
@@ -42,54 +42,56 @@ class Group:
     width: int
     take: Tensor
     """[rows · width] places in the line of tokens; the padding repeats a row's last token."""
-    tokens: Tensor
-    """[tokens] places in the line of tokens that are no padding, row by row."""
-    put: Tensor
-    """[tokens] where they are among rows · width."""
+    padding: Tensor | None
+    """[rows · width] where that is, if anywhere."""
 
-    def padded(self, x: Tensor, *, zeros: bool = False) -> Tensor:
-        """[rows · width, …] of the line's numbers; the padding is a copy, or zero."""
-        if not zeros or len(self.take) == len(self.tokens):
-            return x.index_select(0, self.take)
-        found = x.new_zeros(len(self.take), *x.shape[1:])
-        return found.index_copy_(0, self.put, x.index_select(0, self.tokens))
 
-    def write(self, line: Tensor, x: Tensor) -> None:
-        """Put [rows · width, …] into the line, without the padding."""
-        line.index_copy_(0, self.tokens, x if len(self.put) == len(self.take) else x.index_select(0, self.put))
+@dataclass(frozen=True)
+class Groups:
+    """All rows of a pass. Numbers come and go by gathers: on a GPU what scatters is made deterministic by sorting."""
+
+    groups: list[Group]
+    back: Tensor | None
+    """[tokens] where each token of the line is among all groups' rows · width. None: they are the line."""
+
+    def split(self, x: Tensor, *, zeros: bool = False) -> tuple[Tensor, ...]:
+        """[rows · width, …] of the line's numbers, for each group; the padding is a copy, or zero."""
+        found = [x.index_select(0, group.take) for group in self.groups]
+        for part, group in zip(found, self.groups, strict=True):
+            if zeros and group.padding is not None:
+                part.masked_fill_(group.padding.view(-1, *[1] * (x.dim() - 1)), 0)
+        return tuple(found)
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """The inverse, without the padding."""
+        whole = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+        return whole if self.back is None else whole.index_select(0, self.back)
 
 
 class _ToRows(torch.autograd.Function):
     """The line's numbers [tokens, …] by groups. What is padding has no gradient: no token looks ahead to it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, groups: Sequence[Group]) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, groups: Groups) -> tuple[Tensor, ...]:
         ctx.groups = groups
-        return tuple(group.padded(x) for group in groups)
+        return groups.split(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _line(ctx.groups, gradients), None
+        return ctx.groups.join(gradients), None
 
 
 class _ToLine(torch.autograd.Function):
     """The inverse: groups' numbers [rows · width, …] in the line, without the padding."""
 
     @staticmethod
-    def forward(ctx: Any, groups: Sequence[Group], *parts: Tensor) -> Tensor:
+    def forward(ctx: Any, groups: Groups, *parts: Tensor) -> Tensor:
         ctx.groups = groups
-        return _line(groups, parts)
+        return groups.join(parts)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(group.padded(gradient, zeros=True) for group in ctx.groups)
-
-
-def _line(groups: Sequence[Group], parts: Sequence[Tensor]) -> Tensor:
-    line = parts[0].new_empty(sum(len(group.tokens) for group in groups), *parts[0].shape[1:])
-    for group, part in zip(groups, parts, strict=True):
-        group.write(line, part)
-    return line
+        return None, *ctx.groups.split(gradient, zeros=True)
 
 
 class Line:
@@ -104,6 +106,7 @@ class Line:
         wanted = [np.arange(end - count, end) for end, count in zip(ends, self.answers, strict=True)]
         close = CLOSE.get(base.device.type, 0.8)
         plans = list(_plan(self.lengths, close)) if close else []
+        back = _back(plans)
         parts: list[Array] = [
             integers(shown),
             np.concatenate([np.arange(length) for length in self.lengths]),
@@ -111,12 +114,17 @@ class Line:
             integers([token for row in rows for token in row.answer]),
             np.repeat(np.array(weights, dtype=np.float32), self.answers),
             *(numbers for plan in plans for numbers in plan[2:]),
+            *([] if back is None else [back]),
         ]
         upload = Upload(base.device)
         sent = [upload.add(part) for part in parts]
         upload.send()
         self.ids, self.positions, self.wanted, self.targets, self.weights, *rest = (part.tensor for part in sent)
-        self.groups = [Group(plan[0], plan[1], *rest[3 * place : 3 * place + 3]) for place, plan in enumerate(plans)]
+        groups = [
+            Group(rows, width, rest[2 * place], rest[2 * place + 1] > 0 if padding.any() else None)
+            for place, (rows, width, _, padding) in enumerate(plans)
+        ]
+        self.groups = Groups(groups, None if back is None else rest[-1])
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
     def gradients(self, parameters: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
@@ -139,15 +147,17 @@ class Line:
 
     def attend(self, _layer: int, query: Tensor, key: Tensor, value: Tensor, kind: Kind) -> Tensor:
         """The attention's output [1, tokens, heads, dim]; inputs are [1, heads, tokens, dim]."""
-        if not self.groups:
+        if not self.groups.groups:
             alone = zip(*(x.split(self.lengths, dim=2) for x in (query, key, value)), strict=True)
             return torch.cat([self._attention(q, k, v, kind).transpose(1, 2) for q, k, v in alone], dim=1)
-        by_group = [_ToRows.apply(x[0].transpose(0, 1), self.groups) for x in (query, key, value)]
+        inputs = [x[0].transpose(0, 1) for x in (query, key, value)]
+        # Rows that are as long as each other lie in the line as they are attended.
+        by_group = [(x,) if self.groups.back is None else _ToRows.apply(x, self.groups) for x in inputs]
         outputs = []
-        for group, *parts in zip(self.groups, *by_group, strict=True):
+        for group, *parts in zip(self.groups.groups, *by_group, strict=True):
             q, k, v = (x.unflatten(0, (group.rows, group.width)).transpose(1, 2) for x in parts)
             outputs.append(self._attention(q, k, v, kind).transpose(1, 2).flatten(0, 1))
-        line: Tensor = _ToLine.apply(self.groups, *outputs)
+        line: Tensor = outputs[0] if self.groups.back is None else _ToLine.apply(self.groups, *outputs)
         return line[None]
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, kind: Kind) -> Tensor:
@@ -172,8 +182,8 @@ class Line:
         return self._masks[width, window]
 
 
-def _plan(lengths: Sequence[int], close: float) -> Iterator[tuple[int, int, Numbers, Numbers, Numbers]]:
-    """(rows, width, take, tokens, put) of each group."""
+def _plan(lengths: Sequence[int], close: float) -> Iterator[tuple[int, int, Numbers, Numbers]]:
+    """(rows, width, take, padding) of each group."""
     count = np.array(lengths)
     first = np.cumsum(count) - count
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -182,6 +192,18 @@ def _plan(lengths: Sequence[int], close: float) -> Iterator[tuple[int, int, Numb
         size = sum(lengths[i] >= close * width for i in order)
         members, order = np.array(sorted(order[:size])), order[size:]
         steps = np.arange(width)
-        inside = steps < count[members, None]
         take = first[members, None] + np.minimum(steps, count[members, None] - 1)
-        yield len(members), width, take.flatten(), take[inside], np.flatnonzero(inside)
+        yield len(members), width, take.flatten(), (steps >= count[members, None]).astype(np.int64).flatten()
+
+
+def _back(plans: Sequence[tuple[int, int, Numbers, Numbers]]) -> Numbers | None:
+    """[tokens] where each token is among the groups' places; None where they are the line as it is."""
+    if not plans:
+        return None
+    take, padding = (np.concatenate(parts) for parts in zip(*(plan[2:] for plan in plans), strict=True))
+    inside = np.flatnonzero(padding == 0)
+    if len(plans) == 1 and len(inside) == len(take):
+        return None
+    back = np.empty(len(inside), np.int64)
+    back[take[inside]] = inside
+    return back

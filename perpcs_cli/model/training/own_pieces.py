@@ -68,10 +68,11 @@ class _Add(torch.autograd.Function):
         *factors: Tensor | None,
     ) -> Tensor:
         lines, before = x.flatten(0, -2), output.flatten(0, -2)
-        dropped = lines if draws is None or dropout is None else dropout.kept(draws, x.dtype).mul_(lines)
+        dropped = lines if draws is None or dropout is None else dropout.applied(draws, lines)
         result = torch.empty_like(before)
+        used = list(_used(pieces, factors, x.dtype))
         hidden, opened = [], []
-        for one, a, b, gate in _each(pieces, factors, x.dtype):
+        for one, a, b, gate in _each(pieces, used):
             h = dropped[one.tokens] @ a.mT
             hidden.append(h)
             if gate is not None:
@@ -79,7 +80,7 @@ class _Add(torch.autograd.Function):
                 h = h * opened[-1]
             torch.addmm(before[one.tokens], h, b.mT, out=result[one.tokens])
         ctx.pieces, ctx.dropout = pieces, dropout
-        ctx.save_for_backward(x, draws, *factors, *hidden, *opened)
+        ctx.save_for_backward(x, draws, *used, *hidden, *opened)
         return result.view_as(output)
 
     @staticmethod
@@ -94,7 +95,7 @@ class _Add(torch.autograd.Function):
         back = torch.empty_like(lines) if ctx.needs_input_grad[1] else None
         found: list[Tensor | None] = []
         through = []
-        for place, (one, a, b, gate) in enumerate(_each(pieces, factors, x.dtype)):
+        for place, (one, a, b, gate) in enumerate(_each(pieces, factors)):
             wanted = ctx.needs_input_grad[5 + 3 * place : 8 + 3 * place]
             slope, h = slopes[one.tokens], hidden[place]
             down = slope @ b
@@ -120,12 +121,19 @@ class _Add(torch.autograd.Function):
         return gradient, back, None, None, None, *found
 
 
+def _used(pieces: Sequence[Piece], factors: Sequence[Tensor | None], dtype: torch.dtype) -> Iterator[Tensor | None]:
+    """Each piece's a, scaled b and gate in the number type of the model."""
+    for place, factor in enumerate(factors):
+        scale = pieces[place // 3].scale if place % 3 == 1 else 1.0
+        yield None if factor is None else (factor if scale == 1 else factor * scale).to(dtype)
+
+
 def _each(
-    pieces: Sequence[Piece], factors: Sequence[Tensor | None], dtype: torch.dtype
+    pieces: Sequence[Piece], factors: Sequence[Tensor | None]
 ) -> Iterator[tuple[Piece, Tensor, Tensor, Tensor | None]]:
-    """Each piece with its a, scaled b and gate in the number type of the model."""
+    """Each piece with its a, b and gate."""
     for place, one in enumerate(pieces):
         a, b, gate = factors[3 * place : 3 * place + 3]
         assert a is not None
         assert b is not None
-        yield one, a.to(dtype), (b * one.scale).to(dtype), None if gate is None else gate.to(dtype)
+        yield one, a, b, gate

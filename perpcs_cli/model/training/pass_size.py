@@ -16,7 +16,8 @@ def pass_tokens(base: Base) -> int:
     Of its memory and not of what is free, so that the same command adds up in the same order every time.
     """
     text = base.model.config.get_text_config(decoder=True)
-    # A layer keeps three inputs of its MLP, about ten of its attention and pieces, and two norms' in float32.
+    # A layer keeps three inputs of its MLP, about ten of its attention and pieces, and two norms'. Norms that are not
+    # fused keep them in float32.
     layer = base.dtype.itemsize * (3 * getattr(text, "intermediate_size", 4 * text.hidden_size) + 10 * text.hidden_size)
     token = text.num_hidden_layers * (layer + 8 * text.hidden_size)
     total = total_bytes(base.device)

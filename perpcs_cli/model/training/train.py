@@ -19,8 +19,8 @@ from perpcs_cli.errors import PerpcsError, shortened
 from perpcs_cli.model import transfers
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.memory import Halving
-from perpcs_cli.model.engine.packed_attention import packed
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.packed.attention import packed
 from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.dropout import Drawn, Dropout
 from perpcs_cli.model.training.line import Line, inputs

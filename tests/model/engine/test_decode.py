@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine.batching import Encoded
-from perpcs_cli.model.engine.decode import Techniques, generate
+from perpcs_cli.model.engine.decode import generate
+from perpcs_cli.model.engine.decoded_rows import Techniques
 from perpcs_cli.model.engine.drafts import Drafts
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter

@@ -18,6 +18,7 @@ from perpcs_cli.model.encoder import Encoder
 from perpcs_cli.model.engine import decode, scoring
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.engine.decode import generate
+from perpcs_cli.model.engine.decoded_rows import Techniques
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.engine.sampling import Sampling
@@ -108,7 +109,7 @@ def test_kernels_of_a_step(base, counts, monkeypatch):
     for name, which in (("base", [2] * 4), ("pieces", [0, 1, 0, 1])):
         rows = [(Encoded(str(n), [100 + n, *range(20)], []), recipe) for n, recipe in enumerate(which)]
         passes = each(counts, monkeypatch, decode._Engine, "_pass")
-        decoded(base, recipes, rows, 2, techniques=decode.Techniques(drafts=False))
+        decoded(base, recipes, rows, 2, techniques=Techniques(drafts=False))
         found[name] = passes[-1].kernels
     assert found["base"] <= 1.3 * bare
     groups = len({module.rsplit(".", 1)[0] + str(module[-6] in "qkv") for module in base.targets})

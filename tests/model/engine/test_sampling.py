@@ -15,7 +15,8 @@ from perpcs_cli.artifacts.settings import PredictSettings, ProfileSettings
 from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine import sampling as room
 from perpcs_cli.model.engine.batching import Encoded
-from perpcs_cli.model.engine.decode import Techniques, generate
+from perpcs_cli.model.engine.decode import generate
+from perpcs_cli.model.engine.decoded_rows import Techniques
 from perpcs_cli.model.engine.drafts import Drafts
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter

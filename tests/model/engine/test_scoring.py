@@ -11,10 +11,10 @@ from helpers import TARGETS, MemoryAdapter, load_base, merged, random_pieces, ra
 from perpcs_cli.errors import PerpcsError
 from perpcs_cli.model.engine import scoring
 from perpcs_cli.model.engine.batching import Encoded, make_batch
-from perpcs_cli.model.engine.packed_attention import Rows
 from perpcs_cli.model.engine.piece_cache import PieceCache
 from perpcs_cli.model.engine.recipe_router import RecipeRouter
 from perpcs_cli.model.engine.scoring import moments, plan, score
+from perpcs_cli.model.packed.rows import Rows
 
 ROOM = {"batch_tokens": 4096, "batch_rows": 64}
 
@@ -121,9 +121,9 @@ def test_neither_batches_nor_common_beginnings_change_the_result(tiny, rows, mon
 def test_a_common_beginning_is_computed_once_per_recipe(tiny, monkeypatch):
     monkeypatch.setattr(scoring, "fixed_cost", lambda device, dtype: 0)
     lines = []
-    honest = Rows.logits
+    honest = Rows.plan
     monkeypatch.setattr(
-        Rows, "logits", lambda self, *given: (lines.append(sum(map(len, given[2]))), honest(self, *given))[1]
+        Rows, "plan", lambda self, *given: (lines.append(sum(map(len, given[2]))), honest(self, *given))[1]
     )
     examples = beginning_alike(tiny, [(20, 3), (20, 3), (20, 3)], common=12)
     score(

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from perpcs_cli.artifacts.adapter import CARD
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
 from perpcs_cli.model.engine.batching import make_batch
-from perpcs_cli.model.engine.packed_check import check_packed
 from perpcs_cli.model.loading.base import find_targets, merge_adapter, with_task_adapter
 from perpcs_cli.model.loading.identity import choose_device, fingerprint_model, identify
 from perpcs_cli.model.loading.tokenizer_info import load_vocabulary
+from perpcs_cli.model.packed.check import check_packed
 
 
 def load(path, **options):

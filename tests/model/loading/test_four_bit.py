@@ -13,12 +13,12 @@ from helpers import TARGETS, random_rows, write_sharer
 from perpcs_cli.artifacts.settings import LoraSettings, TrainSettings
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
 from perpcs_cli.model.engine.batching import Encoded, make_batch
-from perpcs_cli.model.engine.packed_attention import packed
-from perpcs_cli.model.engine.packed_check import check_packed
 from perpcs_cli.model.loading import four_bit
 from perpcs_cli.model.loading.base import Base, load_base, merge_adapter, with_task_adapter
 from perpcs_cli.model.loading.four_bit import check_four_bit, is_quantized
 from perpcs_cli.model.loading.identity import Identity, identify
+from perpcs_cli.model.packed.attention import packed
+from perpcs_cli.model.packed.check import check_packed
 from perpcs_cli.model.training.line import Line
 from perpcs_cli.model.training.train import new_lora, train
 

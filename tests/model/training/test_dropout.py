@@ -65,3 +65,12 @@ def test_every_job_step_pass_layer_and_seed_draws_anew(key):
     others = [masks([Drawn(key, LENGTHS, [0, 1, 2])])]
     others += [masks([Drawn(KEY, LENGTHS, [0, 1, 2])], seed=1), masks([Drawn(KEY, LENGTHS, [0, 1, 2])], module="o")]
     assert not any(torch.equal(first, other) for other in others)
+
+
+def test_masks_that_are_drawn_as_bits_are_applied_alike():
+    """As a GPU draws them."""
+    dropout = Dropout(0.5, 0, [])
+    bits = torch.rand(6, 8) < 0.5
+    x = torch.randn(6, 8, dtype=torch.bfloat16)
+    assert torch.equal(dropout.applied(bits, x), torch.where(bits, x, 0))
+    assert dropout.kept(bits, x.dtype) is bits

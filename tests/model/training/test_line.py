@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from helpers import TARGETS, load_base, random_rows
 from torch.nn import functional as F
 
-from perpcs_cli.model.engine.packed_attention import packed
+from perpcs_cli.model.packed.attention import packed
 from perpcs_cli.model.training import line as room
 from perpcs_cli.model.training.line import Line
 
@@ -57,8 +58,17 @@ def test_nothing_is_padded(tiny):
 def test_rows_of_similar_length_share_a_call():
     groups = list(room._plan([10, 9, 4, 10, 1], 0.8))
     assert [(rows, width) for rows, width, *_ in groups] == [(3, 10), (1, 4), (1, 1)]
-    assert sorted(int(token) for *_, tokens, _ in groups for token in tokens) == list(range(34))
-    rows, width, take, tokens, put = groups[0]
-    assert (take[put] == tokens).all()
+    inside = [take[padding == 0] for *_, take, padding in groups]
+    assert sorted(np.concatenate(inside).tolist()) == list(range(34))
+    rows, width, take, padding = groups[0]
     # The second row's padding is its last token once more.
     assert take.reshape(rows, width)[1].tolist() == [*range(10, 19), 18]
+    assert padding.reshape(rows, width).sum(1).tolist() == [0, 1, 0]
+    everywhere = np.concatenate([take for *_, take, _ in groups])
+    assert everywhere[room._back(groups)].tolist() == list(range(34))
+
+
+@pytest.mark.parametrize(("lengths", "way"), [([7, 7, 7], None), ([7, 6, 7], 20), ([7], None), ([], None)])
+def test_rows_that_are_as_long_as_each_other_lie_as_they_are(lengths, way):
+    back = room._back(list(room._plan(lengths, 0.8)))
+    assert (back if back is None else len(back)) == way

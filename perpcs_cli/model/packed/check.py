@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from perpcs_cli.errors import PerpcsError
-from perpcs_cli.model.engine.packed_attention import Rows, not_finite, packed
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.packed.attention import packed
+from perpcs_cli.model.packed.rows import Rows, not_finite
 
 TEXTS = ("Two rows lie side by side in one line of tokens.", "Does the second know of the first?")
 LONGEST = 16
@@ -33,7 +34,7 @@ def check_packed(base: Base) -> None:
             ]
         with packed(base):
             cache = Rows(base, len(rows), max(map(len, rows)))
-            together = cache.logits(range(len(rows)), [0] * len(rows), rows, [len(row) for row in rows])
+            together = cache.logits(cache.plan(range(len(rows)), [0] * len(rows), rows, [len(row) for row in rows]))
     except (PerpcsError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # What an unknown architecture makes of arguments that it does not expect.

@@ -10,8 +10,8 @@ import transformers
 from helpers import SHAPE, TARGETS, load_base
 
 from perpcs_cli.errors import PerpcsError
-from perpcs_cli.model.engine.packed_check import check_packed
 from perpcs_cli.model.loading.base import check_layers
+from perpcs_cli.model.packed.check import check_packed
 
 COMMON = {"vocab_size": 400, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 LINEAR = {
