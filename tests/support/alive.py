@@ -12,16 +12,20 @@ import pytest
 from perpcs_cli.artifacts.io import typed_files
 
 
-def watch(patch: pytest.MonkeyPatch, *kinds: type, every: int = 30) -> list[int]:
-    """The numbers of such things that live, counted at every 30th row that is read of any file of lines."""
+def watch(patch: pytest.MonkeyPatch, kind: type, every: int = 30) -> list[int]:
+    """How many more of a kind live than now, counted at every 30th row that is read of any file of lines."""
     counts: list[int] = []
-    each = typed_files.each_placed
+    each, before = typed_files.each_placed, _alive(kind)
 
-    def watched(path: Path, kind: type[Any], **more: bool) -> Iterator[Any]:
-        for number, row in enumerate(each(path, kind, **more)):
+    def watched(path: Path, of: type[Any], **more: bool) -> Iterator[Any]:
+        for number, row in enumerate(each(path, of, **more)):
             yield row
             if number % every == 0:
-                counts.append(sum(isinstance(one, kinds) for one in gc.get_objects()))
+                counts.append(_alive(kind) - before)
 
     patch.setattr(typed_files, "each_placed", watched)
     return counts
+
+
+def _alive(kind: type) -> int:
+    return sum(isinstance(one, kind) for one in gc.get_objects())
