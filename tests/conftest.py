@@ -16,6 +16,7 @@ from helpers import GEMMA3_LAYERS, SHAPE, TARGETS, load_base
 from shell import STEPS, MakeShell, Shell
 
 from perpcs_cli.model.loading.base import Base
+from perpcs_cli.model.training.stacked_pieces import STACKED
 
 # The models are so small that a second thread costs more than it gains.
 torch.set_num_threads(1)
@@ -143,3 +144,18 @@ def ready(walked: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
 def near(ready: Shell, tmp_path: Path) -> Shell:
     """A copy of it, to change."""
     return copied(ready, tmp_path)
+
+
+@pytest.fixture
+def stacked_pieces() -> Iterator[None]:
+    """Pieces that are trained are stacked, as on a GPU."""
+    STACKED.add("cpu")
+    yield
+    STACKED.discard("cpu")
+
+
+@pytest.fixture(params=[False, True], ids=["apart", "stacked"])
+def either_way(request: pytest.FixtureRequest) -> None:
+    """Pieces that are trained are apart, or stacked."""
+    if request.param:
+        request.getfixturevalue("stacked_pieces")

@@ -30,9 +30,10 @@ def device(
     """Time the engine against the device's limits.
 
     Weights are random and made on the device, so nothing is downloaded, and no workspace is needed. Rows pass through
-    the bare model (read), are answered under recipes of their own (decode), train a LoRA (train) and choose pieces
-    layer by layer (assemble). The limit of each is what it would take if it were matrix products alone, or, where that
-    takes longer, reading the weights and the cache: both are measured in the same run.
+    the bare model (read), are answered under recipes of their own (decode), train one LoRA (train) or one each side by
+    side (train_together), and choose pieces layer by layer (assemble). The limit of each is what it would take if it
+    were matrix products alone, or, where that takes longer, reading the weights and the cache: both are measured in the
+    same run.
     """
     found = measure_device(shape, device or "auto", dtype or "auto", quantize or "none", report=console)
     value = msgspec.to_builtins(found)

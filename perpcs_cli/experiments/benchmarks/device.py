@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from perpcs_cli.artifacts.settings import AssembleSettings, DtypeName, LoraSetti
 from perpcs_cli.experiments.benchmarks.random_model import TINY, random_base
 from perpcs_cli.experiments.benchmarks.setup import random_pool
 from perpcs_cli.experiments.costs import flops_and_bytes
+from perpcs_cli.experiments.costs.device_limits import bandwidth, operations
 from perpcs_cli.experiments.costs.device_specs import GIB
 from perpcs_cli.experiments.costs.flops_and_bytes import Lora
 from perpcs_cli.experiments.costs.model_shape import KNOWN, Shape
@@ -27,10 +28,8 @@ if TYPE_CHECKING:
     from perpcs_cli.model.loading.base import Base
 
 ShapeName = Literal["tiny", "smollm2-135m", "llama-3.2-3b", "llama-2-7b", "llama-3.1-8b"]
-Work = Literal["read", "decode", "train", "assemble"]
+Work = Literal["read", "decode", "train", "train_together", "assemble"]
 REPEATS = 3
-IN_A_ROW = 16
-"""Products and copies that are timed together."""
 TOP_K = 3
 
 
@@ -145,8 +144,8 @@ class _Bench:
         self.settings = lora
         self.lora = Lora(lora.rank, lora.targets)
         self.kind = str(base.dtype).removeprefix("torch.")
-        self.operations = self._operations()
-        self.bandwidth = self._bandwidth()
+        self.operations = operations(base, shape, sizes.product)
+        self.bandwidth = bandwidth(base, sizes.copied)
         self.directory = directory
 
     def rates(self) -> dict[Work, Rate]:
@@ -155,7 +154,8 @@ class _Bench:
         works: dict[Work, Callable[[], Rate]] = {
             "read": self._read,
             "decode": partial(self._decode, pool),
-            "train": self._train,
+            "train": partial(self._train, 1),
+            "train_together": partial(self._train, self.sizes.rows),
             "assemble": partial(self._assemble, pool),
         }
         found: dict[Work, Rate] = {}
@@ -164,32 +164,6 @@ class _Bench:
                 found[name] = run()
                 bar.advance()
         return found
-
-    def _operations(self) -> float:
-        """Operations a second of the product that the model has most of."""
-        import torch
-
-        rows, (d, n) = self.sizes.product, self.shape.linears["up_proj"]
-        like: dict[str, Any] = {"device": self.base.device, "dtype": self.base.dtype}
-        # Of random numbers: on equal ones a GPU is faster than it ever is with a model's.
-        x, weight = torch.randn(rows, n, **like), torch.randn(d, n, **like)
-        return 2 * rows * d * n / self._each(lambda: torch.nn.functional.linear(x, weight))
-
-    def _bandwidth(self) -> float:
-        """Bytes a second of a copy on the device."""
-        import torch
-
-        here, there = (torch.zeros(self.sizes.copied, dtype=torch.float32, device=self.base.device) for _ in range(2))
-        return 2 * here.nbytes / self._each(lambda: there.copy_(here))
-
-    def _each(self, run: Callable[[], object]) -> float:
-        """Seconds of one of several runs in a row, which keep the device busy whatever the host does meanwhile."""
-
-        def several() -> None:
-            for _ in range(IN_A_ROW):
-                run()
-
-        return self._best(several) / IN_A_ROW
 
     def _best(self, run: Callable[[], object]) -> float:
         from perpcs_cli.experiments.costs.device_speed import best
@@ -256,30 +230,26 @@ class _Bench:
         operations = self._forward(rows, context, sharers=len(pool.ids), logits=rows)
         return self._rate(rows, seconds, operations, weights + cache)
 
-    def _train(self) -> Rate:
-        """Steps of one sharer's LoRA, without those in which it begins."""
+    def _train(self, sharers: int) -> Rate:
+        """Steps of some sharers' LoRAs with as many rows together, without those in which they begin."""
         from perpcs_cli.model.training.train import new_lora, train
 
         rows, few, more = self._rows(), 1, 4
         # Of a row's last token nothing is asked.
         tokens = sum(len(row) - 1 for row in rows)
-        settings = TrainSettings(batch_size=len(rows), lr=1e-6)
+        settings = TrainSettings(batch_size=len(rows) // sharers, lr=1e-6)
 
         def run(steps: int) -> None:
-            jobs = [new_lora(self.base, "measured", rows, self.settings, 0)]
+            jobs = [new_lora(self.base, str(at), rows[at::sharers], self.settings, 0) for at in range(sharers)]
             how = msgspec.structs.replace(settings, steps=steps)
             train(self.base, jobs, how, seed=0, dropout=self.settings.dropout)
 
         self._forget_peak()
         began = self._best(partial(run, few))
         seconds = max(self._best(partial(run, more)) - began, 1e-9) / (more - few)
+        answers = len(rows) * self.sizes.answer
         operations = flops_and_bytes.training_flops(
-            self.shape,
-            self.lora,
-            tokens,
-            len(rows[0]) / 2,
-            logits=len(rows) * self.sizes.answer,
-            checkpointing=False,
+            self.shape, self.lora, tokens, len(rows[0]) / 2, logits=answers, checkpointing=False
         )
         return self._rate(tokens, seconds, operations)
 

@@ -29,7 +29,8 @@ from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.keyed_noise import SecretStream
 from perpcs_cli.model.training.line import Line, inputs
 from perpcs_cli.model.training.order import total_steps
-from perpcs_cli.model.training.own_pieces import Piece, attached
+from perpcs_cli.model.training.own_pieces import attached
+from perpcs_cli.model.training.piece import Piece
 from perpcs_cli.model.training.repeatable import repeatable
 from perpcs_cli.model.training.train import Job, new_optimizer, new_schedule
 

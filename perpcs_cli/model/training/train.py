@@ -25,8 +25,10 @@ from perpcs_cli.model.training.checkpointing import checkpointing
 from perpcs_cli.model.training.dropout import Drawn, Dropout
 from perpcs_cli.model.training.line import Line, inputs
 from perpcs_cli.model.training.order import MOST, draw_steps, evenly, side_by_side, total_steps
-from perpcs_cli.model.training.own_pieces import Piece, attached
+from perpcs_cli.model.training.own_pieces import attached
+from perpcs_cli.model.training.piece import Piece
 from perpcs_cli.model.training.repeatable import repeatable
+from perpcs_cli.model.training.stacked_pieces import STACKED
 
 What = Literal["lora", "gate"]
 
@@ -147,7 +149,14 @@ def train(
         for step in side_by_side([run.batches for run in running]):
             passes.add([[(running[number], *batch) for number, batch in some.items()] for some in step])
             together = [running[number] for number in step[0]]
-            for run, (loss, norm) in zip(together, _look(together), strict=True):
+            found = _look(together)
+            if len(together) > 1 and base.device.type in STACKED and not all(_finite(*one) for one in found):
+                # In pieces that are stacked it reaches the others' gradients.
+                for number in step[0]:
+                    running[number].forget()
+                    passes.add([[(running[number], *some[number])] for some in step if number in some])
+                found = _look(together)
+            for run, (loss, norm) in zip(together, found, strict=True):
                 if run.apply(loss, norm):
                     report(loss)
 
@@ -189,9 +198,13 @@ class _Run:
             self.job.log.append(Step(self.step, loss, norm, rate))
         else:
             self.job.failure = f"its loss is {loss} and its gradient {norm} at step {self.step + 1}"
+        self.forget()
+        return not self.job.failure
+
+    def forget(self) -> None:
+        """Drop what was added to the step."""
         self.losses.clear()
         self.optimizer.zero_grad()
-        return not self.job.failure
 
 
 def _look(runs: Sequence[_Run]) -> list[tuple[float, float]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from shell import USAGE, Shell, refused
 
-WORKS = ["read", "decode", "train", "assemble"]
+WORKS = ["read", "decode", "train", "train_together", "assemble"]
 
 
 @pytest.fixture

@@ -154,6 +154,27 @@ def test_training(base, counts, what, checkpointing):
     assert [step.step for job in jobs for step in job.log] == [1, 2, 1, 2]
 
 
+@pytest.mark.parametrize("base", ["Llama-2-7B"], indirect=True)
+@pytest.mark.parametrize("what", ["lora", "gate"])
+def test_kernels_of_a_step_of_several_sharers(base, counts, monkeypatch, what):
+    """A sharer more costs an optimizer, but no kernel at each linear layer."""
+
+    def kernels() -> int:
+        names = [str(number) for number in range(8)]
+        rows = ROWS[:1]
+        if what == "lora":
+            jobs = [new_lora(base, name, rows, LoraSettings(), 0) for name in names]
+        else:
+            jobs = [new_gates(base, name, rows, fake_pieces(base), 1.0) for name in names]
+        before = counts.copy()
+        train(base, jobs, TrainSettings(steps=1, batch_size=1, lr=1e-3), seed=0)
+        return counts.since(before).kernels
+
+    stacked = kernels()
+    monkeypatch.setattr("perpcs_cli.model.training.own_pieces.may_stack", lambda pieces, device: False)
+    assert kernels() - stacked > 7 * 8 * len(base.targets)
+
+
 def test_the_gradients_of_a_fake_device_are_those_of_torch(tiny, monkeypatch):
     monkeypatch.setitem(line.CLOSE, "cpu", 0.8)
     logs = []

@@ -67,6 +67,7 @@ def flat(tensors):
     return torch.cat([tensor.flatten(1) for tensor in tensors], dim=1)
 
 
+@pytest.mark.usefixtures("either_way")
 @JOBS
 def test_gradients_of_examples_are_those_of_passes_with_one_example(tiny, make):
     job = make(tiny)

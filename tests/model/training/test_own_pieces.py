@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from perpcs_cli.model.training.dropout import Drawn, Dropout
-from perpcs_cli.model.training.own_pieces import Piece, _Add
+from perpcs_cli.model.training.own_pieces import _Add
+from perpcs_cli.model.training.piece import Piece
 
 SPANS = (slice(0, 4), slice(4, 9))
 

@@ -128,6 +128,7 @@ def test_a_trained_adapter_loads_in_peft(tiny, tmp_path):
         assert not torch.allclose(tiny.model(**batch.inputs()).logits, expected, atol=0.1)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("make", [lora_job, gate_job])
 def test_jobs_together_are_the_jobs_alone(tiny, make):
     """Of different lengths too: the first is done while the others go on."""
@@ -146,6 +147,7 @@ def test_jobs_together_are_the_jobs_alone(tiny, make):
         assert_same(parameters, trained(tiny, [job], changes)[0], atol=2e-4)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("make", [lora_job, gate_job])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_dropout_does_not_depend_on_neighbours(tiny, make, checkpointing):
@@ -165,6 +167,7 @@ def test_dropout_does_not_depend_on_neighbours(tiny, make, checkpointing):
         assert differs(parameters, trained(tiny, [job], changes)[0])
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("make", [lora_job, gate_job])
 def test_smaller_parts_of_a_batch_give_the_same_step(tiny, monkeypatch, make):
     jobs = lambda: [make(tiny, name) for name in ("u", "v")]  # noqa: E731
@@ -357,6 +360,7 @@ def test_schedules(tiny, schedule, warmup, expected):
     assert [step.lr for step in job.log] == pytest.approx([1e-3 * share for share in expected])
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_loss_that_is_not_finite_stops_its_job_and_no_other(tiny):
     """The first overflows, and infinity times the others' weight of zero is NaN; they must not see anything of it."""
 
@@ -390,6 +394,7 @@ def test_nothing_to_train_on_is_an_error(tiny):
         train(tiny, [job], settings(steps=3), seed=0)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("make", [lora_job, gate_job])
 def test_passes_of_few_tokens_give_the_same_step(tiny, make):
     jobs = lambda: [make(tiny, name) for name in ("u", "v")]  # noqa: E731
