@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -39,6 +40,13 @@ class _Labels(msgspec.Struct, forbid_unknown_fields=True):
 
 def is_labels(path: Path) -> bool:
     """Whether `path` is in LaMP's format rather than JSONL. Raises DataError where it cannot be read."""
+    first = [line for _, line in islice(typed_files.lines(path), 2)]
+    try:
+        if len(first) == 2 and msgspec.json.decode(first[0]) is not None:
+            # A value of its own: JSONL, however long.
+            return False
+    except typed_files.UNREADABLE:
+        pass
     try:
         content = msgspec.json.decode(typed_files.without_mark(typed_files.read_bytes(path)))
     except typed_files.UNREADABLE:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -81,16 +81,54 @@ def find_rows(
     found = _looked_up(path, index, wanted, kind, name) if index else None
     if found is not None:
         return found
-    state, found, entries = _state(path), {}, []
+    found = {}
+
+    def take(row: T) -> None:
+        if name(row) in wanted:
+            found[name(row)] = row
+
+    _indexed(path, each, name, take)
+    return found
+
+
+def each_found(
+    path: Path,
+    wanted: Sequence[str],
+    kind: type[T],
+    each: Callable[[Path], Iterable[tuple[Span, T]]],
+    name: Callable[[T], str],
+) -> Iterator[T]:
+    """The same rows one at a time, in the order of `wanted`, of a file that can be read twice: none of them is held."""
+    index, left = recall_index(path), list(wanted)
+    fresh = index is None
+    index = index or _indexed(path, each, name)
+    while left:
+        with opened(path) as file:
+            for place, one in enumerate(left):
+                rows = _rows(file, index, one, kind, name)
+                yield from rows or ()
+                if rows == [] and not fresh:
+                    left, fresh = left[place:], True
+                    break
+            else:
+                return
+        index = _indexed(path, each, name)
+
+
+def _indexed(
+    path: Path,
+    each: Callable[[Path], Iterable[tuple[Span, T]]],
+    name: Callable[[T], str],
+    take: Callable[[T], object] = lambda row: None,
+) -> Index:
+    """The index of a file that is read to its end, and kept if it can be; `take` gets each row."""
+    state, entries = _state(path), []
     for span, row in each(path):
-        own = name(row)
-        if own in wanted:
-            found[own] = row
-        if state:
-            entries.append(entry_of(own, span))
+        take(row)
+        entries.append(entry_of(name(row), span))
     if state and state == _state(path):
         write_index(_place(path), state, entries)
-    return found
+    return Index(b"".join(sorted(entries)))
 
 
 def recall_index(path: Path) -> Index | None:
@@ -131,21 +169,29 @@ def _looked_up(
     path: Path, index: Index, wanted: Collection[str], kind: type[T], name: Callable[[T], str]
 ) -> dict[str, T] | None:
     """The rows by the index; None where one is not where it says."""
-    decoder, found = msgspec.json.Decoder(kind), {}
+    found = {}
     with opened(path) as file:
         for one in wanted:
-            spans = list(index.spans(one))
-            for first, length in spans:
-                file.seek(first)
-                try:
-                    row = decoder.decode(file.read(min(length, limits.DATA_BYTES)))
-                except typed_files.UNREADABLE:
-                    return None
-                if name(row) == one:
-                    found[one] = row
-            if spans and one not in found:
+            rows = _rows(file, index, one, kind, name)
+            if rows == []:
                 return None
+            if rows:
+                found[one] = rows[0]
     return found
+
+
+def _rows(file: BinaryIO, index: Index, wanted: str, kind: type[T], name: Callable[[T], str]) -> list[T] | None:
+    """The row of that name, or none where it is not where the index says; None where the index tells of none."""
+    spans = list(index.spans(wanted))
+    for first, length in spans:
+        file.seek(first)
+        try:
+            row = msgspec.json.decode(file.read(min(length, limits.DATA_BYTES)), type=kind)
+        except typed_files.UNREADABLE:
+            continue
+        if name(row) == wanted:
+            return [row]
+    return [] if spans else None
 
 
 def _state(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -55,32 +56,34 @@ def info_path(path: Path) -> Path:
     return path.with_suffix(".meta.json")
 
 
-def read_predictions(path: Path) -> list[Prediction]:
-    """Predictions in file order.
+def each_prediction(path: Path) -> Iterator[Prediction]:
+    """Predictions one at a time, in file order.
 
     Raises DataError for broken lines, an empty file and a query that was answered twice.
     """
-    rows = [
-        Prediction(**{name: text_of(getattr(row, name)) or "" for name in Prediction.__struct_fields__})
-        for row in typed_files.read_jsonl(path, _Prediction)
-    ]
-    if not rows:
-        raise DataError("holds no predictions", where=path)
     seen: set[tuple[str, str]] = set()
-    for row in rows:
-        if (row.user_id, row.id) in seen:
-            raise DataError(f"query {row.id!r} of user {row.user_id!r} is answered twice", where=path)
-        seen.add((row.user_id, row.id))
-    return rows
+    for row in typed_files.each_of(path, _Prediction):
+        user, query, output = (text_of(value) or "" for value in (row.user_id, row.id, row.output))
+        if (user, query) in seen:
+            raise DataError(f"query {query!r} of user {user!r} is answered twice", where=path)
+        seen.add((user, query))
+        yield Prediction(user_id=user, id=query, output=output)
+    if not seen:
+        raise DataError("holds no predictions", where=path)
 
 
-def write_predictions(path: Path, rows: list[Prediction]) -> None:
+def read_predictions(path: Path) -> list[Prediction]:
+    """All of them. Raises what `each_prediction` raises."""
+    return list(each_prediction(path))
+
+
+def write_predictions(path: Path, rows: Iterable[Prediction]) -> None:
     """Write predictions, one a line, atomically."""
     typed_files.write_jsonl(path, rows)
 
 
-def read_info(path: Path, rows: list[Prediction]) -> PredictionsInfo | None:
-    """The sidecar of the predictions `rows` read from `path`, or None where there is none.
+def read_info(path: Path, count: int) -> PredictionsInfo | None:
+    """The sidecar of the predictions at `path`, which are `count`, or None where there is none.
 
     Raises DataError for a broken sidecar, and where it is of another content than there is.
     """
@@ -88,8 +91,8 @@ def read_info(path: Path, rows: list[Prediction]) -> PredictionsInfo | None:
     if not beside.exists():
         return None
     info = typed_files.read_json(beside, PredictionsInfo)
-    if info.count != len(rows):
-        what = f"holds {len(rows)} predictions and {beside.name} counts {info.count}"
+    if info.count != count:
+        what = f"holds {count} predictions and {beside.name} counts {info.count}"
         raise DataError(what, where=path, hint="The file was cut or changed; predict again with --force.")
     if info.sha256 != hashing.digest_file(path):
         what = f"does not hold the predictions that {beside.name} tells of"

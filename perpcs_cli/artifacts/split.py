@@ -60,12 +60,12 @@ def draw_parts(
     """
     if not 0 <= base <= 1:
         raise UsageError(f"the share of base users is between 0 and 1, not {base}")
-    by_id = {user.user_id: user for user in users}
-    ids = sorted(by_id)
+    asked = {user.user_id: (len(user.history), bool(user.queries)) for user in users}
+    ids = sorted(asked)
     random.Random(seed).shuffle(ids)
     count = round(base * len(ids))
-    rest = [name for name in ids[count:] if len(by_id[name].history) >= min_history]
-    able = [name for name in rest if by_id[name].queries]
+    rest = [name for name in ids[count:] if asked[name][0] >= min_history]
+    able = [name for name in rest if asked[name][1]]
     chosen = set(able[: min(targets, len(rest) // 2)])
     candidates = [name for name in rest if name not in chosen]
     if not chosen or not candidates:

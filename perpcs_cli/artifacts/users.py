@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,14 @@ import msgspec
 from perpcs_cli.artifacts.io import hashing, safe_paths, typed_files
 from perpcs_cli.artifacts.io.limits import Count
 from perpcs_cli.artifacts.io.typed_files import Span
-from perpcs_cli.artifacts.line_index import find_rows
+from perpcs_cli.artifacts.line_index import each_found, find_rows
 from perpcs_cli.errors import DataError, UsageError, shortened
 
 Item = dict[str, str | list[str]]
 """A history item: the task's fields by name."""
 
+
+_name = attrgetter("user_id")
 
 Given = str | int | float
 """Ids and texts as people's files have them."""
@@ -79,7 +82,33 @@ def _placed(path: Path) -> Iterator[tuple[Span, User]]:
         raise DataError("holds no users", where=path)
 
 
-def write_users(path: Path, users: list[User]) -> None:
+class UserFile:
+    """A file of users, who come one at a time, as often as they are asked for. Of a pipe, which is read once, all are
+    held. Raises what `each_user` raises."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._held = None if path.is_file() else read_users(path)
+
+    def __iter__(self) -> Iterator[User]:
+        """Everybody, in file order."""
+        return each_user(self.path) if self._held is None else iter(self._held.values())
+
+    def chosen(self, wanted: Sequence[str]) -> Iterator[User]:
+        """The users of these ids, in this order, without repeats. In the end raises UsageError where any was not
+        there."""
+        if self._held is not None:
+            yield from choose_users(self._held, wanted, where=self.path)
+            return
+        left = dict.fromkeys(wanted)
+        for user in each_found(self.path, list(left), User, _placed, _name):
+            left.pop(user.user_id, None)
+            yield user
+        if left:
+            read_chosen(self.path, list(left))
+
+
+def write_users(path: Path, users: Iterable[User]) -> None:
     """Write users, one a line, atomically."""
     typed_files.write_jsonl(path, users)
 
@@ -115,7 +144,7 @@ def read_chosen(path: Path, wanted: Sequence[str]) -> list[User]:
             first = first or user.user_id
             yield span, user
 
-    found = find_rows(path, wanted, User, counted, lambda user: user.user_id)
+    found = find_rows(path, wanted, User, counted, _name)
     if not count and not found.keys() >= set(wanted):
         # Looked up, and not there: what it holds instead is told.
         for _ in counted(path):

@@ -16,7 +16,7 @@ from glob import escape
 from pathlib import Path
 from typing import TypeVar
 
-from perpcs_cli.artifacts.io.journal import Header, Row, end_journal, partial_path, read_journal
+from perpcs_cli.artifacts.io.journal import Header, Row, each_of_journal, end_journal, partial_path
 from perpcs_cli.artifacts.io.lock import locked
 from perpcs_cli.artifacts.io.provenance import check_same
 from perpcs_cli.steps.report import Report
@@ -73,18 +73,16 @@ def journal_of(path: Path, shard: Shard | None) -> Path:
     return partial_path(shard.path(path) if shard else path)
 
 
-def rows_of_shards(path: Path, header: Header, kind: type[Row], *, force: bool = False) -> list[Row]:
-    """The rows that all shards have made of the file `path`.
+def rows_of_shards(path: Path, header: Header, kind: type[Row], *, force: bool = False) -> Iterator[Row]:
+    """The rows that all shards have made of the file `path`, one at a time.
 
     Raises DataError where they are of other settings, or broken; with `force` those are passed over.
     """
-    found: list[Row] = []
     for journal in journals(path):
-        start, rows = read_journal(journal, Header, kind)
+        start, rows = each_of_journal(journal, Header, kind)
         if not force or start.provenance == header.provenance:
             check_same(start.provenance, header.provenance, where=journal)
-            found += rows
-    return found
+            yield from rows
 
 
 def end_journals(path: Path) -> None:

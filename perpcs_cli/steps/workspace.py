@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +18,15 @@ from perpcs_cli.artifacts.packed_recipes import place_of, places_in
 from perpcs_cli.artifacts.profiles import with_profiles
 from perpcs_cli.artifacts.settings import FILE, Settings, declared, make_settings, read_settings
 from perpcs_cli.artifacts.split import read_list
-from perpcs_cli.artifacts.users import User, choose_users, read_chosen, read_users
+from perpcs_cli.artifacts.users import User, UserFile, read_chosen, read_users
 from perpcs_cli.errors import UsageError
 from perpcs_cli.steps.shards import Shard
 from perpcs_cli.tasks.published_settings import published_settings
 from perpcs_cli.tasks.spec import OWN, Task, get_task
 
 T = TypeVar("T")
+TOGETHER = 1000
+"""Users whose profiles are looked up at a time."""
 
 
 @dataclass(frozen=True)
@@ -202,16 +205,24 @@ class Who:
         """All users by id, with their profiles where profiles.jsonl has any. Raises DataError for a broken file."""
         return with_profiles(read_users(self.path(workspace)), workspace.profiles)
 
-    def select(self, workspace: Workspace, *lists: str, among: dict[str, User] | None = None) -> list[User]:
+    def select(self, workspace: Workspace, *lists: str) -> list[User]:
         """The users asked for, else those of the first of `lists` that exists, else all. Raises UsageError for an
         unknown one. Of a file, nobody else is held."""
-        wanted = self.ids or next(filter(None, map(workspace.split, lists)), [])
+        wanted = self._wanted(workspace, lists)
         if not wanted:
-            return list((self.everyone(workspace) if among is None else among).values())
-        if among is not None:
-            return choose_users(among, wanted, where=self.path(workspace))
+            return list(self.everyone(workspace).values())
         chosen = {user.user_id: user for user in read_chosen(self.path(workspace), wanted)}
         return list(with_profiles(chosen, workspace.profiles).values())
+
+    def each(self, workspace: Workspace, users: UserFile, *lists: str) -> Iterator[User]:
+        """The same of the file `users`, one at a time."""
+        wanted = self._wanted(workspace, lists)
+        left = users.chosen(wanted) if wanted else iter(users)
+        while some := {user.user_id: user for user in islice(left, TOGETHER)}:
+            yield from with_profiles(some, workspace.profiles).values()
+
+    def _wanted(self, workspace: Workspace, lists: Sequence[str]) -> Sequence[str]:
+        return self.ids or next(filter(None, map(workspace.split, lists)), [])
 
     def mine(self, users: Sequence[T], unit: int = 1) -> list[T]:
         """Those of all `users` asked for that this job's shard makes, in whole groups of `unit`."""

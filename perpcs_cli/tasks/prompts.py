@@ -68,7 +68,7 @@ class Prompt:
 
 def digest(prompts: Iterable[Prompt]) -> str:
     """SHA-256 of prompts and answers: what an artifact was made from, to tell whether it is still the same."""
-    return hashing.digest_value([[prompt.text, prompt.answer] for prompt in prompts])
+    return hashing.digest_values([prompt.text, prompt.answer] for prompt in prompts)
 
 
 def history_prompt(task: Task, item: Item, *, context: str = "") -> Prompt:

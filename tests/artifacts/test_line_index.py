@@ -10,7 +10,7 @@ import pytest
 
 from perpcs_cli.artifacts import caches, line_index, users
 from perpcs_cli.artifacts.io import typed_files
-from perpcs_cli.artifacts.line_index import find_rows, recall_index
+from perpcs_cli.artifacts.line_index import each_found, find_rows, recall_index
 from perpcs_cli.artifacts.users import User, read_chosen, write_users
 from perpcs_cli.errors import DataError, UsageError
 
@@ -142,3 +142,19 @@ def test_mistakes_are_not_kept(path: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="occurs twice"):
             find_rows(path, ["ü7"], User, users._placed, lambda user: user.user_id)
     assert not (tmp_path / "cache").exists()
+
+
+def test_rows_come_one_at_a_time_in_the_order_that_is_asked_for(
+    path: Path, scans: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(wanted: list[str]) -> list[str]:
+        return [user.user_id for user in each_found(path, wanted, User, users._placed, lambda user: user.user_id)]
+
+    for wanted in (["ü9", "nobody", "ü1"], ["ü3"], []):
+        assert found(wanted) == [name for name in wanted if name != "nobody"]
+    assert scans == [path]
+    # An index that lies is made anew, in the middle, too.
+    monkeypatch.setattr(line_index, "_state", lambda _: "as ever")
+    found(["ü7"])
+    write_users(path, [USERS[0], *USERS[:0:-1]])
+    assert found(["ü0", "ü7", "ü8"]) == ["ü0", "ü7", "ü8"]

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from perpcs_cli.artifacts.users import User, choose_users, each_user, read_chosen, read_users, write_users
+from perpcs_cli.artifacts.users import (
+    User,
+    UserFile,
+    choose_users,
+    each_user,
+    read_chosen,
+    read_users,
+    write_users,
+)
 from perpcs_cli.errors import DataError, PerpcsError, UsageError
 
 USERS = [User(user_id=f"u{number}", history=[{"text": str(number)}]) for number in range(5)]
@@ -67,3 +76,26 @@ def test_they_come_one_at_a_time(path: Path) -> None:
     assert [next(users) for _ in USERS] == USERS
     with pytest.raises(DataError, match="line 6"):
         next(users)
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_a_file_is_read_as_often_as_it_is_asked_for(path: Path, piped: bool) -> None:
+    if piped:
+        read, write = os.pipe()
+        with os.fdopen(write, "wb") as end:
+            end.write(path.read_bytes())
+    users = UserFile(Path(f"/dev/fd/{read}") if piped else path)
+    for _ in range(2):
+        assert list(users) == USERS
+        assert list(users.chosen(["u3", "u0", "u3"])) == [USERS[3], USERS[0]]
+    chosen = users.chosen(["x", "u1", "y"])
+    with pytest.raises(UsageError, match="no such user: 'x', 'y'") as caught:
+        list(chosen)
+    assert caught.value.hint == "It holds 5 users, 'u0' for example."
+    if piped:
+        os.close(read)
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        UserFile(tmp_path / "nobody.jsonl")

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from perpcs_cli.artifacts.adapter import CARD, Card
 from perpcs_cli.artifacts.io import atomic, typed_files
-from perpcs_cli.artifacts.io.journal import Header, Journal, partial_path
+from perpcs_cli.artifacts.io.journal import Header, LongJournal, partial_path
 from perpcs_cli.artifacts.predictions import Prediction, info_path, read_info, read_predictions
 from perpcs_cli.artifacts.settings import FILE, read_settings
 
@@ -109,19 +109,19 @@ def test_only_what_is_missing_is_made(shell: Shell) -> None:
 
 def test_a_killed_predict_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     line = "predict --base --max-new-tokens 8 --batch-rows 1 --out out/base.jsonl"
-    append = Journal.append
+    append = LongJournal.append
     written: list[Prediction] = []
 
-    def killed(self: Journal, rows: Any) -> None:
+    def killed(self: LongJournal, rows: Any) -> list[int]:
         written.extend(rows)
         if len(written) == 3:
             with self.path.open("ab") as file:
                 file.write(b'{"user_id":"w')
             raise KeyboardInterrupt
-        append(self, written[-1:])
+        return append(self, written[-1:])
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append", killed)
+        patch.setattr(LongJournal, "append", killed)
         assert shell(line).exit_code != 0
     partial = shell.root / "out" / "base.partial.jsonl"
     # The header, two answers, and what was cut off.
@@ -143,7 +143,7 @@ def test_a_killed_predict_goes_on_where_it_was(shell: Shell, monkeypatch: pytest
 def test_a_predict_killed_before_its_sidecar_is_finished(shell: Shell) -> None:
     before = shell.walk()
     path = shell.root / "predictions/base.jsonl"
-    info = read_info(path, read_predictions(path))
+    info = read_info(path, len(read_predictions(path)))
     assert info is not None
     header = Header(of="perpcs.predictions/2", provenance=info.provenance)
     typed_files.write_jsonl(partial_path(path), [header, *read_predictions(path)])

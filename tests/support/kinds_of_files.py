@@ -51,7 +51,7 @@ from perpcs_cli.artifacts.sweep import read_sweep
 from perpcs_cli.experiments.costs.model_shape import find_shape
 from perpcs_cli.experiments.sweeps.grid import cells
 from perpcs_cli.experiments.sweeps.runner import Done
-from perpcs_cli.methods.statistics.comparison import read_answers
+from perpcs_cli.methods.statistics.comparison import read_answers, read_info
 from perpcs_cli.model.loading.identity import fingerprint_model
 from perpcs_cli.steps.data import fetch_lamp
 from perpcs_cli.steps.personalize.pareto_front import check_front
@@ -298,7 +298,7 @@ def _model(root: Path) -> None:
 
 
 def _answers(name: str) -> Callable[[Path], object]:
-    return lambda root: read_answers(root / name)
+    return lambda root: (read_info(root / name), read_answers(root / name))
 
 
 def _sharers_card(root: Path) -> None:

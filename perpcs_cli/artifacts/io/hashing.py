@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -24,8 +25,20 @@ def digest_file(path: Path) -> str:
 
 def digest_value(value: object) -> str:
     """SHA-256 of a JSON value, independent of the order of its keys."""
-    plain = msgspec.to_builtins(value)
-    return digest_bytes(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode())
+    return digest_bytes(_json(value))
+
+
+def digest_values(values: Iterable[object]) -> str:
+    """`digest_value` of a list, of which one value is held at a time."""
+    found = hashlib.sha256(b"[")
+    for place, value in enumerate(values):
+        found.update((b", " if place else b"") + _json(value))
+    found.update(b"]")
+    return found.hexdigest()
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(msgspec.to_builtins(value), sort_keys=True, ensure_ascii=False).encode()
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:

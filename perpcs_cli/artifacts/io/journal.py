@@ -7,18 +7,21 @@ was stopped goes on from the journal of its own settings and no other.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from perpcs_cli.artifacts.io import typed_files
+from perpcs_cli.artifacts.io import limits, typed_files
 from perpcs_cli.artifacts.io.atomic import writing
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
+from perpcs_cli.artifacts.io.reading import opened
 from perpcs_cli.errors import DataError
 
 Row = TypeVar("Row")
+Key = TypeVar("Key", bound=Hashable)
 BLOCK = 1 << 16
 
 
@@ -51,13 +54,14 @@ class Appender:
                 if end < size:
                     os.truncate(path, end)
 
-    def append(self, rows: Iterable[object]) -> None:
-        """Append rows and flush them to the disk."""
-        lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    def append(self, rows: Iterable[object]) -> list[int]:
+        """Append rows, flush them to the disk, and say how many bytes each has."""
+        lines = [msgspec.json.encode(row) + b"\n" for row in rows]
         with writing(self.path), self.path.open("ab") as file:
-            file.write(lines)
+            file.write(b"".join(lines))
             file.flush()
             os.fsync(file.fileno())
+        return [len(line) for line in lines]
 
 
 def _end_of_lines(path: Path) -> int:
@@ -88,21 +92,60 @@ class Journal(Appender, Generic[Row]):
             self.rows += rows
 
 
+class LongJournal(Appender, Generic[Key, Row]):
+    """An opened journal whose rows stay in the file: `places` says at which byte the last row of each key begins."""
+
+    def __init__(self, path: Path, kind: type[Row], key: Callable[[Row], Key], places: dict[Key, int]) -> None:
+        super().__init__(path)
+        self.kind = kind
+        self.key = key
+        self.places = places
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Append rows to the file, flush it to the disk, and remember where they are."""
+        if rows:
+            end = self.path.stat().st_size
+            for row, size in zip(rows, self.append(rows), strict=True):
+                self.places[self.key(row)] = end
+                end += size
+
+    def rows(self, keys: Iterable[Key]) -> Iterator[Row]:
+        """The rows of these keys, one at a time."""
+        decoder = msgspec.json.Decoder(self.kind)
+        with opened(self.path) as file:
+            for key in keys:
+                file.seek(self.places[key])
+                yield decoder.decode(file.readline())
+
+
 def open_journal(path: Path, header: Heading, kind: type[Row], *, force: bool = False) -> Journal[Row]:
     """Open the journal of a run to go on with, or begin one.
 
     Raises DataError where it is another run's, or broken; with `force` that one is begun again.
     """
+    return Journal(path, [row for _, row in _begun(path, header, kind, force=force)])
+
+
+def open_long_journal(
+    path: Path, header: Heading, kind: type[Row], key: Callable[[Row], Key], *, force: bool = False
+) -> LongJournal[Key, Row]:
+    """The same of one whose rows are not held."""
+    return LongJournal(path, kind, key, {key(row): at for at, row in _begun(path, header, kind, force=force)})
+
+
+def _begun(path: Path, header: Heading, kind: type[Row], *, force: bool) -> Iterator[tuple[int, Row]]:
+    """What the run's journal has, each row with its first byte; it is begun where it has none."""
     if not force and path.exists() and path.stat().st_size:
-        found, rows = read_journal(path, type(header), kind)
-        if rows:
+        found, rows = _placed(path, type(header), kind)
+        if first := next(rows, None):
             if getattr(found, "of", "") != getattr(header, "of", ""):
                 raise DataError(f"is the beginning of a {found.of}", where=path, hint="Use --force to begin again.")
             check_same(found.provenance, header.provenance, where=path)
-            return Journal(path, rows)
+            yield first
+            yield from rows
+            return
     # One without rows is nobody's: its run was stopped before it had made anything.
     typed_files.write_jsonl(path, [header])
-    return Journal(path, [])
 
 
 def read_journal(path: Path, header: type[Any], kind: type[Row]) -> tuple[Any, list[Row]]:
@@ -110,17 +153,38 @@ def read_journal(path: Path, header: type[Any], kind: type[Row]) -> tuple[Any, l
 
     Raises DataError with the line's number where one is broken.
     """
-    lines = typed_files.read_bytes(path).split(b"\n")[:-1]
-    decoded: list[Any] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            decoded.append(msgspec.json.decode(line, type=kind if decoded else header))
-        except typed_files.UNREADABLE as error:
-            what = f"not a {(kind if decoded else header).__name__}: {error}"
-            raise DataError(what, where=f"{path}, line {number}", hint="Use --force to begin again.") from None
-    if not decoded:
-        raise DataError("holds nothing", where=path, hint="Use --force to begin again.")
-    return decoded[0], decoded[1:]
+    first, rows = each_of_journal(path, header, kind)
+    return first, list(rows)
+
+
+def each_of_journal(path: Path, header: type[Any], kind: type[Row]) -> tuple[Any, Iterator[Row]]:
+    """The same with one row at a time."""
+    first, rows = _placed(path, header, kind)
+    return first, (row for _, row in rows)
+
+
+def _placed(path: Path, header: type[Any], kind: type[Row]) -> tuple[Any, Iterator[tuple[int, Row]]]:
+    lines = _decoded(path, header, kind)
+    for _, first in lines:
+        return first, lines
+    raise DataError("holds nothing", where=path, hint="Use --force to begin again.")
+
+
+def _decoded(path: Path, header: type[Any], kind: type[Row]) -> Iterator[tuple[int, Any]]:
+    at, asked = 0, header
+    with opened(path) as file:
+        for number in count(1):
+            line = file.readline(limits.DATA_BYTES + 1 - at)
+            if not line.endswith(b"\n"):
+                break
+            try:
+                yield at, msgspec.json.decode(line, type=asked)
+            except typed_files.UNREADABLE as error:
+                what = f"not a {asked.__name__}: {error}"
+                raise DataError(what, where=f"{path}, line {number}", hint="Use --force to begin again.") from None
+            at, asked = at + len(line), kind
+    if at + len(line) > limits.DATA_BYTES:
+        raise typed_files.too_large(path, limits.DATA_BYTES)
 
 
 def end_journal(path: Path) -> None:

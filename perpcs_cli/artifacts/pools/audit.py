@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -89,7 +89,7 @@ def audit_pool(
     *,
     recipes: Sequence[Path],
     summaries: Sequence[Path],
-    users: Sequence[User] | None,
+    users: Iterable[User] | None,
     ids: Collection[str],
     known: Collection[str],
 ) -> Audit:
@@ -109,7 +109,14 @@ def audit_pool(
     usual = {*known, RELATION}
     for path in files:
         problems += odd_content(path, usual)
-    for leak in find_words(files, users or (), known):
+    count = 0
+
+    def counted() -> Iterator[User]:
+        nonlocal count
+        for count, user in enumerate(users or (), start=1):  # noqa: B007
+            yield user
+
+    for leak in find_words(files, counted(), known):
         problems.append(f"{leak.file}: holds words of user {leak.user_id!r} ({leak.field})")
     if manifest.pseudonyms:
         problems += [f"{place}: names {name!r}" for place, name in find_names(own, ids)]
@@ -137,7 +144,7 @@ def audit_pool(
         attacks=[one for path, leakage in attacked.items() for one in _attacks(path, leakage, pool)],
         files=len(files),
         names=len(ids),
-        users=None if users is None else len(users),
+        users=None if users is None else count,
         data_digests=[str(path) for path in digests],
         logs=[str(path) for path in logs],
         problems=list(dict.fromkeys(problems)),

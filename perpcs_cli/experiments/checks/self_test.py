@@ -162,7 +162,7 @@ def _compare(root: Path) -> str:
 
     workspace = _opened(root)
     (user,) = read_chosen(workspace.users, USERS[2:])
-    models = recipes_over(workspace.recipes, open_pool(workspace.pool), [user])
+    models = recipes_over(workspace.recipes, open_pool(workspace.pool), [user.user_id])
     model = StepModel(workspace, SILENT)
     base, (recipe,) = model.base, models.recipes
     (row,) = model.encode(query_prompts(workspace.task, user), who=user.user_id, reserve=NEW)

@@ -23,12 +23,12 @@ from perpcs_cli.artifacts.results import FILE as RESULTS
 from perpcs_cli.artifacts.results import Result, Results, open_results, verify_results
 from perpcs_cli.artifacts.settings import FILE
 from perpcs_cli.artifacts.sweep import Sweep, check_names
-from perpcs_cli.artifacts.users import each_user
 from perpcs_cli.errors import UsageError
 from perpcs_cli.experiments.sweeps.grid import Cell, Flags, cells, check_flags
 from perpcs_cli.experiments.sweeps.pipeline import Kit, Step, StepWorkspace, pipeline
 from perpcs_cli.model.loading.catalogue import absolute
 from perpcs_cli.steps.base import kept_base
+from perpcs_cli.steps.evaluate.metrics import by_users
 from perpcs_cli.steps.init_workspace import write_settings
 from perpcs_cli.steps.report import Report
 from perpcs_cli.tasks.published_settings import published_settings
@@ -169,15 +169,16 @@ def prepare(workspace: StepWorkspace) -> None:
 
 def evaluate(users: Path, predictions: Path, task: str) -> Metrics:
     """The metrics of one predictions file against all queries of the users that it answers for."""
-    from perpcs_cli.methods.statistics.comparison import aligned, compare, read_answers, references_of, restricted
+    from perpcs_cli.methods.statistics.comparison import compare, read_info
 
-    references = references_of(each_user(users), users)
-    answers = aligned(read_answers(predictions), references)
+    info = read_info(predictions)
+    references, answers_of = by_users(users, (), [info])
     inputs = {str(path): hashing.digest_file(path) for path in (users, predictions)}
     return compare(
         get_task(task),
-        restricted(references, answers.users),
-        {predictions.stem: answers},
+        references,
+        {predictions.stem: info},
+        answers_of,
         baseline=predictions.stem,
         provenance=Provenance(command="sweep", settings={}, seed=0, inputs=inputs),
         resamples=0,

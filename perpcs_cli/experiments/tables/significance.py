@@ -12,9 +12,9 @@ from perpcs_cli.artifacts.users import User, read_users
 from perpcs_cli.errors import DataError
 from perpcs_cli.experiments.tables.systems import Entry, Panel, Row
 from perpcs_cli.methods.statistics.bootstrap import Bootstrapped, Floats, bootstrap
-from perpcs_cli.methods.statistics.comparison import matched, read_answers, references_of, restricted
+from perpcs_cli.methods.statistics.comparison import each_answer, known, measured, read_info, references_of, restricted
 from perpcs_cli.methods.statistics.corrections import Correction, corrected
-from perpcs_cli.tasks.metrics import from_sums, higher_is_better, per_example
+from perpcs_cli.tasks.metrics import from_sums, higher_is_better
 from perpcs_cli.tasks.spec import Task
 
 LEVELS = {0.01: "**", 0.05: "*"}
@@ -72,12 +72,10 @@ class Reader:
             path = row.root / row.result.predictions
             if not path.is_file():
                 raise DataError("no such file", where=path, hint="--resamples 0 gives a table without comparisons.")
-            answers = read_answers(path)
-            references = restricted(references_of(self.users(row).values(), row.root / row.result.users), answers.users)
-            found, _ = matched(task, references, {"": answers}, partial=False)
-            part = per_example(
-                task, [answers.texts[key] or "" for key in found], [references.texts[key] or "" for key in found]
-            )
+            everyone = references_of(self.users(row).values(), row.root / row.result.users)
+            references = restricted(everyone, read_info(path).users)
+            found = known(task, references, partial=False)
+            part = measured(task, references, found, path, each_answer(path, references)).rows
             scored = Scored(task, [(row.result.seed, *key) for key in found], part)
             _check(row, scored)
             keys += scored.keys

@@ -128,18 +128,18 @@ def profile(
                     # Nothing was made that another run would have to respect.
                     journal.path.unlink(missing_ok=True)
                 raise
-            answer(
-                model,
-                RecipeRouter(PieceCache(model.base, [].__getitem__), [{}]),
-                [(row, 0) for row in rows],
-                journal,
-                lambda place, text: Profile(user_id=asked[place], profile=text, source=sources[asked[place]]),
-                report,
-                label="writing profiles",
-                max_new_tokens=how.max_new_tokens,
-                sampling=sampling_of(how, settings.seed),
-                known=done,
-            )
+            with report.progress("writing profiles", len(rows)) as bar:
+                answer(
+                    model,
+                    RecipeRouter(PieceCache(model.base, [].__getitem__), [{}]),
+                    [(row, 0) for row in rows],
+                    journal.add,
+                    lambda place, text: Profile(user_id=asked[place], profile=text, source=sources[asked[place]]),
+                    bar,
+                    max_new_tokens=how.max_new_tokens,
+                    sampling=sampling_of(how, settings.seed),
+                    known=done,
+                )
         profiles = {**have, **{row.user_id: row for row in journal.rows if row.user_id in wanted}}
         if not who.shard:
             write_profiles(path, profiles)

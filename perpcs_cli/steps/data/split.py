@@ -8,7 +8,7 @@ from perpcs_cli.artifacts import selection
 from perpcs_cli.artifacts.io import atomic, hashing, typed_files
 from perpcs_cli.artifacts.io.provenance import Provenance
 from perpcs_cli.artifacts.split import FILE, PARTS, Parts, Split, draw_parts, list_of, read_split, write_split
-from perpcs_cli.artifacts.users import read_users, write_users
+from perpcs_cli.artifacts.users import UserFile, write_users
 from perpcs_cli.steps.job import Outcome, Output, made_from, run_one
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.workspace import Places
@@ -35,8 +35,8 @@ def split(
     directory = out or places.splits
     seed = places.seed(seed)
     source = users_file or places.users
-    users = read_users(source)
-    parts = draw_parts(users.values(), base=base_share, targets=targets, min_history=min_history, seed=seed)
+    users = UserFile(source)
+    parts = draw_parts(users, base=base_share, targets=targets, min_history=min_history, seed=seed)
     provenance = Provenance(
         command="split",
         settings={"base": base_share, "targets": targets, "min_history": min_history},
@@ -50,7 +50,7 @@ def split(
     def write_parts() -> None:
         for name, file in user_files.items():
             if files:
-                write_users(file, [users[user_id] for user_id in getattr(parts, name)])
+                write_users(file, users.chosen(getattr(parts, name)))
             else:
                 file.unlink(missing_ok=True)
 

@@ -11,7 +11,6 @@ from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.mia import Kind
 from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.settings import Merge
-from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import UsageError
 from perpcs_cli.methods.membership.protocols import Suspect
 from perpcs_cli.steps.models_to_run import ModelsToRun, recipes_name, recipes_over
@@ -75,15 +74,15 @@ class AttackedModels:
             model = self._model(moved, over.merge)
             self._suspect(name, "recipes", user_id, model, names, singles)
 
-    def add_own(self, name: str, directory: Path, users: Sequence[User]) -> None:
+    def add_own(self, name: str, directory: Path, users: Sequence[str]) -> None:
         """Each user's own adapter from a directory; the others in it are those that did not see the user's items."""
         own = {user_id: open_adapter(directory / user_id) for user_id in sharer_names(directory)}
-        if missing := [user.user_id for user in users if user.user_id not in own]:
+        if missing := [user for user in users if user not in own]:
             open_adapter(directory / missing[0])
         self._own(own)
         singles = {user_id: self._single(adapter, adapter.modules) for user_id, adapter in own.items()}
         for user in users:
-            self._suspect(name, "own", user.user_id, singles[user.user_id], frozenset([user.user_id]), singles)
+            self._suspect(name, "own", user, singles[user], frozenset([user]), singles)
 
     def add_sharers(self, name: str, pool: OpenPool, wanted: Sequence[str], *, gated: bool) -> None:
         """Sharers' own adapters as the pool gives them, with their gates or without."""
@@ -183,7 +182,7 @@ def _shared(pool: OpenPool, index: int) -> list[str]:
 
 
 def find_models(
-    workspace: Workspace, what: Attacked, pool: Path | None, targets: Sequence[User]
+    workspace: Workspace, what: Attacked, pool: Path | None, targets: Sequence[str]
 ) -> tuple[AttackedModels, OpenPool | None, dict[str, str]]:
     """(the models that were asked for, the pool if one is needed, digests of everything that is attacked)."""
     models = AttackedModels()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from perpcs_cli.artifacts.pool import OpenPool, open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
 from perpcs_cli.artifacts.pools.secret import existing_secret
 from perpcs_cli.artifacts.settings import read_settings
-from perpcs_cli.artifacts.users import read_users
+from perpcs_cli.artifacts.users import User, UserFile
 from perpcs_cli.steps.workspace import Places, stored_task
 from perpcs_cli.tasks.lamp_queries import WORDINGS
 from perpcs_cli.tasks.spec import get_task, shipped_tasks
@@ -34,14 +34,14 @@ def audit(
 
     opened = open_pool(pool or places.pool)
     file = users_file or places.users
-    users = read_users(file) if users_file or file.exists() else None
+    users = UserFile(file) if users_file or file.exists() else None
     found = places.recipe_places if recipes is None else recipes
     return audit_pool(
         opened,
         recipes=sorted({file for place in found for file in files_in(place)}),
         summaries=summaries_in(summaries if summaries is not None else [places.mia] if places.mia.is_dir() else []),
-        users=list(users.values()) if users else None,
-        ids=_ids(opened, places, list(users or ())),
+        users=users,
+        ids=_ids(opened, places, users or ()),
         known=_known(places),
     )
 
@@ -54,10 +54,10 @@ def _known(places: Places) -> set[str]:
     return {text for task in tasks for text in task.texts} | {wording.form for wording in WORDINGS.values()}
 
 
-def _ids(pool: OpenPool, places: Places, users: list[str]) -> list[str]:
+def _ids(pool: OpenPool, places: Places, users: Iterable[User]) -> list[str]:
     """The ids that the pool's pseudonyms stand for, as far as the secret tells."""
     secret = existing_secret(places.root) if pool.manifest.pseudonyms else None
     if not secret:
         return []
-    everyone = {*users, *(path.name for path in places.sharers.glob("*"))}
+    everyone = {*(user.user_id for user in users), *(path.name for path in places.sharers.glob("*"))}
     return [name for name in everyone if pseudonym(secret, name) in pool.places]

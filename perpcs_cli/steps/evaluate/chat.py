@@ -155,21 +155,23 @@ def open_chat(
     (user,) = who.select(workspace)
     named: list[tuple[str, ModelsToRun]] = []
     if sharer is not None:
-        named.append((sharer, single_adapters(workspace.sharers / check_name(sharer, "--sharer"), None, [user])))
+        named.append(
+            (sharer, single_adapters(workspace.sharers / check_name(sharer, "--sharer"), None, [user.user_id]))
+        )
     if adapter is not None:
-        named.append((adapter.resolve().name, single_adapters(adapter, None, [user])))
-    named += [(place.resolve().name, single_adapters(None, place, [user])) for place in own]
+        named.append((adapter.resolve().name, single_adapters(adapter, None, [user.user_id])))
+    named += [(place.resolve().name, single_adapters(None, place, [user.user_id])) for place in own]
     places = recipes or ([] if named else [workspace.recipes])
     if places:
         opened = open_pool(pool or workspace.pool)
-        named = [*((recipes_name(place), recipes_over(place, opened, [user])) for place in places), *named]
+        named = [*((recipes_name(place), recipes_over(place, opened, [user.user_id])) for place in places), *named]
     plain = StepModel(workspace, report, adapted=False)
     if not workspace.settings.task_adapter:
-        passes = _together(plain, [("base", base_alone([user])), *named])
+        passes = _together(plain, [("base", base_alone([user.user_id])), *named])
     else:
         adapted = StepModel(workspace, report, beside=plain)
-        own_pass = _together(plain, [("base", base_alone([user]))])
-        passes = [*own_pass, *_together(adapted, [("adapted", base_alone([user])), *named])]
+        own_pass = _together(plain, [("base", base_alone([user.user_id]))])
+        passes = [*own_pass, *_together(adapted, [("adapted", base_alone([user.user_id])), *named])]
     chat = Chat(workspace, user, shown, raw, passes)
     if twice := [name for name in chat.names if chat.names.count(name) > 1]:
         raise UsageError(f"two models are called {twice[0]!r}", hint="Ask them one after the other.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import msgspec
 from perpcs_cli.artifacts.adapter import Adapter, divided, open_adapter
 from perpcs_cli.artifacts.pools.pseudonyms import pseudonym
 from perpcs_cli.artifacts.pools.secret import existing_secret, keyed_digest
+from perpcs_cli.artifacts.profiles import with_profiles
 from perpcs_cli.artifacts.settings import MiaSettings
 from perpcs_cli.artifacts.users import User, newest
 from perpcs_cli.errors import DataError
@@ -29,18 +30,26 @@ class Owner:
     adapter: Adapter
 
 
-def find_owners(workspace: Workspace, adapters: Mapping[str, Adapter], users: Mapping[str, User]) -> dict[str, Owner]:
+def find_owners(workspace: Workspace, adapters: Mapping[str, Adapter], users: Iterable[User]) -> dict[str, Owner]:
     """The user behind each attacked adapter, by the name that the adapter has where it is attacked.
 
     In a pool of pseudonyms the workspace's secret tells whose an adapter is, and the sharer's own directory how it was
     trained, if it still holds the adapter that was copied. Raises DataError where that cannot be told.
     """
     secret = existing_secret(workspace.root)
-    behind = {pseudonym(secret, user_id): user_id for user_id in users} if secret else {}
+    behind: dict[str, str] = {}
+    owners: dict[str, User] = {}
+    for user in users:
+        hidden = pseudonym(secret, user.user_id) if secret else ""
+        if hidden in adapters:
+            behind[hidden] = user.user_id
+        if hidden in adapters or user.user_id in adapters:
+            owners[user.user_id] = user
+    owners = with_profiles(owners, workspace.profiles)
     found = {}
     for name, adapter in adapters.items():
-        if name in users:
-            found[name] = Owner(users[name], adapter)
+        if name in owners:
+            found[name] = Owner(owners[name], adapter)
         elif name in behind:
             own = open_adapter(workspace.sharers / behind[name])
             if not own.is_source_of(adapter):
@@ -49,7 +58,7 @@ def find_owners(workspace: Workspace, adapters: Mapping[str, Adapter], users: Ma
                     where=adapter.path,
                     hint="It cannot tell what the copy was trained on. Build the pool again.",
                 )
-            found[name] = Owner(users[behind[name]], own)
+            found[name] = Owner(owners[behind[name]], own)
         else:
             raise DataError(
                 f"the users do not have {name!r}, whose adapter is attacked",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,8 +19,10 @@ from perpcs_cli.tasks.spec import Task, get_task, named_task
 from perpcs_cli.tasks.synthetic_users import keeps_ending, keeps_form
 
 if TYPE_CHECKING:
-    from perpcs_cli.methods.statistics.comparison import Answers
+    from perpcs_cli.methods.statistics.comparison import Answers, AnswersInfo, Key
 
+Reader = Callable[[Path], "Iterable[tuple[Key, str | None]]"]
+"""Gives a file's answers by query."""
 Unit = Literal["users", "examples"]
 
 
@@ -49,10 +51,10 @@ def evaluate_predictions(
     `partial`: only the queries that every file answers; `habits`: also the shares of answers with their users' form
     and ending, in data of `synth`. The users are those that any file answers for by default.
     """
-    from perpcs_cli.methods.statistics.comparison import compare, read_answers
+    from perpcs_cli.methods.statistics.comparison import compare, read_info
 
     settings = _settings(places, task, seed)
-    systems = {name: read_answers(path) for name, path in predictions.items()}
+    systems = {name: read_info(path) for name, path in predictions.items()}
     baseline = baseline or next(iter(systems))
     if baseline not in systems:
         raise UsageError(f"no such file: {baseline!r}", where="--baseline", hint=f"There are {', '.join(systems)}.")
@@ -60,9 +62,9 @@ def evaluate_predictions(
         if who != EVERYONE or per_user or unit == "users":
             hint = "Use --users-file instead."
             raise UsageError("LaMP's labels name no users", where="--labels", hint=hint)
-        references, systems = _by_labels(labels, systems)
+        references, answers_of = _by_labels(labels)
     else:
-        references, systems = by_users(who.path(places), who.ids, systems)
+        references, answers_of = by_users(who.path(places), who.ids, systems.values())
     chosen = _task(task, [*systems.values(), references], settings.task if settings else None)
     unit = unit or ("users" if references.names_users else "examples")
     provenance = Provenance(
@@ -76,12 +78,13 @@ def evaluate_predictions(
             **({"habits": True} if habits else {}),
         },
         seed=settings.seed if settings else seed or 0,
-        inputs={str(file.path): hashing.digest_file(file.path) for file in [references, *systems.values()]},
+        inputs={str(file): hashing.digest_file(file) for file in [references.path, *predictions.values()]},
     )
     result = compare(
         chosen,
         references,
         systems,
+        answers_of,
         baseline=baseline,
         provenance=provenance,
         partial=partial,
@@ -111,13 +114,13 @@ def write_lamp(
 ) -> None:
     """Write the one predictions file in LaMP's format to `path`."""
     from perpcs_cli.artifacts.labels import Gold, Labels
-    from perpcs_cli.methods.statistics.comparison import read_answers
+    from perpcs_cli.methods.statistics.comparison import read_answers, read_info
 
     if len(predictions) != 1:
         raise UsageError("converts exactly one predictions file", where="--write-lamp")
     settings = _settings(places, task, None)
     answers = read_answers(next(iter(predictions.values())))
-    chosen = _task(task, [answers], settings.task if settings else None)
+    chosen = _task(task, [read_info(answers.path)], settings.task if settings else None)
     golds = [Gold(id=query, output=text or "") for (_, query), text in answers.texts.items()]
     if len({gold.id for gold in golds}) < len(golds):
         raise DataError("users share query ids, and LaMP's format names no users", where=answers.path)
@@ -141,12 +144,12 @@ def _settings(places: Places, task: str | None, seed: int | None) -> Settings | 
     return open_workspace(places.root, task=task, seed=seed).settings if places.settings_file.exists() else None
 
 
-def _task(given: str | None, files: Iterable[Answers], stored: str | None) -> Task:
+def _task(given: str | None, files: Iterable[Answers | AnswersInfo], stored: str | None) -> Task:
     """The task as given, else by the files, else by the workspace.
 
     Raises UsageError where none is known and DataError where a file is of another task.
     """
-    stated = {answers.path: answers.task for answers in files if answers.task}
+    stated = {file.path: file.task for file in files if file.task}
     name = given or next(iter(stated.values()), None) or stored
     if not name:
         raise UsageError("no task is known", hint="Give --task, or use a workspace made with `perpcs init`.")
@@ -160,31 +163,30 @@ def _task(given: str | None, files: Iterable[Answers], stored: str | None) -> Ta
     return task
 
 
-def _by_labels(path: Path, systems: dict[str, Answers]) -> tuple[Answers, dict[str, Answers]]:
-    """References from LaMP's labels, and the systems under the same ids."""
-    from perpcs_cli.methods.statistics.comparison import aligned, read_answers
+def _by_labels(path: Path) -> tuple[Answers, Reader]:
+    """References from LaMP's labels, and how a system's file is read under the same ids."""
+    from perpcs_cli.methods.statistics.comparison import each_answer, read_answers
 
     references = read_answers(path)
     if references.names_users:
         raise DataError("is not in LaMP's format", where=path, hint='It is {"task": …, "golds": [{"id", "output"}]}.')
-    return references, {name: aligned(answers, references) for name, answers in systems.items()}
+    return references, lambda file: each_answer(file, references)
 
 
-def by_users(path: Path, wanted: Sequence[str], systems: dict[str, Answers]) -> tuple[Answers, dict[str, Answers]]:
-    """References and systems of the wanted users; by default of all users that any file answers for."""
-    from perpcs_cli.methods.statistics.comparison import aligned, references_of, restricted
+def by_users(path: Path, wanted: Sequence[str], systems: Collection[AnswersInfo]) -> tuple[Answers, Reader]:
+    """References of the wanted users, by default of all that any file answers for, and how a system's file is read."""
+    from perpcs_cli.methods.statistics.comparison import aligned, each_answer, read_answers, references_of, restricted
 
     ids = {user.user_id for user in read_chosen(path, wanted)} if wanted else set()
-    named = ids or {user for answers in systems.values() for user in answers.users}
+    named = ids or {user for system in systems for user in system.users}
     # Where a file names no users, whose its answers are is told by the ids of everybody's queries.
-    everyone = not all(answers.names_users for answers in systems.values())
+    everyone = not all(system.names_users for system in systems)
     references = references_of((user for user in each_user(path) if everyone or user.user_id in named), path)
-    systems = {name: aligned(answers, references) for name, answers in systems.items()}
-    if wanted:
-        systems = {name: restricted(answers, ids) for name, answers in systems.items()}
-    else:
-        ids = {user for answers in systems.values() for user in answers.users}
-    return restricted(references, ids), systems
+    if not wanted:
+        for system in systems:
+            ids |= system.users if system.names_users else aligned(read_answers(system.path), references).users
+    kept = ids | {""}
+    return restricted(references, ids), lambda file: (row for row in each_answer(file, references) if row[0][0] in kept)
 
 
 def _counted(number: int) -> str:

@@ -26,6 +26,7 @@ from perpcs_cli.artifacts.mia import (
 )
 from perpcs_cli.artifacts.pool import check_base, check_layers
 from perpcs_cli.artifacts.pools.secret import existing_secret
+from perpcs_cli.artifacts.users import UserFile
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.base import StepModel
 from perpcs_cli.steps.evaluate.attack_targets import Attacked, AttackedModels, find_models
@@ -83,10 +84,9 @@ def mia(
     settings = workspace.settings
     wanted = _attacks(attacks, references)
     count = references if "rmia" in wanted else 0
-    users = who.everyone(workspace)
-    models, opened, digests = find_models(
-        workspace, what or Attacked(), pool, who.select(workspace, "target", among=users)
-    )
+    users = UserFile(who.path(workspace))
+    targets = [user.user_id for user in who.each(workspace, users, "target")]
+    models, opened, digests = find_models(workspace, what or Attacked(), pool, targets)
     owners = find_owners(workspace, models.owners, users)
     for user_id, owner in owners.items():
         if owner.adapter.card and owner.adapter.card.adopted:

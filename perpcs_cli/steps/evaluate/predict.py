@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perpcs_cli.artifacts.io import atomic, hashing
-from perpcs_cli.artifacts.io.journal import Header, Journal, open_journal, partial_path, read_journal
+from perpcs_cli.artifacts.io.journal import Header, LongJournal, each_of_journal, open_long_journal, partial_path
 from perpcs_cli.artifacts.io.provenance import Provenance, check_same
 from perpcs_cli.artifacts.io.safe_paths import check_name
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.predictions import (
     Prediction,
     PredictionsInfo,
+    each_prediction,
     info_path,
     read_info,
-    read_predictions,
     write_info,
     write_predictions,
 )
-from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.answers import answer
 from perpcs_cli.steps.base import StepModel
+from perpcs_cli.steps.evaluate.queries import BLOCK, Queries
 from perpcs_cli.steps.job import Outcome, Output, run_one
 from perpcs_cli.steps.models_to_run import (
     ModelsToRun,
@@ -36,13 +36,13 @@ from perpcs_cli.steps.models_to_run import (
 from perpcs_cli.steps.report import SILENT, Report
 from perpcs_cli.steps.shards import end_journals, journal_of, rows_of_shards
 from perpcs_cli.steps.workspace import EVERYONE, Who, Workspace
-from perpcs_cli.tasks.examples import query_prompts
 from perpcs_cli.tasks.prompts import PLAIN, Shown, digest
 
 if TYPE_CHECKING:
     from perpcs_cli.model.engine.batching import Encoded
-    from perpcs_cli.tasks.prompts import Prompt
 
+UNITS = 16
+"""How many times the rows of a batch make a block, at least."""
 FORMAT = str(PredictionsInfo.__struct_config__.tag)
 
 
@@ -77,7 +77,9 @@ def predict(
     if len(chosen) > 1:
         raise UsageError("choose one model", where=" and ".join(chosen))
     settings = workspace.settings
-    users = [user for user in who.select(workspace, "target") if user.queries]
+    everyone = Queries(workspace, who, shown)
+    queries = everyone.ids()
+    users = list(queries)
     if not users:
         raise DataError("the users have no queries to answer", where=who.path(workspace))
     if base:
@@ -91,20 +93,13 @@ def predict(
     if swap:
         kind, models = f"{kind}-swapped", models.swapped()
     path = out or workspace.predictions / f"{check_name(name or kind, '--name')}.jsonl"
-    # A known answer must not shape its own prompt: neither how much is cut nor the tokens where they meet.
-    prompts = {
-        user.user_id: [
-            replace(prompt, answer=None) for prompt in query_prompts(workspace.task, user, shown, seed=settings.seed)
-        ]
-        for user in users
-    }
     model = StepModel(workspace, report)
     models.check_base(model)
     changes = {"predict": settings.predict, "prompts": shown, "max_length": settings.max_length}
     provenance = workspace.provenance(
         "predict",
         {**changes, "merge": models.merge, **({"swap": True} if swap else {}), **model.describe()},
-        {"prompts": digest(prompt for some in prompts.values() for prompt in some), **models.digests},
+        {"prompts": digest(prompt for _, some in everyone.prompts() for prompt in some), **models.digests},
         model.fingerprint,
     )
 
@@ -122,18 +117,17 @@ def predict(
 
     def make() -> PredictionsInfo:
         atomic.check_writable(path)
-        journal = open_journal(kept, header, Prediction, force=force)
+        journal = open_long_journal(kept, header, Prediction, _key, force=force)
         if not who.shard:
-            have = {(row.user_id, row.id) for row in journal.rows}
             others = rows_of_shards(path, header, Prediction, force=force)
-            journal.add(list({k: row for row in others if (k := (row.user_id, row.id)) not in have}.values()))
-        _answer(models, model, mine, prompts, journal, report)
+            fresh = (row for row in others if _key(row) not in journal.places)
+            while some := list(islice(fresh, BLOCK)):
+                journal.add(some)
+        _answer(models, model, everyone, {user: queries[user] for user in mine}, journal, report)
         if who.shard:
-            return told(kept, len(journal.rows))
-        order = {(u.user_id, q.id): n for n, (u, q) in enumerate((u, q) for u in users for q in u.queries)}
-        answers = sorted(journal.rows, key=lambda row: order[row.user_id, row.id])
-        write_predictions(path, answers)
-        info = told(path, len(answers))
+            return told(kept, len(journal.places))
+        write_predictions(path, journal.rows((user, query) for user, some in queries.items() for query in some))
+        info = told(path, len(journal.places))
         write_info(path, info)
         end_journals(path)
         return info
@@ -143,9 +137,10 @@ def predict(
             return whole
         if not kept.exists():
             return None
-        begun, rows = read_journal(kept, Header, Prediction)
+        begun, rows = each_of_journal(kept, Header, Prediction)
         check_same(begun.provenance, provenance, where=kept)
-        return told(kept, len(rows)) if len(rows) == sum(len(user.queries) for user in mine) else None
+        count = sum(1 for _ in rows)
+        return told(kept, count) if count == sum(len(queries[user]) for user in mine) else None
 
     if who.shard:
         output = Output(path.stem, kept, shard_finished)
@@ -153,7 +148,7 @@ def predict(
         output = Output(path.stem, path, lambda: _finished(path, provenance), partial(end_journals, path))
     outcome = run_one(output, make, place=path, shard=who.shard, force=force, dry_run=dry_run, report=report)
     if dry_run and outcome.state == "to do":
-        for user_id, some in prompts.items():
+        for user_id, some in everyone.prompts():
             model.encode(some, who=f"user {user_id}", reserve=settings.predict.max_new_tokens)
     return outcome
 
@@ -168,7 +163,7 @@ def _finished(path: Path, provenance: Provenance) -> PredictionsInfo | None:
             return None
         raise UsageError("already exists", where=path, hint="Use --force to replace it, or --name for another.")
     try:
-        info = read_info(path, read_predictions(path))
+        info = read_info(path, sum(1 for _ in each_prediction(path)))
     except DataError:
         # Stopped between the answers and their sidecar: the last step is done again.
         if stopped:
@@ -179,54 +174,86 @@ def _finished(path: Path, provenance: Provenance) -> PredictionsInfo | None:
     return info
 
 
+def _key(row: Prediction) -> tuple[str, str]:
+    return row.user_id, row.id
+
+
 def _answer(
     models: ModelsToRun,
     model: StepModel,
-    users: list[User],
-    prompts: dict[str, list[Prompt]],
-    journal: Journal[Prediction],
+    everyone: Queries,
+    queries: dict[str, list[str]],
+    journal: LongJournal[tuple[str, str], Prediction],
     report: Report,
 ) -> None:
-    """Answer what the journal does not hold yet, into the journal."""
+    """Answer those of `queries`, ids by user, that the journal does not hold yet, into the journal.
+
+    As many users at a time as have a block of queries: what is computed for one does not depend on the others'.
+    """
     from perpcs_cli.model.engine.piece_cache import PieceCache
     from perpcs_cli.model.engine.recipe_router import RecipeRouter
     from perpcs_cli.model.engine.sampling import sampling_of
 
     settings = model.settings.predict
-    done = {(row.user_id, row.id) for row in journal.rows}
-    asked = {(user.user_id, prompt.key) for user in users for prompt in prompts[user.user_id]}
-    if strangers := sorted(done - asked):
+    asked = {(user, query) for user, some in queries.items() for query in some}
+    if strangers := sorted(journal.places.keys() - asked):
         raise DataError(
             f"answers {strangers[0][1]!r} of {strangers[0][0]!r}, which was not asked",
             where=journal.path,
             hint="Use --force to begin again.",
         )
-    if done == asked:
+    done, total = len(journal.places), len(asked)
+    if done:
+        report.note(f"{done} of {total} queries are answered already")
+    if done == total:
         # A shard, or all of them, have answered.
-        report.note(f"{len(done)} of {len(asked)} queries are answered already")
         return
     models.check_layers(model)
-    rows: list[tuple[Encoded, int]] = []
-    owners: list[str] = []
-    for user in users:
-        encoded = model.encode(prompts[user.user_id], who=f"user {user.user_id}", reserve=settings.max_new_tokens)
-        rows += [(row, models.users[user.user_id]) for row in encoded]
-        owners += [user.user_id] * len(encoded)
-    known = {
-        place for place, (owner, (row, _)) in enumerate(zip(owners, rows, strict=True)) if (owner, row.key) in done
-    }
-    if known:
-        report.note(f"{len(known)} of {len(rows)} queries are answered already")
-    answer(
-        model,
-        RecipeRouter(PieceCache(model.base, lambda index: models.adapters[index]), models.recipes),
-        rows,
-        journal,
-        lambda place, text: Prediction(user_id=owners[place], id=rows[place][0].key, output=text),
-        report,
-        label="predicting",
-        max_new_tokens=settings.max_new_tokens,
-        sampling=sampling_of(settings, model.settings.seed),
-        known=known,
-        merge=models.merge,
-    )
+    pieces = PieceCache(model.base, lambda index: models.adapters[index])
+    blocks = _blocks(queries, max(BLOCK, UNITS * settings.batch_rows))
+    left = [
+        block
+        for block in blocks
+        if any((user, query) not in journal.places for user in block for query in queries[user])
+    ]
+    asking = everyone.prompts({user for block in left for user in block})
+    with report.progress("predicting", total) as bar:
+        bar.advance(total - sum(len(queries[user]) for block in left for user in block))
+        for block in left:
+            rows: list[tuple[Encoded, int]] = []
+            owners: list[str] = []
+            for user, prompts in islice(asking, len(block)):
+                encoded = model.encode(prompts, who=f"user {user}", reserve=settings.max_new_tokens)
+                rows += [(row, models.users[user]) for row in encoded]
+                owners += [user] * len(encoded)
+            keys = [(owner, row.key) for owner, (row, _) in zip(owners, rows, strict=True)]
+            answer(
+                model,
+                RecipeRouter(pieces, models.recipes),
+                rows,
+                journal.add,
+                partial(_prediction, keys),
+                bar,
+                max_new_tokens=settings.max_new_tokens,
+                sampling=sampling_of(settings, model.settings.seed),
+                known={place for place, key in enumerate(keys) if key in journal.places},
+                merge=models.merge,
+            )
+
+
+def _prediction(keys: list[tuple[str, str]], place: int, text: str) -> Prediction:
+    user, query = keys[place]
+    return Prediction(user_id=user, id=query, output=text)
+
+
+def _blocks(queries: dict[str, list[str]], size: int) -> list[list[str]]:
+    """The users, in their order, in blocks of at least `size` queries."""
+    blocks: list[list[str]] = [[]]
+    count = 0
+    for user, some in queries.items():
+        if count >= size:
+            blocks.append([])
+            count = 0
+        blocks[-1].append(user)
+        count += len(some)
+    return blocks

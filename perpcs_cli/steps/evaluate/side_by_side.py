@@ -25,15 +25,15 @@ def side_by_side(
     predictions: Mapping[str, Path], places: Places, who: Who = EVERYONE, *, first: int
 ) -> list[SideBySide]:
     """The `first` queries of each user that any file answers for, with what prediction files {name: file} say."""
-    from perpcs_cli.methods.statistics.comparison import read_answers
+    from perpcs_cli.methods.statistics.comparison import read_info
 
-    systems = {name: read_answers(path) for name, path in predictions.items()}
-    references, systems = by_users(who.path(places), who.ids, systems)
+    references, answers_of = by_users(who.path(places), who.ids, [read_info(path) for path in predictions.values()])
+    systems = {name: dict(answers_of(path)) for name, path in predictions.items()}
     seen: Counter[str] = Counter()
     rows = []
     for user, query in references.texts:
         seen[user] += 1
         if seen[user] <= first:
-            answers = {name: system.texts.get((user, query)) for name, system in systems.items()}
+            answers = {name: system.get((user, query)) for name, system in systems.items()}
             rows.append(SideBySide(user_id=user, id=query, reference=references.texts[user, query], answers=answers))
     return rows

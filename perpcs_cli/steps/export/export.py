@@ -17,7 +17,6 @@ from perpcs_cli.artifacts.io.limits import RANK
 from perpcs_cli.artifacts.pool import open_pool
 from perpcs_cli.artifacts.pools.pseudonyms import without_place
 from perpcs_cli.artifacts.recipe import mean_weights, read_recipe
-from perpcs_cli.artifacts.users import User
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.model.loading.catalogue import hub_name
 from perpcs_cli.steps.base import StepModel
@@ -94,7 +93,7 @@ def export(
     call = find_converter(form.name, form.llama_cpp) if form.gguf else []
     opened = open_pool(pool or workspace.pool)
     told = read_recipe(recipe, pool=opened.digest)
-    models = recipes_over(recipe, opened, [User(user_id=told.user_id, history=[])])
+    models = recipes_over(recipe, opened, [told.user_id])
     place = out or workspace.root / "exports" / recipes_name(recipe.parent) / recipe.stem
     model = StepModel(workspace, report, changed=True)
     models.check_base(model)

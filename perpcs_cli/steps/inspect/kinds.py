@@ -172,7 +172,7 @@ def _export_problems(path: Path, _content: exported.Exported) -> list[str]:
 
 
 def _prediction_problems(path: Path, content: list[predictions.Prediction]) -> list[str]:
-    predictions.read_info(path, content)
+    predictions.read_info(path, len(content))
     return []
 
 

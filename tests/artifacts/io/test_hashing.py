@@ -35,3 +35,8 @@ def test_every_purpose_has_a_seed_of_its_own():
     assert len(seeds) == 5
     assert all(0 <= seed < 2**60 for seed in seeds)
     assert hashing.derive_seed(0, "a", 1) == hashing.derive_seed(0, "a", 1)
+
+
+@pytest.mark.parametrize("values", [[], [Row(1)], [["né", None], {"b": 1, "a": 2.5}, Row(3)]])
+def test_values_that_come_one_by_one_have_the_digest_of_their_list(values):
+    assert hashing.digest_values(iter(values)) == hashing.digest_value(values)

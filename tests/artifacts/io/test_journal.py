@@ -9,7 +9,15 @@ import pytest
 from helpers import provenance
 
 from perpcs_cli.artifacts.io import typed_files
-from perpcs_cli.artifacts.io.journal import Appender, Header, end_journal, open_journal, partial_path, read_journal
+from perpcs_cli.artifacts.io.journal import (
+    Appender,
+    Header,
+    end_journal,
+    open_journal,
+    open_long_journal,
+    partial_path,
+    read_journal,
+)
 from perpcs_cli.errors import DataError
 
 HEADER = Header(of="perpcs.rows/1", provenance=provenance())
@@ -150,3 +158,23 @@ def test_when_it_has_ended_it_is_gone(tmp_path):
 def test_the_place_of_what_is_not_ended():
     assert partial_path(Path("a/top.3.jsonl")) == Path("a/top.3.partial.jsonl")
     assert partial_path(Path("a/x.json")) == Path("a/x.partial.jsonl")
+
+
+def test_the_rows_of_a_long_journal_are_read_from_the_file(tmp_path):
+    path = begun(tmp_path)
+    with path.open("ab") as file:
+        file.write(b'{"id":')
+    journal = open_long_journal(path, HEADER, Row, lambda row: row.id)
+    journal.add([])
+    journal.add([Row(30), Row(4)])
+    assert list(journal.rows([4, 1, 30, 2])) == [Row(4), Row(1), Row(30), Row(2)]
+    assert journal.places == open_long_journal(path, HEADER, Row, lambda row: row.id).places
+    assert read_journal(path, Header, Row) == (HEADER, [Row(1), Row(2), Row(30), Row(4)])
+    assert open_long_journal(path, HEADER, Row, lambda row: row.id, force=True).places == {}
+
+
+def test_of_two_rows_of_a_key_the_later_one_counts(tmp_path):
+    path = begun(tmp_path)
+    journal = open_long_journal(path, HEADER, Row, lambda row: row.id % 2)
+    journal.add([Row(5)])
+    assert list(journal.rows([0, 1])) == [Row(2), Row(5)]
