@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -253,7 +254,12 @@ def _trace(root: Path) -> None:
 
 
 def _journal(root: Path) -> None:
-    journal.open_journal(root / "p.partial.jsonl", HEADER, predictions.Prediction)
+    path = root / "p.partial.jsonl"
+    rows = journal.open_journal(path, HEADER, predictions.Prediction).rows
+    key = operator.attrgetter("user_id", "id")
+    opened = journal.open_long_journal(path, HEADER, predictions.Prediction, key)
+    # Of rows of the same query the last counts.
+    assert list(opened.rows(opened.places)) == list({key(row): row for row in rows}.values())
 
 
 def _scores(root: Path) -> None:
@@ -301,6 +307,11 @@ def _answers(name: str) -> Callable[[Path], object]:
     return lambda root: (read_info(root / name), read_answers(root / name))
 
 
+def _predictions(root: Path) -> None:
+    _answers("predictions/p.jsonl")(root)
+    predictions.read_predictions(root / "predictions/p.jsonl")
+
+
 def _sharers_card(root: Path) -> None:
     _adapter(root)
     _pool(root)
@@ -316,7 +327,7 @@ KINDS = [
     Kind("lamp-predictions", "lamp/dev_outputs.json", "json", _answers("lamp/dev_outputs.json")),
     Kind("per-pcs-users", "per-pcs/users.json", "json", lambda root: imported(root / "per-pcs")),
     Kind("per-pcs-labels", "per-pcs/users_label.json", "json", lambda root: imported(root / "per-pcs")),
-    Kind("predictions", "predictions/p.jsonl", "jsonl", _answers("predictions/p.jsonl")),
+    Kind("predictions", "predictions/p.jsonl", "jsonl", _predictions),
     Kind("predictions-info", "predictions/p.meta.json", "json", _answers("predictions/p.jsonl")),
     Kind("profiles", "profiles.jsonl", "jsonl", _profiles),
     Kind("fetched", "fetched.json.card.json", "json", _fetched),
