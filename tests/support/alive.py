@@ -12,8 +12,8 @@ import pytest
 from perpcs_cli.artifacts.io import typed_files
 
 
-def watch(patch: pytest.MonkeyPatch, kind: type, every: int = 30) -> list[int]:
-    """How many more of a kind live than now, counted at every 30th row that is read of any file of lines."""
+def watch(patch: pytest.MonkeyPatch, kind: type, every: int = 20) -> list[int]:
+    """How many more of a kind live than now, counted at every 20th row that is read of any file of lines."""
     counts: list[int] = []
     each, before = typed_files.each_placed, _alive(kind)
 
@@ -28,4 +28,4 @@ def watch(patch: pytest.MonkeyPatch, kind: type, every: int = 30) -> list[int]:
 
 
 def _alive(kind: type) -> int:
-    return sum(isinstance(one, kind) for one in gc.get_objects())
+    return sum(type(one) is kind for one in gc.get_objects())
