@@ -8,6 +8,11 @@ SHOWN = 3
 """Names that a message gives of many."""
 
 
+def counted(count: int, what: str) -> str:
+    """`1 problem`, `2 problems`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def shortened(names: Sequence[str]) -> str:
     """`a, b, c and 4 more`."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

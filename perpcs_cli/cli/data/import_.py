@@ -13,7 +13,7 @@ import typer
 from perpcs_cli.cli import flags, process
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, counted
 
 if TYPE_CHECKING:
     from perpcs_cli.steps.job import Outcome
@@ -86,11 +86,11 @@ def tell(
         if console.json:
             console.result(value, "")
         raise DataError(
-            f"{len(found.problems)} problems; nothing was written",
+            f"{counted(len(found.problems), 'problem')}; nothing was written",
             hint="Mend the records, or write the good ones with --allow-broken.",
         )
     if found.problems:
-        console.warn(f"records with {len(found.problems)} problems were left out")
+        console.warn(f"records with {counted(len(found.problems), 'problem')} were left out")
     text = (
         f"{outcome.path}\t{counts['users']} users\t{counts['items']} history items\t"
         f"{counts['queries']} queries ({counts['answered']} with an answer)"

@@ -8,7 +8,7 @@ from perpcs_cli.cli import flags
 from perpcs_cli.cli.command import command
 from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.tables import Cell, Column, Estimate, Table, TableFormat, render
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, counted
 
 if TYPE_CHECKING:
     from perpcs_cli.artifacts.pools.audit import Audit
@@ -38,7 +38,7 @@ def audit(
     report = step(here.places, pool=pool, recipes=recipes, summaries=mia, users_file=users_file)
     console.result(report, _text(report, shown))
     if report.problems:
-        count = f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}"
+        count = counted(len(report.problems), "problem")
         raise DataError(f"{count}:\n  " + "\n  ".join(report.problems), where=report.pool)
 
 

@@ -15,7 +15,7 @@ from perpcs_cli.cli.console import Console
 from perpcs_cli.cli.rows import fields_of
 from perpcs_cli.cli.share.revoke import revoke
 from perpcs_cli.cli.tables import Column, Table, render
-from perpcs_cli.errors import DataError
+from perpcs_cli.errors import DataError, counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -133,7 +133,7 @@ def verify(
     if problems:
         if console.json:
             console.result({"ok": False, "problems": problems, "warnings": []}, "")
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        count = counted(len(problems), "problem")
         raise DataError(f"{count}:\n  " + "\n  ".join(problems), where=opened.path)
     far = far_from_others(opened) if max_norm is None and opened.manifest.max_norm is None else []
     for sentence in far:
