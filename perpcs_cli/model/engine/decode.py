@@ -147,7 +147,7 @@ class _Engine:
         than that pass costs.
         """
         first, rest = waiting[: places - len(alive)], waiting[places - len(alive) :]
-        if cache.recordings and self._too_few(first, alive, places):
+        if cache.recordings and rest and self._too_few(first, alive, places):
             return waiting
         recipes = {row.recipe for row in first}
         there = Beginnings((row.recipe, row.prompt, place) for place, row in enumerate(alive) if row.recipe in recipes)
@@ -164,7 +164,7 @@ class _Engine:
         return [first[index] for index in sorted(later)] + rest
 
     def _too_few(self, coming: list[Row], alive: list[Row], places: int) -> bool:
-        """Whether rows should wait for more to come in with them, where only passes without them can be played.
+        """Whether rows should wait for more that wait to come in with them, where only passes without them are played.
 
         They do while others run, little place is free, and they bring fewer tokens than a pass costs.
         """
