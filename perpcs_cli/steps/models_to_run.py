@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perpcs_cli.artifacts.adapter import Adapter, open_adapter
 from perpcs_cli.artifacts.io import hashing
@@ -16,8 +16,9 @@ from perpcs_cli.artifacts.settings import Merge
 from perpcs_cli.errors import DataError, UsageError
 from perpcs_cli.steps.base import StepModel
 
-Weights = dict[str, list[tuple[int, float]]]
-"""A recipe ready to run: linear layer → [(index of an adapter, weight)]."""
+if TYPE_CHECKING:
+    from perpcs_cli.model.engine.recipe_router import Weights
+
 TOGETHER = 1000
 """Users whose recipes are in memory at a time."""
 
@@ -81,7 +82,7 @@ def single_adapters(shared: Path | None, own: Path | None, users: Sequence[str])
     return ModelsToRun(adapters, recipes, places, "product", digests)
 
 
-class Recipes(Sequence[Weights]):
+class Recipes(Sequence["Weights"]):
     """The recipes at a place, one for each of the users or one file for all, ready to run. They are read when they are
     asked for, some at a time, and must still be what they were when `each` gave them."""
 

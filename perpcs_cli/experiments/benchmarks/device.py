@@ -15,7 +15,7 @@ from perpcs_cli.artifacts.settings import AssembleSettings, DtypeName, LoraSetti
 from perpcs_cli.experiments.benchmarks.random_model import TINY, random_base
 from perpcs_cli.experiments.benchmarks.setup import random_pool
 from perpcs_cli.experiments.costs import flops_and_bytes
-from perpcs_cli.experiments.costs.device_limits import bandwidth, operations
+from perpcs_cli.experiments.costs.device_limits import bytes_per_second, operations_per_second
 from perpcs_cli.experiments.costs.device_specs import GIB
 from perpcs_cli.experiments.costs.flops_and_bytes import Lora
 from perpcs_cli.experiments.costs.model_shape import KNOWN, Shape
@@ -144,8 +144,8 @@ class _Bench:
         self.settings = lora
         self.lora = Lora(lora.rank, lora.targets)
         self.kind = str(base.dtype).removeprefix("torch.")
-        self.operations = operations(base, shape, sizes.product)
-        self.bandwidth = bandwidth(base, sizes.copied)
+        self.operations = operations_per_second(base, shape, sizes.product)
+        self.bandwidth = bytes_per_second(base, sizes.copied)
         self.directory = directory
 
     def rates(self) -> dict[Work, Rate]:

@@ -15,7 +15,7 @@ IN_A_ROW = 16
 """Products and copies that are timed together, so that the device is busy whatever the host does meanwhile."""
 
 
-def operations(base: Base, shape: Shape, tokens: int) -> float:
+def operations_per_second(base: Base, shape: Shape, tokens: int) -> float:
     """Operations a second of the product that the model has most of."""
     import torch
 
@@ -26,7 +26,7 @@ def operations(base: Base, shape: Shape, tokens: int) -> float:
     return 2 * tokens * d * n / _each(base, lambda: torch.nn.functional.linear(x, weight))
 
 
-def bandwidth(base: Base, count: int) -> float:
+def bytes_per_second(base: Base, count: int) -> float:
     """Bytes a second of a copy of `count` numbers on the device, read and written."""
     import torch
 

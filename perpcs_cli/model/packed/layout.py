@@ -102,6 +102,12 @@ class Layout:
     shape: Shape | None = None
 
 
+def padded(lengths: Places, width: int) -> tuple[Places, npt.NDArray[np.bool_]]:
+    """[rows, width]: places in rows of these lengths, the last one again for padding; and where they are no padding."""
+    steps = np.arange(width)
+    return np.minimum(steps, lengths[:, None] - 1), steps < lengths[:, None]
+
+
 @dataclass(frozen=True)
 class Line:
     """Rows side by side: of each its place in the buffers, its position there, and its new tokens."""
@@ -156,10 +162,8 @@ class Line:
 
     def _group(self, members: Places, upload: Upload) -> Group:
         own, start, used = self.lengths[members], self.starts[members], self.slots[members]
-        first = self.first[members, None]
-        steps = np.arange(own.max())
-        inside = steps < own[:, None]
-        take = first + np.minimum(steps, own[:, None] - 1)
+        own_places, inside = padded(own, int(own.max()))
+        take = self.first[members, None] + own_places
         alone, even = len(members) == len(self.lengths), bool(inside.all())
         return Group(
             rows=len(members),
@@ -167,7 +171,7 @@ class Line:
             take=None if alone and even else upload.add(take.reshape(-1)),
             put=None if even else upload.add(inside.reshape(-1).nonzero()[0]),
             tokens=None if alone else upload.add(take[inside]),
-            positions=upload.add(take - first + start[:, None]),
+            positions=upload.add(start[:, None] + own_places),
             width=int((start + own).max()),
             fresh=not start.any(),
         )
@@ -178,11 +182,10 @@ class Line:
         What is padding is computed and thrown away. Its keys go to a place behind all rows, which nothing reads.
         """
         rows, capacity = self.room
-        steps = np.arange(shape.queries)
         take, positions = (np.zeros((rows, shape.queries), np.int64) for _ in range(2))
-        inside = np.minimum(steps, self.lengths[:, None] - 1)
-        take[self.slots] = self.first[:, None] + inside
-        positions[self.slots] = self.starts[:, None] + inside
+        own_places, _ = padded(self.lengths, shape.queries)
+        take[self.slots] = self.first[:, None] + own_places
+        positions[self.slots] = self.starts[:, None] + own_places
         put = np.repeat(self.slots * shape.queries - self.first, self.lengths) + np.arange(len(self.ids))
 
         def whole(numbers: Places, padding: int = 0) -> Sent:

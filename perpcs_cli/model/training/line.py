@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from perpcs_cli.model.engine.batching import Encoded
 from perpcs_cli.model.loading.base import Base
 from perpcs_cli.model.packed.attention import Kind
+from perpcs_cli.model.packed.layout import padded
 from perpcs_cli.model.training.order import CHUNK
 from perpcs_cli.model.transfers import Array, Upload, integers
 
@@ -191,9 +192,8 @@ def _plan(lengths: Sequence[int], close: float) -> Iterator[tuple[int, int, Numb
         width = lengths[order[0]]
         size = sum(lengths[i] >= close * width for i in order)
         members, order = np.array(sorted(order[:size])), order[size:]
-        steps = np.arange(width)
-        take = first[members, None] + np.minimum(steps, count[members, None] - 1)
-        yield len(members), width, take.flatten(), (steps >= count[members, None]).astype(np.int64).flatten()
+        own_places, inside = padded(count[members], width)
+        yield len(members), width, (first[members, None] + own_places).flatten(), (~inside).astype(np.int64).flatten()
 
 
 def _back(plans: Sequence[tuple[int, int, Numbers, Numbers]]) -> Numbers | None:

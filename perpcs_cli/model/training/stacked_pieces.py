@@ -28,10 +28,9 @@ COLUMNS = 512
 
 def may_stack(pieces: Sequence[Piece], device: torch.device) -> bool:
     """Whether pieces of a linear layer can be one: they are alike but for their numbers."""
-    alike = {(len(one.a), one.scale, one.gate is None) for one in pieces}
-    return (
-        device.type in STACKED and len(pieces) > 1 and len(alike) == 1 and sum(len(one.a) for one in pieces) <= COLUMNS
-    )
+    if device.type not in STACKED or len(pieces) < 2 or len(pieces) * len(pieces[0].a) > COLUMNS:
+        return False
+    return len({(len(one.a), one.scale, one.gate is None) for one in pieces}) == 1
 
 
 def whose(pieces: Sequence[Piece], tokens: int, device: torch.device) -> Tensor:
